@@ -1,0 +1,38 @@
+"""cf_cxr: counterfactual chest X-rays.
+
+`import cf_cxr` registers the models with transformers' Auto classes and the pipeline task
+`"chest-xray-counterfactual"`; everything heavy loads when it is first used.
+"""
+
+import importlib
+
+from .version import __version__
+
+
+_PUBLIC = {
+    "attributes": ["Attribute", "AttributeSchema", "AttributeValueError", "UnknownAttributeError"],
+    "causal_graph": ["CausalGraph", "CausalGraphError"],
+    "image_processing_cxr": ["CXRImageProcessor"],
+    "models.attribute_scm": ["AttributeSCMConfig", "AttributeSCMModel"],
+    "models.attribute_classifier": ["AttributeClassifierConfig", "AttributeClassifierModel"],
+    "models.causal_hvae": ["CausalHVAEConfig", "CausalHVAEModel"],
+    "models.deep_scm": ["DeepSCMConfig", "DeepSCMModel"],
+    "pipelines": ["CounterfactualPipeline"],
+    "data": ["load_cxr", "cxr_schema"],
+    "visualization": ["counterfactual_grid"],
+    "examples": ["example_images"],
+}
+_WHERE = {name: module for module, names in _PUBLIC.items() for name in names}
+__all__ = ["__version__", *sorted(_WHERE)]
+
+
+def __getattr__(name: str):
+    if name not in _WHERE:
+        raise AttributeError(f"module 'cf_cxr' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return __all__

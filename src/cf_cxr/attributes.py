@@ -1,0 +1,375 @@
+"""Patient and acquisition attributes: what they are called, which values they take, how models see them.
+
+Everywhere in the package a batch of attributes is one float tensor `(B, n)` of **raw values** in schema
+order: continuous variables in their unit (years), binary and categorical variables as class indices, and NaN
+for "unknown". `AttributeSchema.encode` turns it into the parent vector `(B, dim)` that networks consume.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+KINDS = ("continuous", "binary", "categorical")
+_NUMBER_WITH_UNIT = re.compile(r"^\s*([+-]?\d+(?:\.\d*)?)\s*(?:y|yr|yrs|years?)?\s*$", re.IGNORECASE)
+
+
+class AttributeValueError(ValueError):
+    """A value that an attribute cannot take; the message names the value and what is allowed."""
+
+
+class UnknownAttributeError(KeyError):
+    """A variable that the schema does not have; the message lists those it has."""
+
+    def __str__(self) -> str:  # KeyError would print the message in quotes
+        return str(self.args[0])
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """One variable of the causal model.
+
+    Args:
+        name: the variable's name, e.g. `"age"`.
+        kind: `"continuous"`, `"binary"` or `"categorical"`.
+        categories: class names in index order; two for binary (index 0 is "negative"), two or more for
+            categorical. Empty for continuous.
+        minimum, maximum: range of a continuous variable, in `unit`. Values outside are refused, and the range
+            is mapped to [-1, 1] in the parent vector (paper A: age / 100 * 2 - 1).
+        unit: e.g. `"years"`; for display.
+
+    Raises:
+        ValueError: for an inconsistent definition.
+    """
+
+    name: str
+    kind: str
+    categories: tuple[str, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+    unit: str = ""
+
+    def __post_init__(self):
+        object.__setattr__(self, "categories", tuple(self.categories or ()))
+        if not self.name or not isinstance(self.name, str):
+            raise ValueError(f"An attribute needs a non-empty name, got {self.name!r}.")
+        if self.kind not in KINDS:
+            raise ValueError(f"Attribute {self.name!r}: kind must be one of {KINDS}, got {self.kind!r}.")
+        if self.kind == "continuous":
+            if self.minimum is None or self.maximum is None or not self.minimum < self.maximum:
+                raise ValueError(
+                    f"Continuous attribute {self.name!r} needs minimum < maximum, got "
+                    f"minimum={self.minimum}, maximum={self.maximum}."
+                )
+            if self.categories:
+                raise ValueError(f"Continuous attribute {self.name!r} cannot have categories.")
+            return
+        if self.minimum is not None or self.maximum is not None:
+            raise ValueError(f"Attribute {self.name!r} is {self.kind}: it has categories, not a range.")
+        if len({c.casefold() for c in self.categories}) != len(self.categories):
+            raise ValueError(
+                f"Attribute {self.name!r}: categories must differ in more than case: {self.categories}."
+            )
+        if self.kind == "binary" and len(self.categories) != 2:
+            raise ValueError(f"Binary attribute {self.name!r} needs two categories, got {self.categories}.")
+        if self.kind == "categorical" and len(self.categories) < 2:
+            raise ValueError(f"Categorical attribute {self.name!r} needs at least two categories.")
+
+    @property
+    def is_discrete(self) -> bool:
+        """Whether the variable takes one of finitely many classes."""
+        return self.kind != "continuous"
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes; 0 for a continuous variable."""
+        return len(self.categories)
+
+    @property
+    def size(self) -> int:
+        """Width in the parent vector: 1 for continuous and binary, the number of classes for categorical."""
+        return self.n_classes if self.kind == "categorical" else 1
+
+    def parse(self, value: Any) -> float:
+        """Turns a human value into the raw float (units, or class index).
+
+        Accepts numbers, numeric text with an optional year suffix (`"63"`, `"063Y"`), class names in any case,
+        and booleans for binary variables.
+
+        Raises:
+            AttributeValueError: for anything the attribute cannot be, naming the value and the remedy.
+        """
+        if isinstance(value, Tensor) and value.numel() == 1:
+            value = value.item()
+        elif (
+            hasattr(value, "item") and not isinstance(value, (str, bytes)) and getattr(value, "size", 1) == 1
+        ):
+            value = value.item()
+        return self._parse_class(value) if self.is_discrete else self._parse_number(value)
+
+    def _parse_class(self, value: Any) -> float:
+        allowed = ", ".join(repr(c) for c in self.categories)
+        if isinstance(value, str):
+            for index, category in enumerate(self.categories):
+                if value.strip().casefold() == category.casefold():
+                    return float(index)
+        elif isinstance(value, bool):
+            if self.kind == "binary":
+                return float(value)
+        elif isinstance(value, (int, float)) and value in range(self.n_classes):
+            return float(value)
+        raise AttributeValueError(
+            f"{self.name}={value!r} is not possible: {self.name} is {self.kind}, give one of {allowed}."
+        )
+
+    def _parse_number(self, value: Any) -> float:
+        unit = f" {self.unit}" if self.unit else ""
+        hint = f"give a number from {self.minimum:g} to {self.maximum:g}{unit}."
+        if isinstance(value, str) and (match := _NUMBER_WITH_UNIT.match(value)):
+            value = float(match.group(1))
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise AttributeValueError(f"{self.name}={value!r} is not a number: {hint}")
+        if not math.isfinite(value) or not self.minimum <= value <= self.maximum:
+            raise AttributeValueError(f"{self.name}={value!r} is out of range: {hint}")
+        return float(value)
+
+    def format(self, raw: float) -> float | str | None:
+        """The human value of a raw one: a float in units, a class name, or None for NaN."""
+        raw = float(raw)
+        if math.isnan(raw):
+            return None
+        return self.categories[int(round(raw))] if self.is_discrete else raw
+
+
+class AttributeSchema:
+    """The ordered set of attributes a model knows.
+
+    Args:
+        attributes: `Attribute` objects or the dictionaries of `to_list`.
+
+    Raises:
+        ValueError: for no attributes, or two of one name.
+    """
+
+    def __init__(self, attributes: Iterable[Attribute | Mapping[str, Any]]):
+        self._attributes = tuple(a if isinstance(a, Attribute) else Attribute(**a) for a in attributes)
+        if not self._attributes:
+            raise ValueError("A schema needs at least one attribute.")
+        names = [a.name for a in self._attributes]
+        if len(set(names)) != len(names):
+            raise ValueError(f"Attribute names must be unique, got {names}.")
+        self._index = {name: i for i, name in enumerate(names)}
+
+    def __iter__(self) -> Iterator[Attribute]:
+        return iter(self._attributes)
+
+    def __len__(self) -> int:
+        return len(self._attributes)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._index
+
+    def __getitem__(self, name: str) -> Attribute:
+        return self._attributes[self.index(name)]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AttributeSchema) and self._attributes == other._attributes
+
+    def __hash__(self) -> int:
+        return hash(self._attributes)
+
+    def __repr__(self) -> str:
+        return f"AttributeSchema({', '.join(f'{a.name}: {a.kind}' for a in self)})"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Variable names in column order."""
+        return tuple(self._index)
+
+    @property
+    def n(self) -> int:
+        """Number of variables, the width of the raw tensor."""
+        return len(self._attributes)
+
+    @property
+    def dim(self) -> int:
+        """Width of the parent vector."""
+        return sum(a.size for a in self)
+
+    def index(self, name: str) -> int:
+        """Column of a variable in the raw tensor; raises UnknownAttributeError."""
+        if name not in self._index:
+            raise UnknownAttributeError(
+                f"Unknown attribute {name!r}; this model knows {', '.join(self.names)}."
+            )
+        return self._index[name]
+
+    def slices(self) -> dict[str, slice]:
+        """Where each variable sits in the parent vector."""
+        out, start = {}, 0
+        for a in self:
+            out[a.name] = slice(start, start + a.size)
+            start += a.size
+        return out
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """JSON-serialisable definition; `AttributeSchema(schema.to_list()) == schema`."""
+        return [
+            {
+                k: list(v) if isinstance(v, tuple) else v
+                for k, v in asdict(a).items()
+                if v not in (None, (), "")
+            }
+            for a in self
+        ]
+
+    def to_tensor(
+        self, attributes: Mapping | Iterable[Mapping] | Tensor, allow_missing: bool = False
+    ) -> Tensor:
+        """Validates human values and returns the raw tensor.
+
+        Args:
+            attributes: one mapping of scalars (gives B = 1), one mapping of equally long columns, a list of
+                mappings, or a raw tensor `(B, n)` (which is validated and returned as float32).
+            allow_missing: accept absent variables, None and NaN; they become NaN.
+
+        Returns:
+            float32 tensor `(B, n)`.
+
+        Raises:
+            UnknownAttributeError, AttributeValueError: naming the variable and value.
+        """
+        if isinstance(attributes, Tensor):
+            return self._check_raw(attributes, allow_missing)
+        records = self._records(attributes)
+        rows = []
+        for record in records:
+            for name in record:
+                self.index(name)
+            row = []
+            for a in self:
+                value = record.get(a.name)
+                if value is None or (isinstance(value, float) and math.isnan(value)):
+                    if not allow_missing:
+                        raise AttributeValueError(f"{a.name} is missing; give {self._expected(a)}.")
+                    row.append(math.nan)
+                else:
+                    row.append(a.parse(value))
+            rows.append(row)
+        return torch.tensor(rows, dtype=torch.float32).reshape(len(rows), self.n)
+
+    @staticmethod
+    def _records(attributes) -> list[Mapping]:
+        if not isinstance(attributes, Mapping):
+            return list(attributes)
+        columns = {
+            k: list(v.reshape(-1)) if isinstance(v, Tensor) and v.ndim else v for k, v in attributes.items()
+        }
+        lengths = {len(v) for v in columns.values() if isinstance(v, (list, tuple))}
+        if not lengths:
+            return [columns]
+        if len(lengths) > 1 or not all(isinstance(v, (list, tuple)) for v in columns.values()):
+            sizes = {k: len(v) if isinstance(v, (list, tuple)) else "scalar" for k, v in columns.items()}
+            raise AttributeValueError(f"Attribute columns must be equally long, got {sizes}.")
+        return [dict(zip(columns, row)) for row in zip(*columns.values())]
+
+    @staticmethod
+    def _expected(a: Attribute) -> str:
+        if a.is_discrete:
+            return "one of " + ", ".join(repr(c) for c in a.categories)
+        return f"a number from {a.minimum:g} to {a.maximum:g} {a.unit}".rstrip()
+
+    def _check_raw(self, raw: Tensor, allow_missing: bool) -> Tensor:
+        if raw.ndim != 2 or raw.shape[1] != self.n:
+            raise AttributeValueError(
+                f"A raw attribute tensor has shape (batch, {self.n}) for {', '.join(self.names)}; "
+                f"got {tuple(raw.shape)}."
+            )
+        raw = raw.float()
+        for a, column in zip(self, raw.unbind(1)):
+            known = column[~column.isnan()]
+            if not allow_missing and known.numel() < column.numel():
+                raise AttributeValueError(f"{a.name} is missing (NaN); give {self._expected(a)}.")
+            if a.is_discrete:
+                bad = (known != known.round()) | (known < 0) | (known >= a.n_classes)
+            else:
+                bad = (known < a.minimum) | (known > a.maximum)
+            if bad.any():
+                raise AttributeValueError(
+                    f"{a.name}={known[bad][0].item():g} is not possible: give {self._expected(a)}."
+                )
+        return raw
+
+    def to_records(self, raw: Tensor) -> list[dict[str, float | str | None]]:
+        """Human values of a raw tensor `(B, n)`: floats in units, class names, None for unknown."""
+        return [{a.name: a.format(v) for a, v in zip(self, row)} for row in raw.detach().cpu().tolist()]
+
+    def encode(self, raw: Tensor, allow_unknown: bool = False) -> Tensor:
+        """The parent vector of a raw tensor.
+
+        Continuous variables go to [-1, 1] over their range, binary ones to {0, 1}, categorical ones to one-hot.
+        An unknown value (NaN), allowed in training only, becomes the neutral code: 0, 0.5 or uniform.
+
+        Args:
+            raw: `(B, n)`.
+
+        Returns:
+            `(B, dim)`, float32.
+
+        Raises:
+            AttributeValueError: NaN without `allow_unknown`.
+        """
+        if raw.ndim != 2 or raw.shape[1] != self.n:
+            raise AttributeValueError(f"Expected a raw tensor (batch, {self.n}), got {tuple(raw.shape)}.")
+        raw = raw.float()
+        unknown = raw.isnan()
+        if not allow_unknown and bool(unknown.any()):
+            name = self.names[int(unknown.any(0).nonzero()[0])]
+            raise AttributeValueError(f"{name} is missing (NaN); give {self._expected(self[name])}.")
+        parts = []
+        for a, value, missing in zip(self, raw.unbind(1), unknown.unbind(1)):
+            value, missing = value.nan_to_num(0.0)[:, None], missing[:, None]
+            if a.kind == "continuous":
+                code, neutral = (value - a.minimum) / (a.maximum - a.minimum) * 2 - 1, 0.0
+            elif a.kind == "binary":
+                code, neutral = value, 0.5
+            else:
+                classes = torch.arange(a.n_classes, device=raw.device)
+                code, neutral = (value.round() == classes).float(), 1 / a.n_classes
+            parts.append(torch.where(missing, torch.full_like(code, neutral), code))
+        return torch.cat(parts, dim=1)
+
+    def decode(self, parents: Tensor) -> Tensor:
+        """Inverse of `encode` for known values: parent vector `(B, dim)` to raw tensor `(B, n)`."""
+        if parents.ndim != 2 or parents.shape[1] != self.dim:
+            raise AttributeValueError(f"Expected parents (batch, {self.dim}), got {tuple(parents.shape)}.")
+        columns = []
+        for a, where in zip(self, self.slices().values()):
+            code = parents[:, where].float()
+            if a.kind == "continuous":
+                columns.append((code[:, 0] + 1) / 2 * (a.maximum - a.minimum) + a.minimum)
+            elif a.kind == "binary":
+                columns.append((code[:, 0] > 0.5).float())
+            else:
+                columns.append(code.argmax(1).float())
+        return torch.stack(columns, dim=1)
+
+    def validate_do(self, do: Mapping[str, Any]) -> dict[str, float]:
+        """Checks an intervention's scalar values; `{}` is the null intervention.
+
+        Returns:
+            variable name to raw value.
+
+        Raises:
+            UnknownAttributeError, AttributeValueError, TypeError.
+        """
+        if not isinstance(do, Mapping):
+            raise TypeError(f"do must be a mapping of variable to value, got {type(do).__name__}: {do!r}.")
+        return {name: self[name].parse(value) for name, value in do.items()}

@@ -1,0 +1,1 @@
+"""The models: attribute SCM, attribute classifier, image mechanisms, and their composition."""
