@@ -8,7 +8,6 @@ import importlib
 
 from .version import __version__
 
-
 _PUBLIC = {
     "attributes": ["Attribute", "AttributeSchema", "AttributeValueError", "UnknownAttributeError"],
     "causal_graph": ["CausalGraph", "CausalGraphError"],

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-
 KINDS = ("continuous", "binary", "categorical")
 _NUMBER_WITH_UNIT = re.compile(r"^\s*([+-]?\d+(?:\.\d*)?)\s*(?:y|yr|yrs|years?)?\s*$", re.IGNORECASE)
 
