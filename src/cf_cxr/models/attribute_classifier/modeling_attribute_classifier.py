@@ -1,0 +1,320 @@
+"""The attribute classifier q(attributes | image) (paper A, section 2: one trunk, a head per attribute)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from ...attributes import Attribute, AttributeSchema
+from .configuration_attribute_classifier import AttributeClassifierConfig
+
+# Log standard deviation of a continuous attribute, normalised to [-1, 1]: 0.25 to 370 years on a range of 100.
+LOG_SIGMA_RANGE = (-5.3, 2.0)
+# Variance below which an image counts as constant; one 8-bit grey level in one pixel of 128x128 has 4e-9.
+_MIN_VARIANCE = 1e-10
+
+
+@dataclass
+class AttributeClassifierOutput(ModelOutput):
+    """
+    Args:
+        loss (`()`, float32, given labels): sum of `losses`, in nats.
+        losses (`(n,)`, float32, given labels): mean negative log-likelihood per attribute in schema order over
+            the known labels; 0 where the batch has none.
+        logits (`(B, L)`): raw, uncalibrated head outputs, concatenated in schema order: 1 for a binary, C for a
+            categorical, 2 (mean, log standard deviation, on the range mapped to [-1, 1]) for a continuous one.
+        embedding (`(B, D)`): pooled features that the heads read.
+        hidden_states (tuple, with `output_hidden_states=True`): the backbone's.
+    """
+
+    loss: Tensor | None = None
+    losses: Tensor | None = None
+    logits: Tensor | None = None
+    embedding: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+class AttributePosterior(dict):
+    """Calibrated posterior per attribute, a dictionary by name.
+
+    - binary: probability of class 1, `(B,)`;
+    - categorical: probabilities `(B, C)`;
+    - continuous: `(mean, std)`, each `(B,)`, in the attribute's unit. The mean may lie outside the range.
+    """
+
+    def __init__(self, values: dict[str, Tensor | tuple[Tensor, Tensor]], schema: AttributeSchema):
+        super().__init__(values)
+        self.schema = schema
+
+    def mode(self) -> Tensor:
+        """Most probable raw values `(B, n)`: class index, or the mean clamped to the attribute's range."""
+        columns = []
+        for a in self.schema:
+            value = self[a.name]
+            if a.kind == "continuous":
+                columns.append(value[0].clamp(a.minimum, a.maximum))
+            elif a.kind == "binary":
+                columns.append((value > 0.5).to(value.dtype))
+            else:
+                columns.append(value.argmax(-1).to(value.dtype))
+        return torch.stack(columns, dim=1)
+
+
+def logit_width(attribute: Attribute) -> int:
+    """Number of head outputs of one attribute: C, 1 or 2 for categorical, binary, continuous."""
+    return {"binary": 1, "continuous": 2}.get(attribute.kind, attribute.n_classes)
+
+
+def split_attribute_logits(logits: Tensor, schema: AttributeSchema) -> dict[str, Tensor]:
+    """Splits `(B, L)` head outputs by attribute, in float32 and uncalibrated.
+
+    Returns:
+        name to `(B,)` for binary, `(B, C)` for categorical, `(B, 2)` for continuous: mean and clamped log
+        standard deviation on the attribute's range mapped to [-1, 1].
+
+    Raises:
+        ValueError: if L does not fit the schema.
+    """
+    widths = [logit_width(a) for a in schema]
+    if logits.ndim != 2 or logits.shape[1] != sum(widths):
+        raise ValueError(
+            f"Expected logits of shape (batch, {sum(widths)}) for {', '.join(schema.names)}, got "
+            f"{tuple(logits.shape)}."
+        )
+    out = {}
+    for a, part in zip(schema, logits.float().split(widths, dim=1)):
+        if a.kind == "binary":
+            part = part[:, 0]
+        elif a.kind == "continuous":
+            part = torch.stack([part[:, 0], part[:, 1].clamp(*LOG_SIGMA_RANGE)], dim=1)
+        out[a.name] = part
+    return out
+
+
+def attribute_nll(logits: Tensor, value: Tensor, attribute: Attribute) -> Tensor:
+    """Negative log-likelihood `(B,)` in nats of raw values under one attribute's split logits.
+
+    A continuous attribute's density is that of the value mapped to [-1, 1]. NaN values give 0, without gradient.
+    """
+    known = ~value.isnan()
+    value = value.nan_to_num(0.0).float()
+    if attribute.kind == "binary":
+        nll = F.binary_cross_entropy_with_logits(logits, value, reduction="none")
+    elif attribute.kind == "categorical":
+        nll = F.cross_entropy(logits, value.long(), reduction="none")
+    else:
+        target = (value - attribute.minimum) / (attribute.maximum - attribute.minimum) * 2 - 1
+        target = torch.where(known, target, logits[:, 0].detach())
+        mean, log_sigma = logits.unbind(1)
+        nll = 0.5 * ((target - mean) * torch.exp(-log_sigma)) ** 2 + log_sigma + 0.5 * math.log(2 * math.pi)
+    return torch.where(known, nll, torch.zeros_like(nll))
+
+
+def standardize_images(pixel_values: Tensor) -> Tensor:
+    """Zero mean and unit variance per image; a constant image becomes zeros up to rounding.
+
+    Makes whatever follows invariant to x -> a·x + b with a > 0, that is to global exposure. A classifier that can
+    read exposure uses it as a shortcut for sex or view, and a generator steered by such a classifier learns to
+    change exposure in place of anatomy (design 4, "seen in a trial", 2). The variance is bounded from below
+    rather than padded by an epsilon, so the invariance is exact up to rounding.
+    """
+    x = pixel_values.float() if pixel_values.dtype in (torch.float16, torch.bfloat16) else pixel_values
+    x = x - x.mean(dim=(1, 2, 3), keepdim=True)
+    return x * x.square().mean(dim=(1, 2, 3), keepdim=True).clamp_min(_MIN_VARIANCE).rsqrt()
+
+
+class AttributeClassifierModel(PreTrainedModel):
+    """Posterior over all attributes given a radiograph.
+
+    `forward` trains and gives raw logits; `predict` gives calibrated posteriors, `infer` most probable values.
+    Put the model in evaluation mode for those: a BatchNorm backbone otherwise mixes the images of a batch.
+
+    Args:
+        config: with at least one attribute.
+
+    Raises:
+        ValueError: for a configuration without attributes, or a backbone of unknown width.
+    """
+
+    config_class = AttributeClassifierConfig
+    config: AttributeClassifierConfig
+    base_model_prefix = "attribute_classifier"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+
+    def __init__(self, config: AttributeClassifierConfig):
+        super().__init__(config)
+        self.schema = config.schema
+        self.backbone = AutoModel.from_config(config.backbone_config)
+        # The convolutional backbones of transformers have no checkpointing hooks; ViT and Swin do.
+        self.supports_gradient_checkpointing = bool(self.backbone.supports_gradient_checkpointing)
+        width = config.embedding_dim or _embedding_dim(self.backbone)
+        self.norm = nn.LayerNorm(width) if config.layer_norm else nn.Identity()
+        self.dropout = nn.Dropout(config.dropout)
+        self.heads = nn.ModuleList(nn.Linear(width, logit_width(a)) for a in self.schema)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):  # small weights: the first posteriors are close to uniform
+            init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        else:
+            super()._init_weights(module)
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs,
+    ) -> AttributeClassifierOutput | tuple:
+        """Raw logits, and the loss where labels are given.
+
+        Args:
+            pixel_values: `(B, num_channels, H, W)`, in [-1, 1].
+            labels: `(B, n)` raw attribute values in schema order, NaN where unknown.
+            output_hidden_states: also return the backbone's hidden states.
+            return_dict: a tuple if False.
+
+        Raises:
+            ValueError: for the wrong number of channels, images smaller than the backbone's stride, or labels of
+                the wrong shape.
+        """
+        self._check_pixel_values(pixel_values)
+        return_dict = return_dict if return_dict is not None else self.config.return_dict
+        if self.config.standardize:
+            pixel_values = standardize_images(pixel_values)
+        features = self.backbone(
+            pixel_values.to(self.heads[0].weight.dtype),
+            output_hidden_states=bool(output_hidden_states),
+            return_dict=True,
+        )
+        # Heads leave autocast: half precision would round ages to about half a year.
+        with torch.autocast(pixel_values.device.type, enabled=False):
+            embedding = self.norm(_pool(features).to(self.heads[0].weight.dtype))
+            dropped = self.dropout(embedding)
+            logits = torch.cat([head(dropped) for head in self.heads], dim=1)
+            losses = None if labels is None else self._losses(logits, labels)
+        output = AttributeClassifierOutput(
+            loss=None if losses is None else losses.sum(),
+            losses=losses,
+            logits=logits,
+            embedding=embedding,
+            hidden_states=features.hidden_states if output_hidden_states else None,
+        )
+        return output if return_dict else output.to_tuple()
+
+    def split_logits(self, logits: Tensor) -> dict[str, Tensor]:
+        """Uncalibrated logits by attribute; see `split_attribute_logits`."""
+        return split_attribute_logits(logits, self.schema)
+
+    def calibrated_logits(self, logits: Tensor) -> dict[str, Tensor]:
+        """As `split_logits`, with `config.temperature` applied; differentiable.
+
+        Discrete logits are divided by T; log T is added to a continuous attribute's log standard deviation.
+        """
+        out = self.split_logits(logits)
+        for name, value in self.config.temperature.items():
+            if self.schema[name].is_discrete:
+                out[name] = out[name] / value
+            else:
+                mean, log_sigma = out[name].unbind(1)
+                out[name] = torch.stack([mean, log_sigma + math.log(value)], dim=1)
+        return out
+
+    def posterior_from_logits(self, logits: Tensor) -> AttributePosterior:
+        """Calibrated posterior of raw logits `(B, L)`; differentiable."""
+        values = {}
+        for name, part in self.calibrated_logits(logits).items():
+            a = self.schema[name]
+            if a.kind == "binary":
+                values[name] = part.sigmoid()
+            elif a.kind == "categorical":
+                values[name] = part.softmax(-1)
+            else:
+                half_range = (a.maximum - a.minimum) / 2
+                mean, log_sigma = part.unbind(1)
+                values[name] = ((mean + 1) * half_range + a.minimum, log_sigma.exp() * half_range)
+        return AttributePosterior(values, self.schema)
+
+    @torch.no_grad()
+    def predict(self, pixel_values: Tensor) -> AttributePosterior:
+        """Calibrated posterior given images `(B, num_channels, H, W)` in [-1, 1], without gradient."""
+        return self.posterior_from_logits(self(pixel_values).logits)
+
+    @torch.no_grad()
+    def infer(self, pixel_values: Tensor) -> Tensor:
+        """Most probable raw attribute values `(B, n)`, float32; continuous ones clamped to their range."""
+        return self.predict(pixel_values).mode()
+
+    def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if labels.shape != (logits.shape[0], self.schema.n):
+            raise ValueError(
+                f"labels must have shape ({logits.shape[0]}, {self.schema.n}) for "
+                f"{', '.join(self.schema.names)}, got {tuple(labels.shape)}."
+            )
+        losses = []
+        for (name, part), value in zip(self.split_logits(logits).items(), labels.unbind(1)):
+            known = (~value.isnan()).sum().clamp_min(1)
+            losses.append(attribute_nll(part, value, self.schema[name]).sum() / known)
+        return torch.stack(losses)
+
+    def _check_pixel_values(self, pixel_values: Tensor) -> None:
+        channels, stride = self.config.num_channels, self.config.total_stride
+        if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
+            raise ValueError(
+                f"pixel_values must have shape (batch, {channels}, height, width), got "
+                f"{tuple(pixel_values.shape)}; CXRImageProcessor makes such tensors."
+            )
+        if min(pixel_values.shape[2:]) < stride:
+            raise ValueError(
+                f"Images of {pixel_values.shape[2]}x{pixel_values.shape[3]} pixels are smaller than the "
+                f"backbone's total stride {stride}: resize them to at least {stride}x{stride}."
+            )
+
+
+def _pool(features: ModelOutput) -> Tensor:
+    """Global average `(B, D)` of the last feature map, through the backbone's own pooler where it has one."""
+    pooled = getattr(features, "pooler_output", None)
+    if pooled is not None:
+        return pooled.flatten(1)
+    maps = getattr(features, "feature_maps", None)
+    last = maps[-1] if maps else features.last_hidden_state
+    return last.mean(dim=(2, 3)) if last.ndim == 4 else last.mean(dim=1)
+
+
+def _embedding_dim(backbone: PreTrainedModel) -> int:
+    """Width of the pooled features, from the backbone or its configuration."""
+    config = backbone.config
+    if config.model_type == "timm_backbone":
+        return backbone.channels[-1]
+    if config.model_type == "timm_wrapper":
+        return backbone.timm_model.num_features
+    sizes = getattr(config, "hidden_sizes", None)
+    width = sizes[-1] if sizes else getattr(config, "hidden_size", None)
+    if width is None:
+        raise ValueError(
+            f"The width of backbone {config.model_type!r} is not in its configuration: give embedding_dim."
+        )
+    return width
+
+
+__all__ = [
+    "AttributeClassifierModel",
+    "AttributeClassifierOutput",
+    "AttributePosterior",
+    "attribute_nll",
+    "logit_width",
+    "split_attribute_logits",
+    "standardize_images",
+]
