@@ -1,0 +1,204 @@
+"""Configuration of the causal HVAE, and the grammar of its block strings."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+_ENCODER_STAGE = re.compile(r"^(\d+)b(\d+)(?:d(\d+))?$")
+_DECODER_STAGE = re.compile(r"^(\d+)b(\d+)$")
+
+
+@dataclass(frozen=True)
+class EncoderBlockSpec:
+    """One encoder block: channels in and out, bottleneck width, average-pooling factor (1 = none)."""
+
+    in_channels: int
+    bottleneck: int
+    out_channels: int
+    pool: int = 1
+
+
+@dataclass(frozen=True)
+class DecoderBlockSpec:
+    """One decoder block: resolution, channels in and out, bottleneck width, whether it has latents."""
+
+    resolution: int
+    in_channels: int
+    bottleneck: int
+    out_channels: int
+    stochastic: bool
+
+
+@strict
+class CausalHVAEConfig(PreTrainedConfig):
+    r"""
+    Args:
+        image_size (`int`): height and width of the square image, in pixels.
+        num_channels (`int`): image channels.
+        context_dim (`int`): width of the parent vector (`AttributeSchema.dim`).
+        encoder_blocks (`str`): stages `"<resolution>b<blocks>d<pool>"`, e.g. `"64b1d2,32b2d2,16b2d2,8b2d2,4b2d4,1b1"`.
+            A first stage `"<resolution>b0"` without `d` means a stride-2 stem.
+        decoder_blocks (`str`): stages `"<resolution>b<blocks>"` from 1 up, e.g. `"1b1,4b2,8b3,16b3,32b3,64b1"`.
+        widths (`list[int]`): channels per stage, from the image downwards; the decoder uses them reversed.
+        z_dim (`int`): channels of each latent.
+        bottleneck (`int`): a block's inner width is its stage's width divided by this.
+        z_max_res (`int`): no latents above this resolution.
+        bias_max_res (`int`): a learnt spatial bias at each resolution up to this one.
+        cond_prior (`bool`): the prior sees the parents (latent mediator, H); False is the exogenous prior of A.
+        x_like (`str`): `"diag_dgauss"`, `"shared_dgauss"` or `"fixed_dgauss"`: discretised Gaussian whose scale
+            depends on the pixel, is one learnt number, or is constant.
+        std_init (`float`): initial scale; 0 leaves the scale head at its random initialisation.
+        beta (`float`): weight of the KL term in the loss.
+        free_bits (`float`): KL per latent channel (nats, summed over positions, mean over the batch) below which
+            it is not penalised.
+
+    The defaults are a 64x64 model; `paper_a_192` gives the 192x192 setting of Xia et al., MICCAI 2024.
+
+    Raises:
+        ValueError: for a malformed block string, a decoder resolution that the encoder does not reach, or too few
+            widths; the message says which.
+    """
+
+    model_type = "causal_hvae"
+
+    image_size: int = 64
+    num_channels: int = 1
+    context_dim: int = 4
+    encoder_blocks: str = "64b1d2,32b2d2,16b2d2,8b2d2,4b2d4,1b1"
+    decoder_blocks: str = "1b1,4b2,8b3,16b3,32b3,64b1"
+    widths: list[int] | tuple[int, ...] = (32, 48, 64, 96, 128, 192)
+    z_dim: int = 16
+    bottleneck: int = 4
+    z_max_res: int = 32
+    bias_max_res: int = 32
+    cond_prior: bool = False
+    x_like: str = "diag_dgauss"
+    std_init: float | int = 0.0
+    beta: float | int = 1.0
+    free_bits: float | int = 0.0
+
+    def __post_init__(self, **kwargs):
+        self.widths = list(self.widths)
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self):
+        """Part of the `@strict` validation: the block strings must describe a network that fits together."""
+        if self.x_like not in ("diag_dgauss", "shared_dgauss", "fixed_dgauss"):
+            raise ValueError(
+                f"x_like={self.x_like!r} is unknown; use diag_dgauss, shared_dgauss or fixed_dgauss."
+            )
+        if self.context_dim < 1:
+            raise ValueError(f"context_dim={self.context_dim}: an image mechanism needs at least one parent.")
+        if min(self.widths) < self.bottleneck:
+            raise ValueError(
+                f"widths={self.widths}: every width must be at least bottleneck={self.bottleneck}."
+            )
+        reached = self.encoder_resolutions()
+        missing = [b.resolution for b in self.decoder_specs() if b.stochastic and b.resolution not in reached]
+        if missing:
+            raise ValueError(
+                f"decoder_blocks={self.decoder_blocks!r} has latents at resolution {missing[0]}, which the encoder "
+                f"{self.encoder_blocks!r} does not produce at image_size={self.image_size}; it gives {reached}."
+            )
+        if self.decoder_specs()[-1].resolution != self.image_size:
+            raise ValueError(
+                f"decoder_blocks={self.decoder_blocks!r} must end at image_size={self.image_size}."
+            )
+
+    @classmethod
+    def paper_a_192(cls, context_dim: int = 6, **kwargs) -> CausalHVAEConfig:
+        """The 192x192 setting of paper A: 7 976 658 parameters with a 6-dimensional context."""
+        settings = {
+            "image_size": 192,
+            "encoder_blocks": "192b1d2,96b3d2,48b7d2,24b11d2,12b7d2,6b3d6,1b2",
+            "decoder_blocks": "1b2,6b4,12b8,24b12,48b8,96b4,192b2",
+            "widths": [32, 64, 96, 128, 160, 192, 512],
+            "z_dim": 16,
+            "bottleneck": 4,
+            "z_max_res": 96,
+            "bias_max_res": 64,
+            "beta": 9.0,
+        }
+        return cls(context_dim=context_dim, **{**settings, **kwargs})
+
+    def _stages(self, blocks: str, pattern: re.Pattern, what: str) -> list[tuple[int | None, ...]]:
+        stages = []
+        for text in blocks.split(","):
+            match = pattern.match(text.strip())
+            if match is None:
+                example = "64b1d2" if pattern is _ENCODER_STAGE else "64b1"
+                raise ValueError(f"{what}={blocks!r}: stage {text!r} is malformed; write e.g. {example!r}.")
+            stages.append(tuple(None if g is None else int(g) for g in match.groups()))
+        if len(stages) > len(self.widths):
+            raise ValueError(f"{what}={blocks!r} has {len(stages)} stages but widths={self.widths}.")
+        return stages
+
+    def stem(self) -> tuple[int, int]:
+        """Channels and stride of the 7x7 stem convolution."""
+        _, n_blocks, pool = self._stages(self.encoder_blocks, _ENCODER_STAGE, "encoder_blocks")[0]
+        return (self.widths[1], 2) if n_blocks == 0 and pool is None else (self.widths[0], 1)
+
+    def encoder_specs(self) -> list[EncoderBlockSpec]:
+        """The encoder's blocks in order."""
+        stages = self._stages(self.encoder_blocks, _ENCODER_STAGE, "encoder_blocks")
+        outputs: list[tuple[int, int]] = []
+        for i, (_, n_blocks, pool) in enumerate(stages):
+            outputs += [(self.widths[i], 1)] * n_blocks
+            if pool is not None:
+                if i + 1 >= len(self.widths):
+                    raise ValueError(
+                        f"encoder_blocks={self.encoder_blocks!r}: widths={self.widths} has no width "
+                        f"after the down-sampling of stage {i + 1}."
+                    )
+                outputs.append((self.widths[i + 1], pool))
+        if not outputs:
+            raise ValueError(f"encoder_blocks={self.encoder_blocks!r} has no blocks.")
+        previous = [outputs[0][0]] + [width for width, _ in outputs[:-1]]
+        return [
+            EncoderBlockSpec(before, before // self.bottleneck, width, pool)
+            for before, (width, pool) in zip(previous, outputs)
+        ]
+
+    def encoder_resolutions(self) -> list[int]:
+        """Resolutions at which the encoder leaves an activation, after padding odd ones."""
+        stride = self.stem()[1]
+        resolution, found = (self.image_size - 1) // stride + 1, []
+        for block in self.encoder_specs():
+            resolution //= block.pool
+            if resolution < 1:
+                raise ValueError(
+                    f"encoder_blocks={self.encoder_blocks!r} reduces image_size={self.image_size} below 1 pixel."
+                )
+            resolution += resolution % 2 if resolution > 1 else 0
+            if resolution not in found:
+                found.append(resolution)
+        return found
+
+    def decoder_specs(self) -> list[DecoderBlockSpec]:
+        """The decoder's blocks in order, lowest resolution first."""
+        stages = self._stages(self.decoder_blocks, _DECODER_STAGE, "decoder_blocks")
+        resolutions = [resolution for resolution, _ in stages]
+        if resolutions != sorted(set(resolutions)) or resolutions[0] != 1:
+            raise ValueError(
+                f"decoder_blocks={self.decoder_blocks!r}: resolutions must start at 1 and increase, got {resolutions}."
+            )
+        widths = self.widths[::-1]
+        flat = [(r, widths[i]) for i, (r, n_blocks) in enumerate(stages) for _ in range(n_blocks)]
+        after = [width for _, width in flat[1:]] + [flat[-1][1]]
+        return [
+            DecoderBlockSpec(r, width, width // self.bottleneck, following, r <= self.z_max_res)
+            for (r, width), following in zip(flat, after)
+        ]
+
+    def bias_shapes(self) -> list[tuple[int, int]]:
+        """Channels and resolution of each learnt spatial bias, lowest resolution first."""
+        stages = self._stages(self.decoder_blocks, _DECODER_STAGE, "decoder_blocks")
+        widths = self.widths[::-1]
+        return [(widths[i], r) for i, (r, _) in enumerate(stages) if r <= self.bias_max_res]
+
+
+__all__ = ["CausalHVAEConfig"]

@@ -1,0 +1,61 @@
+"""What the deep SCM asks of an image mechanism, whatever it is made of.
+
+An image mechanism turns an image and its parents into exogenous noise and back:
+
+    noise = mechanism.abduct(pixel_values, parents)
+    pixel_values = mechanism.decode(noise, parents)
+
+The noise is opaque outside the mechanism. All it must allow is to be repeated row by row, so that one abduction
+can serve many interventions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+@runtime_checkable
+class ImageMechanism(Protocol):
+    """p(image | parents) with abduction. Images are `(B, C, H, W)` in [-1, 1], parents `(B, context_dim)`."""
+
+    def abduct(
+        self,
+        pixel_values: Tensor,
+        parents: Tensor,
+        generator: torch.Generator | None = None,
+        sample: bool = False,
+    ) -> Any:
+        """Infers the exogenous noise of images, given their factual parents."""
+
+    def decode(self, noise: Any, parents: Tensor) -> Tensor:
+        """The images that this noise gives under these parents."""
+
+    def sample(
+        self, parents: Tensor, generator: torch.Generator | None = None, temperature: float = 1.0
+    ) -> Tensor:
+        """New images of these parents."""
+
+
+def map_noise(function: Callable[[Tensor], Tensor], noise: Any) -> Any:
+    """Applies a function to every tensor of a noise structure (tensor, tuple, list, dict, dataclass or None)."""
+    if noise is None:
+        return None
+    if isinstance(noise, Tensor):
+        return function(noise)
+    if is_dataclass(noise):
+        return replace(noise, **{f.name: map_noise(function, getattr(noise, f.name)) for f in fields(noise)})
+    if isinstance(noise, dict):
+        return {k: map_noise(function, v) for k, v in noise.items()}
+    if isinstance(noise, (tuple, list)):
+        return type(noise)(map_noise(function, v) for v in noise)
+    raise TypeError(f"Noise may hold tensors, tuples, dicts and dataclasses, not {type(noise).__name__}.")
+
+
+def repeat_noise(noise: Any, repeats: int) -> Any:
+    """Each row `repeats` times in a row (as `torch.repeat_interleave`), in every tensor of the noise."""
+    return noise if repeats == 1 else map_noise(lambda t: t.repeat_interleave(repeats, dim=0), noise)
