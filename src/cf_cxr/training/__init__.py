@@ -1,0 +1,1 @@
+"""Training of the causal mechanisms; nothing here is imported by the models."""

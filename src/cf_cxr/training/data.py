@@ -1,0 +1,152 @@
+"""From data arguments to data sets that give whole batches."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
+
+from ..attributes import AttributeSchema
+from ..causal_graph import CausalGraph
+from ..data import CXRCollator, cxr_schema, load_cxr
+from ..image_processing_cxr import CXRImageProcessor
+from .arguments import DataArguments, read_config
+
+logger = logging.getLogger(__name__)
+
+_CACHE_CHUNK = 64
+
+
+class CXRBatches(Dataset):
+    """Radiographs of one split as batches `{"pixel_values": (B, 1, S, S) in [-1, 1], "attributes": (B, n) raw}`.
+
+    Args:
+        rows: a `datasets.Dataset` with `image` and attribute columns.
+        collator: makes rows into a batch.
+        cache: read all images once and keep them as 8-bit pixels in memory.
+        progress: show a progress bar while reading.
+    """
+
+    def __init__(
+        self, rows: Any, collator: CXRCollator, *, cache: bool = False, progress: bool = True
+    ) -> None:
+        self.rows, self.collator = rows, collator
+        self.images: torch.Tensor | None = None
+        self.attributes: torch.Tensor | None = None
+        if cache:
+            self._read_all(progress)
+
+    def _read_all(self, progress: bool) -> None:
+        images, attributes = [], []
+        starts = range(0, len(self.rows), _CACHE_CHUNK)
+        for start in tqdm(starts, desc="Reading images", disable=not progress, leave=False):
+            batch = self._read(range(start, min(start + _CACHE_CHUNK, len(self.rows))))
+            images.append(((batch["pixel_values"] + 1) * 127.5).round().to(torch.uint8))
+            attributes.append(batch["attributes"])
+        self.images, self.attributes = torch.cat(images), torch.cat(attributes)
+
+    def _read(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
+        return self.collator([self.rows[index] for index in indices])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        """One image as a batch of 1."""
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
+        """The images of these indices as one batch."""
+        if self.images is None:
+            return self._read(indices)
+        chosen = torch.as_tensor(list(indices))
+        pixels = self.images[chosen].float().div_(127.5).sub_(1.0)
+        return {"pixel_values": pixels, "attributes": self.attributes[chosen]}
+
+
+class AttributeBatches(Dataset):
+    """The attribute columns of one split as batches `{"attributes": (B, n) raw}`; images are never read."""
+
+    def __init__(self, rows: Any, schema: AttributeSchema) -> None:
+        table = rows.select_columns([name for name in schema.names if name in rows.column_names])
+        self.attributes = CXRCollator(schema).attributes(list(table))
+
+    def __len__(self) -> int:
+        return len(self.attributes)
+
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
+        """The attributes of these indices as one batch."""
+        return {"attributes": self.attributes[torch.as_tensor(list(indices))]}
+
+
+def load_schema(args: DataArguments) -> tuple[AttributeSchema, CausalGraph]:
+    """Attributes and causal graph: from `--schema`, else the default of the source.
+
+    Raises:
+        ValueError: the file lacks an entry or describes something impossible.
+    """
+    if args.schema is None:
+        return cxr_schema(args.dataset)
+    content = read_config(args.schema)
+    missing = [key for key in ("attributes", "graph") if key not in content]
+    if missing:
+        raise ValueError(
+            f"Schema file {args.schema!r} lacks {' and '.join(missing)}: it must hold "
+            '{"attributes": [{"name": ..., "kind": ...}, ...], "graph": {"name": ["parent", ...], ...}}.'
+        )
+    schema = AttributeSchema(content["attributes"])
+    return schema, CausalGraph(content["graph"], schema.names)
+
+
+def load_splits(args: DataArguments) -> Mapping[str, Any]:
+    """Train and validation rows, cut to `max_*_samples`."""
+    splits = load_cxr(
+        args.dataset,
+        data_dir=args.data_dir,
+        resolution=args.resolution,
+        seed=args.data_seed,
+        cache_dir=args.cache_dir,
+        on_error=args.on_error,
+    )
+    if "train" not in splits:
+        raise ValueError(f"{args.dataset} at {args.data_dir!r} has no train split, only {', '.join(splits)}.")
+    chosen = {}
+    for name, limit in (("train", args.max_train_samples), ("validation", args.max_val_samples)):
+        if name in splits:
+            rows = splits[name]
+            chosen[name] = rows.select(range(min(limit or len(rows), len(rows))))
+    return chosen
+
+
+def make_datasets(
+    args: DataArguments, schema: AttributeSchema, *, progress: bool = True
+) -> tuple[CXRBatches, CXRBatches | None, CXRImageProcessor, dict[str, Any]]:
+    """Train and validation batches, the processor that made them, and what `run.json` says about them."""
+    splits = load_splits(args)
+    processor = CXRImageProcessor(size=args.resolution)
+    made = {
+        name: CXRBatches(rows, CXRCollator(schema, processor), cache=args.cache_images, progress=progress)
+        for name, rows in splits.items()
+    }
+    return made["train"], made.get("validation"), processor, describe_data(args, schema, splits)
+
+
+def describe_data(args: DataArguments, schema: AttributeSchema, splits: Mapping[str, Any]) -> dict[str, Any]:
+    """Identity of the data of a run: source, sizes, fingerprints, schema."""
+    return {
+        "data": {
+            "dataset": args.dataset,
+            "data_dir": args.data_dir,
+            "resolution": args.resolution,
+            "splits": {
+                name: {"images": len(rows), "fingerprint": getattr(rows, "_fingerprint", None)}
+                for name, rows in splits.items()
+            },
+            "attributes": json.loads(json.dumps(schema.to_list())),
+        }
+    }

@@ -1,0 +1,12 @@
+"""Train the image mechanism, a causal hierarchical VAE.
+
+    accelerate launch training/train_hvae.py --dataset parquet --data_dir path/to/parquet --resolution 128 \
+        --cache_images --output_dir outputs/hvae
+
+All arguments: `python training/train_hvae.py --help`; or put them into a YAML file: `train_hvae.py run.yaml`.
+"""
+
+from cf_cxr.training.hvae_trainer import main
+
+if __name__ == "__main__":
+    main()
