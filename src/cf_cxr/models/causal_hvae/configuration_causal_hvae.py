@@ -157,6 +157,11 @@ class CausalHVAEConfig(PreTrainedConfig):
                 outputs.append((self.widths[i + 1], pool))
         if not outputs:
             raise ValueError(f"encoder_blocks={self.encoder_blocks!r} has no blocks.")
+        if outputs[0][0] != self.stem()[0]:
+            raise ValueError(
+                f"encoder_blocks={self.encoder_blocks!r}: a first stage without blocks but with down-sampling leaves "
+                "the stem's width and the first block's input different; write '<resolution>b0' or add a block."
+            )
         previous = [outputs[0][0]] + [width for width, _ in outputs[:-1]]
         return [
             EncoderBlockSpec(before, before // self.bottleneck, width, pool)

@@ -167,9 +167,9 @@ class CausalHVAEDecoderBlock(GradientCheckpointingLayer):
     h <- block(h + features + z_proj([z, parents]));  z <- z_feat_proj([z, features])
     """
 
-    def __init__(self, config: CausalHVAEConfig, spec: DecoderBlockSpec, n_blocks: int):
+    def __init__(self, config: CausalHVAEConfig, spec: DecoderBlockSpec, n_blocks: int, is_last: bool):
         super().__init__()
-        self.resolution, self.stochastic = spec.resolution, spec.stochastic
+        self.resolution, self.stochastic, self.is_last = spec.resolution, spec.stochastic, is_last
         self.z_dim, self.width, self.cond_prior = config.z_dim, spec.in_channels, config.cond_prior
         kernel = 3 if spec.resolution > 2 else 1
         width, scale = spec.in_channels, math.sqrt(1 / n_blocks)
@@ -185,7 +185,8 @@ class CausalHVAEDecoderBlock(GradientCheckpointingLayer):
             )
         self.z_proj = nn.Conv2d(config.z_dim + config.context_dim, width, 1)
         self.z_proj.init_scale = scale
-        self.z_feat_proj = nn.Conv2d(config.z_dim + width, spec.out_channels, 1)
+        # Nothing follows the last block's projection; it exists so that published checkpoints fit key by key.
+        self.z_feat_proj = nn.Conv2d(config.z_dim + width, spec.out_channels, 1).requires_grad_(not is_last)
         self.block = BottleneckBlock(width, spec.bottleneck, spec.out_channels, kernel, expand_scale=scale)
 
     def forward(
@@ -213,7 +214,7 @@ class CausalHVAEDecoderBlock(GradientCheckpointingLayer):
         if z is None:
             z = q_loc if epsilon is None else q_loc + q_logscale.exp() * epsilon
         hidden = hidden + p_features + broadcast_conv1x1(self.z_proj, z, parents)
-        following = broadcast_conv1x1(self.z_feat_proj, z, p_features)
+        following = z if self.is_last else broadcast_conv1x1(self.z_feat_proj, z, p_features)
         return self.block(hidden), following, z, q_loc, q_logscale, p_loc, p_logscale
 
 
@@ -231,10 +232,11 @@ class CausalHVAEDecoder(nn.Module):
     def __init__(self, config: CausalHVAEConfig):
         super().__init__()
         specs = config.decoder_specs()
-        self.blocks = nn.ModuleList(CausalHVAEDecoderBlock(config, spec, len(specs)) for spec in specs)
+        n = len(specs)
+        self.blocks = nn.ModuleList(
+            CausalHVAEDecoderBlock(config, spec, n, is_last=i == n - 1) for i, spec in enumerate(specs)
+        )
         self.bias = nn.ParameterList(torch.zeros(1, width, r, r) for width, r in config.bias_shapes())
-        # Nothing follows the last block's projection; it exists so that published checkpoints fit key by key.
-        self.blocks[-1].z_feat_proj.requires_grad_(False)
 
     def _enter(self, tensor: Tensor, resolution: int) -> Tensor:
         """Up-samples to a block's resolution and adds that resolution's bias."""

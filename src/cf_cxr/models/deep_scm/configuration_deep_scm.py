@@ -1,0 +1,86 @@
+"""Configuration of the deep SCM: its three parts' configurations, nested."""
+
+from __future__ import annotations
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+
+from ...attributes import AttributeSchema
+from ...causal_graph import CausalGraph
+from ..attribute_classifier import AttributeClassifierConfig
+from ..attribute_scm import AttributeSCMConfig
+from ..causal_hvae import CausalHVAEConfig
+
+
+@strict
+class DeepSCMConfig(PreTrainedConfig):
+    r"""
+    Args:
+        scm_config (`dict` or [`AttributeSCMConfig`]): the attributes, the causal graph and their mechanisms.
+        image_config (`dict` or config): the image mechanism; any registered `model_type` whose model follows
+            `ImageMechanism`, with a `context_dim`. Default: [`CausalHVAEConfig`].
+        classifier_config (`dict` or [`AttributeClassifierConfig`]): q(attributes | image), which infers missing
+            attributes and reports predictions.
+
+    Raises:
+        ValueError: if the three do not speak of the same attributes or image size; the message says which.
+    """
+
+    model_type = "deep_scm"
+    sub_configs = {
+        "scm_config": AttributeSCMConfig,
+        "image_config": AutoConfig,
+        "classifier_config": AttributeClassifierConfig,
+    }
+    has_no_defaults_at_init = False
+
+    scm_config: dict | PreTrainedConfig | None = None
+    image_config: dict | PreTrainedConfig | None = None
+    classifier_config: dict | PreTrainedConfig | None = None
+
+    def __post_init__(self, **kwargs):
+        self.scm_config = self._nested(self.scm_config, "attribute_scm", AttributeSCMConfig)
+        schema = AttributeSchema(self.scm_config.attributes)
+        if self.image_config is None:
+            self.image_config = CausalHVAEConfig(context_dim=schema.dim)
+        self.image_config = self._nested(self.image_config, "causal_hvae", CausalHVAEConfig)
+        if self.classifier_config is None:
+            self.classifier_config = AttributeClassifierConfig(
+                attributes=schema.to_list(), image_size=self.image_config.image_size
+            )
+        self.classifier_config = self._nested(
+            self.classifier_config, "attribute_classifier", AttributeClassifierConfig
+        )
+        super().__post_init__(**kwargs)
+
+    @staticmethod
+    def _nested(value, default_type: str, default_class: type) -> PreTrainedConfig:
+        if value is None:
+            return default_class()
+        if isinstance(value, PreTrainedConfig):
+            return value
+        settings = dict(value)
+        return AutoConfig.for_model(settings.pop("model_type", default_type), **settings)
+
+    def validate_architecture(self):
+        """Part of the `@strict` validation: the three parts must fit together."""
+        schema = AttributeSchema(self.scm_config.attributes)
+        CausalGraph(self.scm_config.graph, names=schema.names)
+        if self.image_config.context_dim != schema.dim:
+            raise ValueError(
+                f"image_config.context_dim={self.image_config.context_dim}, but the attributes "
+                f"{', '.join(schema.names)} make a parent vector of width {schema.dim}."
+            )
+        if AttributeSchema(self.classifier_config.attributes) != schema:
+            raise ValueError(
+                "classifier_config and scm_config have different attributes: "
+                f"{AttributeSchema(self.classifier_config.attributes)} and {schema}."
+            )
+        if self.classifier_config.image_size != self.image_config.image_size:
+            raise ValueError(
+                f"The classifier expects {self.classifier_config.image_size}-pixel images and the image mechanism "
+                f"{self.image_config.image_size}-pixel ones; train both at one resolution."
+            )
+
+
+__all__ = ["DeepSCMConfig"]
