@@ -212,10 +212,11 @@ class CXRTrainer:
             moved[name] = value
         return moved
 
-    def validation_batches(self) -> Iterator[dict[str, Any]]:
-        """This process's share (every num_processes-th image) of the validation split, in order."""
+    def validation_batches(self, *, whole: bool = False) -> Iterator[dict[str, Any]]:
+        """This process's share (every num_processes-th image) of the validation split, or the `whole`, in order."""
         size, world = self.args.per_device_batch_size, self.accelerator.num_processes
-        indices = list(range(self.accelerator.process_index, len(self.val_dataset), world))
+        share = slice(None) if whole else slice(self.accelerator.process_index, None, world)
+        indices = list(range(len(self.val_dataset)))[share]
         chunks = [indices[i : i + size] for i in range(0, len(indices), size)]
         loader = DataLoader(
             self.val_dataset, batch_sampler=chunks, collate_fn=self.collate_fn, num_workers=self.num_workers
