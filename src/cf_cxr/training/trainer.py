@@ -454,6 +454,7 @@ class CXRTrainer:
         since, first = self._clock
         record = {name: value / self._count for name, value in self._sums.items()}
         record.pop("skipped", None)
+        record["lr"] = logs["lr"]
         record["skipped_total"] = self.skipped_steps
         record["images_per_second"] = (self.global_step - first) * self.step_images / max(now - since, 1e-9)
         self._clock = (now, self.global_step)
