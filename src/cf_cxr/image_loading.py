@@ -1,4 +1,4 @@
-"""Read one image, whatever holds it, as a grey-scale array (H, W) of float32 in [0, 1] at native resolution."""
+"""Read one image, whatever holds it, as a grey-scale array (H, W), float32 in [0, 1], at native resolution."""
 
 import io
 import os
@@ -44,12 +44,12 @@ def load_grayscale(
     """Read `image` as a grey-scale array, whatever it is.
 
     Args:
-        image: path (`str`, `Path`), `http(s)://` address, bytes of a file, `PIL.Image`, numpy array or torch tensor
-            ((H, W), (H, W, C) or (C, H, W) with C = 1, 3 or 4), pydicom `Dataset`, or the dictionary
-            `{"bytes", "path"}` of an undecoded `datasets.Image`.
-        input_range: the values that mean black and white, for arrays and files that are not 8-bit. None decides:
-            16-bit integers are divided by 2**n - 1, with n (8 to 16) the number of bits that the largest value
-            needs; floats must lie in [0, 1], or in [-1, 1] with at least one negative value.
+        image: path (`str`, `Path`), `http(s)://` address, an open binary file or its bytes, `PIL.Image`, numpy
+            array or torch tensor ((H, W), (H, W, C) or (C, H, W) with C = 1, 3 or 4), pydicom `Dataset`, or the
+            dictionary `{"bytes", "path"}` of an undecoded `datasets.Image`.
+        input_range: the values that mean black and white, for arrays and files that are not 8-bit. None
+            decides: 16-bit integers are divided by 2**n - 1, with n (8 to 16) the number of bits that the
+            largest value needs; floats must lie in [0, 1], or in [-1, 1] with at least one negative value.
         min_side: smallest side accepted, in pixels.
         max_pixels: most pixels accepted; checked in the header, before decoding.
         timeout: seconds to wait for a server.
@@ -65,6 +65,8 @@ def load_grayscale(
     limits = {"min_side": min_side, "max_pixels": max_pixels}
     if isinstance(image, Mapping) and not is_dicom_dataset(image):
         image = _from_datasets_dict(image)
+    elif hasattr(image, "read"):
+        image = image.read()
     if isinstance(image, str) and image.startswith(("http://", "https://")):
         image = _download(image, timeout)
     if isinstance(image, str | os.PathLike):
@@ -79,8 +81,8 @@ def load_grayscale(
         pixels = _from_array(_as_numpy(image), name, limits, input_range)
     else:
         raise CXRImageError(
-            f"{name} is not an image. Give a path, an address, a PIL image, a numpy array, a torch tensor or a "
-            "pydicom Dataset."
+            f"{name} is not an image. Give a path, an address, a PIL image, a numpy array, a torch tensor or "
+            "a pydicom Dataset."
         )
     return _checked(pixels, name)
 
@@ -100,6 +102,8 @@ def describe(image: Any) -> str:
         return repr(str(filename)) if filename else f"PIL image of mode {image.mode}"
     if isinstance(image, np.ndarray | torch.Tensor):
         return f"array of shape {tuple(image.shape)} and type {str(image.dtype).removeprefix('torch.')}"
+    if hasattr(image, "read") and getattr(image, "name", None):
+        return repr(str(image.name))
     return f"{type(image).__name__} object"
 
 
@@ -114,8 +118,8 @@ def _from_datasets_dict(image: Mapping) -> Any:
         if image.get(key) is not None:
             return image[key]
     raise CXRImageError(
-        f"an image dictionary needs 'bytes' or 'path', got the keys {sorted(map(str, image))} with no value in "
-        "either. Give the dictionary of an undecoded datasets.Image column."
+        f"an image dictionary needs 'bytes' or 'path', got the keys {sorted(map(str, image))} with no value "
+        "in either. Give the image itself; of a datasets row or Dataset, its column of images."
     )
 
 
@@ -138,8 +142,8 @@ def _download(url: str, timeout: float) -> bytes:
                 chunks.append(chunk)
     except requests.RequestException as error:
         raise CXRImageError(
-            f"{url!r}: the download failed ({error}). Check the address and the network, or download the image "
-            "and give its path."
+            f"{url!r}: the download failed ({error}). Check the address and the network, or download the "
+            "image and give its path."
         ) from error
     return b"".join(chunks)
 
@@ -195,12 +199,12 @@ def _open_pil(source: Any, name: str) -> PIL.Image.Image:
         return PIL.Image.open(source, formats=FORMATS)
     except PIL.UnidentifiedImageError as error:
         raise CXRImageError(
-            f"{name} is not an image, or is damaged at its beginning. Supported are DICOM, {', '.join(FORMATS)}."
+            f"{name} is not an image, or its beginning is damaged. Readable are DICOM, {', '.join(FORMATS)}."
         ) from error
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
         raise CXRImageError(
-            f"{name}: {pixels_in_bomb_message(str(error))} pixels is too large; it was not decoded. Reduce the image "
-            "first (a radiograph has at most some 20 million pixels)."
+            f"{name}: {pixels_in_bomb_message(str(error))} pixels is too large; it was not decoded. Reduce the "
+            "image first (a radiograph has at most some 20 million pixels)."
         ) from error
     except Exception as error:  # Pillow's format plugins raise many types on a damaged header
         raise CXRImageError(f"{name}: damaged header ({error}). Copy or download the image again.") from error
@@ -233,8 +237,8 @@ def _pil_to_numpy(image: PIL.Image.Image, name: str, input_range) -> np.ndarray:
         pixels = np.asarray(image)
         if input_range is None and (pixels.min() < 0 or pixels.max() > 65535):
             raise CXRImageError(
-                f"{name}: 32-bit integers from {pixels.min()} to {pixels.max()} do not fit 16 bits, so black and "
-                "white are unknown. Give input_range=(black, white)."
+                f"{name}: 32-bit integers from {pixels.min()} to {pixels.max()} do not fit 16 bits, so black "
+                "and white are unknown. Give input_range=(black, white)."
             )
         return pixels if input_range is not None else pixels.astype(np.uint16)
     return np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
@@ -242,7 +246,7 @@ def _pil_to_numpy(image: PIL.Image.Image, name: str, input_range) -> np.ndarray:
 
 def _as_numpy(image: np.ndarray | torch.Tensor) -> np.ndarray:
     if isinstance(image, np.ndarray):
-        return image
+        return image if image.dtype.isnative else image.astype(image.dtype.newbyteorder("="))
     image = image.detach().cpu()
     return (image.float() if image.dtype == torch.bfloat16 else image).numpy()
 
@@ -281,13 +285,13 @@ def _to_unit_range(array: np.ndarray, name: str, input_range) -> np.ndarray:
     if input_range is None:
         input_range = _implied_range(array, name)
     elif array.dtype.kind not in "iuf":
-        raise CXRImageError(f"{name}: not numbers. Convert it with .astype(np.uint8) or .astype(np.float32).")
+        raise CXRImageError(f"{name} holds no real numbers. Convert it with .astype(np.float32).")
     low, high = input_range
     slack = RANGE_TOLERANCE * (high - low)
     if array.min() < low - slack or array.max() > high + slack:
         raise CXRImageError(
-            f"{name}: values from {array.min():.6g} to {array.max():.6g} are outside input_range = ({low:g}, {high:g}). "
-            "Give input_range=(black, white) that holds all values, or clip them."
+            f"{name}: values from {array.min():.6g} to {array.max():.6g} are outside the input_range of "
+            f"({low:g}, {high:g}). Give input_range=(black, white) that holds all values, or clip them."
         )
     return np.clip((array.astype(np.float32) - low) / (high - low), 0, 1, dtype=np.float32)
 
@@ -298,14 +302,14 @@ def _implied_range(array: np.ndarray, name: str) -> tuple[float, float]:
         return 0, 2 ** max(8, int(array.max()).bit_length()) - 1
     if array.dtype.kind != "f":
         raise CXRImageError(
-            f"{name}: this type does not say which value is white; uint8, uint16 and floats do. Convert it, for "
-            "example with .astype(np.uint8) for values from 0 to 255, or give input_range=(black, white)."
+            f"{name}: this type does not say which value is white; uint8, uint16 and floats do. Convert it, "
+            "for example with .astype(np.uint8) for values from 0 to 255, or give input_range=(black, white)."
         )
     low, high = float(array.min()), float(array.max())
     if high > 1 + RANGE_TOLERANCE or low < -1 - RANGE_TOLERANCE:
         raise CXRImageError(
-            f"{name}: values from {low:.6g} to {high:.6g}; floats must be within [0, 1] or [-1, 1]. Divide by the "
-            "largest possible value, convert to uint8, or give input_range=(black, white)."
+            f"{name}: values from {low:.6g} to {high:.6g}; floats must be within [0, 1] or [-1, 1]. Divide by "
+            "the largest possible value, convert to uint8, or give input_range=(black, white)."
         )
     return (-1, 1) if low < -RANGE_TOLERANCE else (0, 1)
 
@@ -338,8 +342,8 @@ def _checked(pixels: np.ndarray, name: str) -> np.ndarray:
     long, short = max(pixels.shape), min(pixels.shape)
     if long > 2 * short:
         warnings.warn(
-            f"{name}: {pixels.shape[1]} x {pixels.shape[0]} pixels is much longer than wide; a frontal chest "
-            "radiograph is nearly square. Crop it to the chest.",
+            f"{name}: {pixels.shape[1]} x {pixels.shape[0]} pixels is far from square, as frontal chest radiographs "
+            "nearly are. Crop it to the chest.",
             NotAChestRadiographWarning,
             stacklevel=2,
         )

@@ -1,7 +1,7 @@
 """CXRImageProcessor: radiographs in, `pixel_values` (B, 1, S, S) in [-1, 1] out, and back."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, TypedDict
 
 import numpy as np
@@ -42,18 +42,18 @@ class CXRImageProcessor(BaseImageProcessor):
         size (`int` or `{"height": S, "width": S}`, *optional*, defaults to 128):
             Side S of the square output, in pixels.
         crop_mode (`str`, *optional*, defaults to `"center_crop"`):
-            How an oblong image becomes square: `"center_crop"` cuts the longer side, equally at both ends; `"pad"`
-            adds black to the shorter one.
+            How an oblong image becomes square: `"center_crop"` cuts the longer side, equally at both ends;
+            `"pad"` adds black to the shorter one.
         resample (`PIL.Image.Resampling` or `int`, *optional*, defaults to `Resampling.LANCZOS`):
             Resizing filter. All of Pillow's are antialiased but `NEAREST`, which is refused.
         do_quantize (`bool`, *optional*, defaults to `True`):
-            Round the result to the 256 levels of an 8-bit image. The models' likelihood has bins of that width, and
-            an image is then the same whether it was resized now or stored as 8 bits before.
+            Round the result to the 256 levels of an 8-bit image. The models' likelihood has bins of that width,
+            and an image is then the same whether it was resized now or stored as 8 bits before.
         input_range (`tuple[float, float]`, *optional*):
-            The values that mean black and white in arrays, tensors and files that are not 8-bit (DICOM excepted,
-            whose header says so). By default floats must lie within [0, 1], or within [-1, 1] with a negative value
-            somewhere, and 16-bit integers are divided by 2**n - 1 with n the number of bits the largest value needs
-            (at least 8).
+            The values that mean black and white in arrays, tensors and files that are not 8-bit (DICOM
+            excepted, whose header says so). By default floats must lie within [0, 1], or within [-1, 1] with a
+            negative value somewhere, and 16-bit integers are divided by 2**n - 1 with n the number of bits the
+            largest value needs (at least 8).
         min_side (`int`, *optional*, defaults to 16):
             Images with a shorter side are refused.
         max_pixels (`int`, *optional*, defaults to 80 million):
@@ -85,7 +85,8 @@ class CXRImageProcessor(BaseImageProcessor):
         names = list(CXRImageProcessorKwargs.__annotations__)
         settings = {name: kwargs.pop(name) for name in names if kwargs.get(name) is not None}
         saved = {"image_processor_type", "processor_class", "feature_extractor_type", "auto_map"}
-        unknown = sorted(key for key in kwargs if key not in saved | set(names) and not key.startswith("_"))
+        known = saved | set(names)
+        unknown = sorted(key for key in kwargs if key not in known and not key.startswith("_"))
         if unknown:
             raise TypeError(
                 f"CXRImageProcessor has no setting {unknown[0]!r}. Its settings: {', '.join(names)}."
@@ -108,8 +109,8 @@ class CXRImageProcessor(BaseImageProcessor):
         """Prepare one image or several for a model.
 
         Args:
-            images: one image (see `load`), a sequence or iterator of images (a list, a `datasets` column), or an
-                array or tensor (B, C, H, W).
+            images: one image (see `load`), a sequence or iterator of images (a list, a `datasets` column), or
+                an array or tensor (B, C, H, W).
             return_tensors: `"pt"` (default), `"np"`, or None for a list of arrays (1, S, S).
             kwargs: settings of the processor to change for this call.
 
@@ -137,7 +138,7 @@ class CXRImageProcessor(BaseImageProcessor):
         )
 
     def _process_batch(self, images: Iterable, settings: dict) -> list[np.ndarray]:
-        # Each image is finished before the next is read: a thousand radiographs at native size need not fit memory.
+        # Each image is finished before the next is read: a thousand originals need not fit into memory.
         pixel_values = []
         for index, image in enumerate(images):
             try:
@@ -173,8 +174,9 @@ class CXRImageProcessor(BaseImageProcessor):
         """Read one image at its native resolution, without cropping or resizing.
 
         Args:
-            image: path, `http(s)://` address, bytes, `PIL.Image`, numpy array or torch tensor ((H, W), (H, W, C) or
-                (C, H, W)), pydicom `Dataset`, or the dictionary `{"bytes", "path"}` of an undecoded `datasets.Image`.
+            image: path, `http(s)://` address, open binary file or its bytes, `PIL.Image`, numpy array or torch
+                tensor ((H, W), (H, W, C) or (C, H, W)), pydicom `Dataset`, or the dictionary `{"bytes", "path"}`
+                of an undecoded `datasets.Image`.
 
         Returns:
             float32 array (H, W) in [0, 1], 0 = black.
@@ -246,9 +248,9 @@ def resize_square(pixels: np.ndarray, side: int, resample: int = PIL.Image.Resam
 def _is_single(images: Any) -> bool:
     if isinstance(images, np.ndarray | torch.Tensor):
         return images.ndim != 4
-    if isinstance(images, str | bytes | bytearray | Mapping | PIL.Image.Image) or is_dicom_dataset(images):
+    if isinstance(images, str | bytes | bytearray | Mapping | PIL.Image.Image) or hasattr(images, "read"):
         return True
-    return not isinstance(images, Sequence | Iterable)
+    return is_dicom_dataset(images) or not isinstance(images, Iterable)
 
 
 def _checked_output(pixel_values: Any) -> torch.Tensor:
@@ -267,8 +269,8 @@ def _checked_output(pixel_values: Any) -> torch.Tensor:
     if not torch.isfinite(values).all():
         bad = [i for i, image in enumerate(values) if not torch.isfinite(image).all()]
         raise CXRImageError(
-            f"pixel_values {bad} of the batch hold NaN or infinite values: the model diverged, or its dtype is too "
-            "narrow. Run it in float32."
+            f"pixel_values {bad} of the batch hold NaN or infinite values: the model diverged, or its dtype is "
+            "too narrow. Run it in float32."
         )
     if values.numel() and values.abs().max() > 1 + OUTPUT_TOLERANCE:
         raise CXRImageError(
@@ -308,7 +310,7 @@ def _square_side(size: Any) -> int:
         try:
             sides = dict(size)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"size={size!r} is not a size. Give one integer, the side in pixels.") from error
+            raise ValueError(f"size={size!r} is not a size. Give the side in pixels.") from error
         sides = sides.get("height") if sides and set(sides.values()) == {sides.get("height")} else None
     if not isinstance(sides, int) or isinstance(sides, bool) or sides < 1:
         raise ValueError(
