@@ -1,0 +1,71 @@
+import math
+
+import torch
+
+from cf_cxr.attributes import Attribute, AttributeSchema
+from cf_cxr.models.attribute_classifier import AttributeClassifierConfig, AttributeClassifierModel
+
+from ..test_modeling_common import ModelCommonTestsMixin
+
+SCHEMA = AttributeSchema(
+    [
+        Attribute("age", "continuous", minimum=0, maximum=100, unit="years"),
+        Attribute("sex", "binary", ("Male", "Female")),
+        Attribute("site", "categorical", ("A", "B", "C")),
+    ]
+)
+
+
+class ClassifierTests(ModelCommonTestsMixin):
+    """What does not depend on the backbone."""
+
+    model_class = AttributeClassifierModel
+    backbone: dict = {}
+    options: dict = {}
+
+    def config(self):
+        return AttributeClassifierConfig(
+            attributes=SCHEMA.to_list(),
+            backbone_config=dict(self.backbone),
+            image_size=32,
+            temperature={"sex": 1.5},
+            **self.options,
+        )
+
+    def inputs(self):
+        generator = torch.Generator().manual_seed(0)
+        labels = [[63.0, 1, 2], [20.0, 0, 1], [math.nan, 1, 0], [45.0, math.nan, math.nan]]
+        return {
+            "pixel_values": torch.rand(4, 1, 32, 32, generator=generator) * 2 - 1,
+            "labels": torch.tensor(labels),
+        }
+
+    def batch_outputs(self, model, inputs):
+        posterior = model.predict(inputs["pixel_values"])
+        return {**super().batch_outputs(model, inputs), **posterior, "map": posterior.mode()}
+
+
+class TestWithGroupNormResNet(ClassifierTests):
+    backbone = {
+        "model_type": "bit",
+        "embedding_size": 8,
+        "hidden_sizes": [16, 32],
+        "depths": [1, 1],
+        "num_groups": 4,
+    }
+
+
+class TestWithBatchNormResNet(ClassifierTests):
+    backbone = {
+        "model_type": "resnet",
+        "embedding_size": 8,
+        "hidden_sizes": [8, 16],
+        "depths": [1, 1],
+        "layer_type": "basic",
+    }
+    options = {"layer_norm": True, "standardize": False}
+
+
+class TestWithConvNeXt(ClassifierTests):
+    backbone = {"model_type": "convnextv2", "hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2}
+    options = {"dropout": 0.1}
