@@ -1,0 +1,86 @@
+"""From line integrals to a picture: Beer-Lambert, scatter, blur, photon noise, display curve, collimation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate, softplus
+
+from .anatomy import Latents
+from .config import PhantomConfig
+from .thickness import step
+
+SOFT_TISSUE, BONE = 0.185, 0.33  # effective attenuation, 1/cm, at about 70 keV after hardening
+
+_GLYPHS = {
+    "L": ("100", "100", "100", "100", "111"),
+    "R": ("110", "101", "110", "101", "101"),
+}
+
+
+def binomial_blur(image: Tensor) -> Tensor:
+    """Detector blur: the separable kernel (1, 6, 1) / 8, edges repeated; ``(B, R, R)``."""
+    for axis in (-2, -1):
+        n = image.shape[axis]
+        before = torch.cat([image.narrow(axis, 0, 1), image.narrow(axis, 0, n - 1)], dim=axis)
+        after = torch.cat([image.narrow(axis, 1, n - 1), image.narrow(axis, n - 1, 1)], dim=axis)
+        image = 0.75 * image + 0.125 * (before + after)
+    return image
+
+
+def scatter(soft_tissue: Tensor, latents: Latents) -> Tensor:
+    """Scattered radiation relative to the open beam: smooth, a function of the patient's habitus only.
+
+    It is computed from the trunk without organs, hence no organ changes the picture far from itself.
+    """
+    cells = max(soft_tissue.shape[-1] // 8, 4)
+    coarse = interpolate(soft_tissue[:, None], size=(cells, cells), mode="area")
+    coarse = torch.exp(-0.62 * SOFT_TISSUE * coarse) * 0.035 * torch.exp(0.25 * latents.z("scatter"))[:, None]
+    return interpolate(coarse, size=soft_tissue.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+
+
+def expose(
+    integral: Tensor, scattered: Tensor, photon_noise: Tensor, latents: Latents, config: PhantomConfig
+) -> Tensor:
+    """-log of the detected signal: primary exp(-integral), blur, scatter, Poisson noise as a Gaussian."""
+    signal = binomial_blur(torch.exp(-integral)) + scattered
+    pixel_area = (128.0 / config.resolution) ** 2
+    relative = torch.exp(0.55 * latents.f("grain_level")) / (config.photons * pixel_area)
+    noisy = signal + (signal * relative).sqrt() * photon_noise
+    return -torch.log(noisy.clamp(min=1e-3))
+
+
+def display(log_signal: Tensor, latents: Latents) -> Tensor:
+    """Sigmoid display curve, in [0, 1]: its slope is a site factor, its centre the exposure."""
+    gain = 1.35 * torch.exp(0.13 * latents.f("display_gain"))
+    centre = 2.75 + 0.10 * latents.z("exposure")
+    return torch.sigmoid(gain * (log_signal - centre))
+
+
+def shutters(x: Tensor, y: Tensor, latents: Latents) -> Tensor:
+    """1 inside the collimated field, 0 outside; ``x`` ``(R,)`` and ``y`` ``(R,)`` are film coordinates."""
+    width = 0.075 * softplus(1.1 * latents.f("collimation") + 0.3)
+    balance = 0.35 * latents.z("shutter_balance")
+    sides = step(1.0 - width * torch.exp(balance) - x, 0.01) * step(
+        x + 1.0 - width * torch.exp(-balance), 0.01
+    )
+    return sides * step(1.0 - 0.8 * width - y[:, None], 0.01) * step(y[:, None] + 1.0 - 0.6 * width, 0.01)
+
+
+def marker(x: Tensor, y: Tensor, latents: Latents) -> Tensor:
+    """Lead side marker, opacity in [0, 1]: its distance from the midline is a site factor."""
+    right = latents.p("marker_side") < 0.5
+    distance = 0.66 + 0.055 * latents.f("marker").clamp(-4.0, 4.0)
+    centre_x = torch.where(right, -distance, distance)
+    centre_y = -0.80 + 0.03 * latents.z("marker_height")
+    height = 0.026  # of one of five rows
+    rows = torch.arange(5, dtype=x.dtype) * height + centre_y - 2 * height
+    columns = torch.arange(3, dtype=x.dtype) * height + centre_x - height
+    soft = max(0.5 * height, 1.0 / len(x))
+    row_weight = (1.0 - (y[None, :, None] - rows).abs() / (2 * soft)).clamp(min=0.0)  # (B, R, 5)
+    column_weight = (1.0 - (x[None, :, None] - columns).abs() / (2 * soft)).clamp(min=0.0)  # (B, R, 3)
+    glyphs = {
+        side: torch.tensor([[float(c) for c in row] for row in rows_]) for side, rows_ in _GLYPHS.items()
+    }
+    glyph = torch.where(right, glyphs["R"], glyphs["L"])  # (B, 5, 3)
+    return (row_weight @ glyph @ column_weight.mT).clamp(max=1.0)
