@@ -1,0 +1,1 @@
+"""Metrics of counterfactual images: plain functions of arrays, without models."""

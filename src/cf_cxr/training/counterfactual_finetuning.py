@@ -1,0 +1,338 @@
+"""Counterfactual fine-tuning (CFT) of the image mechanism, with soft or hard target labels.
+
+A = Xia et al., "Mitigating attribute amplification in counterfactual image generation", MICCAI 2024.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import set_seed
+from torch import nn
+from torch.utils.data import Subset
+from tqdm.auto import tqdm
+from transformers import AutoModel
+
+from ..metrics.exposure import affine_component, exposure_share
+from ..models.attribute_classifier import AttributeClassifierModel
+from ..models.attribute_scm import AttributeSCMModel
+from ..models.image_mechanism import ImageMechanism
+from .arguments import DataArguments, TrainerArguments, parse_arguments
+from .augmentation import CXRAugmentation
+from .data import CXRBatches, make_datasets
+from .losses import (
+    FreeEnergyConstraint,
+    attribute_target_loss,
+    counterfactual_targets,
+    mean_discrete_posterior,
+)
+from .pictures import image_grid
+from .trainer import CXRTrainer, build_accelerator
+
+
+@dataclass
+class CFTArguments:
+    """What is fine-tuned, what steers it, and how tightly the free energy is held."""
+
+    _argument_group_name = "Counterfactual fine-tuning"
+
+    image_mechanism: str = field(
+        default="outputs/hvae", metadata={"help": "Pre-trained image mechanism: folder or Hub name."}
+    )
+    attribute_scm: str = field(
+        default="outputs/scm", metadata={"help": "Trained attribute SCM: folder or Hub name (frozen)."}
+    )
+    classifiers: list[str] = field(
+        default_factory=lambda: ["outputs/classifier"],
+        metadata={"help": "One or several trained attribute classifiers (frozen); several transfer better."},
+    )
+    target_labels: str = field(
+        default="soft",
+        metadata={
+            "help": "soft: untouched attributes keep the classifier's posterior on the factual image; hard: all "
+            "attributes get their label (amplifies, kept for comparison).",
+            "choices": ["soft", "hard"],
+        },
+    )
+    do_variables: list[str] | None = field(
+        default=None, metadata={"help": "Variables to intervene on, one per batch at random (default: all)."}
+    )
+    attribute_weights: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Weights of attributes in the auxiliary loss, as age=10 sex=1 (default 1 each)."},
+    )
+    augmentation: str = field(
+        default="light",
+        metadata={
+            "help": "Random geometry and exposure between image and classifier, against adversarial solutions.",
+            "choices": ["none", "light", "strong"],
+        },
+    )
+    exposure_weight: float = field(
+        default=0.0,
+        metadata={"help": "Penalty on the part of the change that a global affine intensity map explains."},
+    )
+    bound: float | None = field(
+        default=None,
+        metadata={"help": "Constraint c in nats per dimension (default: measured, plus margin)."},
+    )
+    bound_margin: float = field(
+        default=0.02, metadata={"help": "Added to the measured mean free energy, nats per dimension."}
+    )
+    bound_images: int = field(
+        default=512, metadata={"help": "Training images on which c is measured; 0: all."}
+    )
+    multiplier_init: float = field(default=0.0, metadata={"help": "Initial Lagrange multiplier."})
+    multiplier_lr: float = field(default=0.1, metadata={"help": "Ascent rate of the multiplier."})
+    damping: float = field(default=10.0, metadata={"help": "Damping of the Lagrangian."})
+    num_sample_images: int = field(default=6, metadata={"help": "Images in the sample pictures."})
+
+    def weights(self, names: Sequence[str]) -> dict[str, float]:
+        """`attribute_weights` as numbers; raises ValueError for a malformed or unknown entry."""
+        out = dict.fromkeys(names, 1.0)
+        for item in self.attribute_weights:
+            name, _, value = item.partition("=")
+            try:
+                weight = float(value)
+            except ValueError:
+                weight = -1.0
+            if name not in out or weight < 0:
+                raise ValueError(
+                    f"--attribute_weights {item!r} must be name=number with a name of {', '.join(out)} and a "
+                    "number of at least 0."
+                )
+            out[name] = weight
+        return out
+
+
+class CFTTrainer(CXRTrainer):
+    """Minimises the classifier's disagreement with the targets subject to free energy <= c (A, section 2.4).
+
+    Per step: pick a variable, permute its values within the batch, propagate through the attribute SCM, decode the
+    counterfactual from the abducted noise (one encoder and two decoder passes), and ask the classifiers. Only the
+    image mechanism learns.
+
+    Args (besides `CXRTrainer`'s):
+        attribute_scm, classifiers: frozen models; all must have one schema.
+        stage_args: `CFTArguments`.
+        bound: c, in nats per dimension.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        attribute_scm: AttributeSCMModel,
+        classifiers: Sequence[AttributeClassifierModel],
+        stage_args: CFTArguments,
+        bound: float,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.scm = _freeze(attribute_scm, self.device)
+        self.classifiers = [_freeze(c, self.device) for c in classifiers]
+        self.schema, self.graph = attribute_scm.schema, attribute_scm.graph
+        for classifier in classifiers:
+            if classifier.schema != self.schema:
+                raise ValueError(
+                    f"A classifier knows {classifier.schema}, the attribute SCM {self.schema}; train both alike."
+                )
+        self.stage_args = stage_args
+        self.do_variables = tuple(stage_args.do_variables or self.schema.names)
+        for name in self.do_variables:
+            self.schema.index(name)
+        self.attribute_weights = stage_args.weights(self.schema.names)
+        self.augment = CXRAugmentation(stage_args.augmentation)
+        self.constraint = FreeEnergyConstraint(
+            bound, stage_args.multiplier_lr, stage_args.damping, stage_args.multiplier_init
+        )
+        self.register_for_checkpointing("constraint", self.constraint)
+
+    def compute_loss(self, batch: Mapping[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Lagrangian of one batch under a random intervention; draws from the global generator."""
+        pixels, factual = batch["pixel_values"], batch["attributes"]
+        variable = self.do_variables[int(torch.randint(len(self.do_variables), ()))]
+        permutation = torch.randperm(len(factual), device=factual.device)
+        values = factual[permutation, self.schema.index(variable)]
+        counterfactual = self.scm.counterfactual(factual, {variable: values})
+        output = self.model(
+            pixels,
+            self.schema.encode(factual),
+            counterfactual_parents=self.schema.encode(counterfactual),
+            sample_posterior=True,
+        )
+        auxiliary, logs = self._auxiliary(pixels, output.counterfactual, factual, counterfactual, variable)
+        change = output.counterfactual.float() - pixels
+        if self.stage_args.exposure_weight > 0:
+            exposure = affine_component(pixels, change).square().mean()
+            auxiliary = auxiliary + self.stage_args.exposure_weight * exposure
+            logs["exposure"] = exposure
+        loss = self.constraint.loss(auxiliary, output.loss)
+        logs.update(
+            free_energy=output.loss,
+            auxiliary=auxiliary,
+            multiplier=self.constraint.multiplier,
+            change=change.abs().mean() * 127.5,
+            exposure_share=exposure_share(pixels, output.counterfactual).detach().nan_to_num(0).mean(),
+        )
+        return loss, logs
+
+    def _auxiliary(self, factual_image, counterfactual_image, factual, counterfactual, variable):
+        """Weighted classifier loss, averaged over classifiers, and its parts for the log."""
+        posterior = None
+        if self.stage_args.target_labels == "soft":
+            with torch.no_grad():
+                posterior = mean_discrete_posterior(
+                    [c.predict(factual_image) for c in self.classifiers], self.schema
+                )
+        targets = counterfactual_targets(
+            self.stage_args.target_labels,
+            factual,
+            counterfactual,
+            [variable],
+            posterior,
+            self.schema,
+            self.graph,
+        )
+        seen = self.augment(counterfactual_image)
+        total, logs = 0.0, {}
+        for classifier in self.classifiers:
+            logits = classifier.calibrated_logits(classifier(seen).logits)
+            for name, value in attribute_target_loss(logits, targets, self.schema).items():
+                total = total + self.attribute_weights[name] * value / len(self.classifiers)
+                logs[f"aux_{name}"] = logs.get(f"aux_{name}", 0.0) + value.detach() / len(self.classifiers)
+        return total, logs
+
+    def after_step(self, logs: Mapping[str, float]) -> None:
+        """Moves the Lagrange multiplier."""
+        self.constraint.update(logs["free_energy"])
+
+    def sample_images(self) -> dict[str, np.ndarray]:
+        """Factual images, then a row of counterfactuals per variable: discrete ones to the next class, continuous
+        ones mirrored in their range."""
+        source = self.val_dataset if self.val_dataset is not None else self.train_dataset
+        count = min(self.stage_args.num_sample_images, len(source))
+        batch = self.prepare_batch(self.collate_fn(source.__getitems__(list(range(count)))))
+        pixels, factual = batch["pixel_values"], batch["attributes"]
+        rows = [pixels]
+        with self.accelerator.autocast():
+            noise = self.model.abduct(pixels, self.schema.encode(factual))
+            for name in self.do_variables:
+                a, column = self.schema[name], factual[:, self.schema.index(name)]
+                value = (column + 1) % a.n_classes if a.is_discrete else a.minimum + a.maximum - column
+                changed = self.scm.counterfactual(factual, {name: value})
+                rows.append(self.model.decode(noise, self.schema.encode(changed)))
+        return {"counterfactuals": image_grid(rows)}
+
+
+def _freeze(model: nn.Module, device: torch.device) -> nn.Module:
+    return model.to(device).eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def measure_free_energy(
+    model: nn.Module,
+    schema,
+    dataset: Any,
+    num_images: int = 0,
+    batch_size: int = 16,
+    seed: int = 0,
+    device="cpu",
+) -> float:
+    """Mean free energy nll + beta * kl of a data set under the model, nats per dimension, for the constraint c.
+
+    Args:
+        dataset: gives batches through `__getitems__`; evenly spaced images are taken if `num_images` is positive.
+    """
+    step = max(1, len(dataset) // num_images) if num_images else 1
+    indices = list(range(0, len(dataset), step))
+    generator = torch.Generator(device=device).manual_seed(seed)
+    model.eval()
+    total = 0.0
+    for start in tqdm(range(0, len(indices), batch_size), desc="Measuring c", leave=False):
+        chosen = indices[start : start + batch_size]
+        batch = dataset.__getitems__(chosen)
+        parents = schema.encode(batch["attributes"], allow_unknown=True).to(device)
+        output = model(batch["pixel_values"].to(device), parents, sample_posterior=True, generator=generator)
+        total += float(output.loss) * len(chosen)
+    return total / len(indices)
+
+
+def fully_labelled(batches: CXRBatches) -> Subset:
+    """The images of which every attribute is known; counterfactual targets need them all.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    attributes = batches.attributes
+    if attributes is None:
+        columns = batches.rows.select_columns(list(batches.collator.schema.names))
+        attributes = batches.collator.attributes(list(columns))
+    known = (~attributes.isnan().any(1)).nonzero()[:, 0].tolist()
+    if not known:
+        raise ValueError("No image has all attributes known; counterfactual fine-tuning needs some.")
+    return Subset(batches, known)
+
+
+def main(argv: Sequence[str] | None = None) -> nn.Module:
+    """Fine-tune from command-line arguments; returns the model."""
+    stage, data, loop = parse_arguments(
+        (CFTArguments, DataArguments, TrainerArguments),
+        argv,
+        defaults={
+            "output_dir": "outputs/hvae_soft_cft",
+            "learning_rate": 1e-4,
+            "per_device_batch_size": 10,
+            "max_steps": 2000,
+            "sample_steps": 250,
+        },
+        description="Counterfactual fine-tuning of the image mechanism with soft (default) or hard target labels.",
+    )
+    accelerator = build_accelerator(loop)
+    scm = AttributeSCMModel.from_pretrained(stage.attribute_scm)
+    classifiers = [AttributeClassifierModel.from_pretrained(path) for path in stage.classifiers]
+    model = AutoModel.from_pretrained(stage.image_mechanism)
+    if not isinstance(model, ImageMechanism):
+        raise ValueError(
+            f"{stage.image_mechanism!r} holds a {type(model).__name__}, which is not an image mechanism."
+        )
+    with accelerator.main_process_first():
+        train, validation, processor, info = make_datasets(
+            data, scm.schema, progress=accelerator.is_main_process
+        )
+    train = fully_labelled(train)
+    validation = None if validation is None else fully_labelled(validation)
+    bound = stage.bound
+    if bound is None:
+        measured = measure_free_energy(
+            model.to(accelerator.device),
+            scm.schema,
+            train,
+            stage.bound_images,
+            batch_size=loop.per_device_batch_size,
+            seed=loop.seed,
+            device=accelerator.device,
+        )
+        bound = measured + stage.bound_margin
+        accelerator.print(f"Measured free energy {measured:.4f} nats per dimension; c = {bound:.4f}.")
+    set_seed(loop.seed)
+    trainer = CFTTrainer(
+        model,
+        loop,
+        train,
+        validation,
+        accelerator=accelerator,
+        processor=processor,
+        num_workers=data.num_workers,
+        run_info={"stage": dataclasses.asdict(stage), "bound": bound, **info},
+        attribute_scm=scm,
+        classifiers=classifiers,
+        stage_args=stage,
+        bound=bound,
+    )
+    trainer.train()
+    return model
