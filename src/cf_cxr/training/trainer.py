@@ -32,6 +32,7 @@ from transformers import get_scheduler
 
 from . import checkpointing
 from .arguments import TrainerArguments
+from .launch import start_missing_processes
 from .manifest import describe_run
 from .sampling import StepBatchSampler, steps_per_epoch
 
@@ -51,6 +52,7 @@ class TrainingDivergedError(RuntimeError):
 
 def build_accelerator(args: TrainerArguments) -> Accelerator:
     """Accelerator for these arguments; call it before loading data so that all processes know each other."""
+    start_missing_processes(args.cpu)
     return Accelerator(
         cpu=args.cpu,
         mixed_precision=args.mixed_precision,
