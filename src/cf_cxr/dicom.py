@@ -1,9 +1,9 @@
 """Read a DICOM radiograph as it is meant to be displayed: (H, W) float32 in [0, 1], air black.
 
-The grey-scale pipeline of DICOM PS3.3 C.11 and PS3.4 N.2: stored values -> modality LUT or rescale -> VOI LUT
-or window -> inversion of MONOCHROME1. pydicom parses and decodes; the look-up tables are applied here, because
-pydicom's functions return the range of the stored values instead of [0, 1], and fail on 8-bit tables with more
-than 256 entries.
+The grey-scale pipeline of DICOM PS3.3 C.11 and PS3.4 N.2: stored values -> modality LUT or rescale -> VOI
+LUT or window -> inversion of MONOCHROME1. pydicom parses and decodes; tables and windows are applied here,
+because pydicom's functions return the range of the stored values instead of [0, 1], and fail on 8-bit tables
+with more than 256 entries.
 """
 
 import io
@@ -46,8 +46,8 @@ def read_dicom(
 ) -> np.ndarray:
     """Read one single-frame monochrome DICOM image.
 
-    Black and white come from, in this order: the VOI LUT, the (first) window, the full range of the stored bits
-    where these are 8 or fewer, the 0.5 and 99.5 percentiles of the image. Padding pixels are black.
+    Black and white come from, in this order: the VOI LUT, the (first) window, the full range of the stored
+    bits where these are 8 or fewer, the 0.5 and 99.5 percentiles of the image. Padding pixels are black.
 
     Args:
         source: path or bytes of a file, or a data set with its pixels.
@@ -60,8 +60,8 @@ def read_dicom(
         float32 (H, W) in [0, 1], 0 = black.
 
     Raises:
-        CXRImageError: not DICOM, damaged, without pixels, multi-frame, colour, too small or large, or compressed
-            in a way for which no decoder is installed.
+        CXRImageError: not DICOM, damaged, without pixels, multi-frame, colour, too small or large, or
+            compressed in a way for which no decoder is installed.
 
     Warns:
         NotAChestRadiographWarning: the header names a lateral view, another body part or modality.
@@ -119,14 +119,14 @@ def check_header(dataset: pydicom.Dataset, name: str, min_side: int, max_pixels:
     photometric = dataset.get("PhotometricInterpretation")
     if photometric not in PHOTOMETRIC or int(dataset.get("SamplesPerPixel") or 1) != 1:
         raise CXRImageError(
-            f"{name}: photometric interpretation {photometric!r} with {dataset.get('SamplesPerPixel')} samples "
-            f"per pixel is not a radiograph's; supported are {' and '.join(PHOTOMETRIC)}. Export the original "
-            "image, not a colour screenshot."
+            f"{name}: photometric interpretation {photometric!r}, {dataset.get('SamplesPerPixel')} samples "
+            f"per pixel, is not a radiograph's; supported are {' and '.join(PHOTOMETRIC)}. Export the original, "
+            "not a colour screenshot."
         )
     if dataset.BitsAllocated not in (8, 16) or not 1 <= dataset.BitsStored <= dataset.BitsAllocated:
         raise CXRImageError(
-            f"{name}: {dataset.BitsStored} bits stored in {dataset.BitsAllocated} allocated; supported are 8 and "
-            "16 bits allocated. Convert it, or give the pixels as an array with input_range."
+            f"{name}: {dataset.BitsStored} bits stored in {dataset.BitsAllocated} allocated; supported are 8 "
+            "and 16 bits allocated. Convert it, or give the pixels as an array with input_range."
         )
     check_image_size(int(dataset.Rows), int(dataset.Columns), name, min_side, max_pixels)
 
@@ -178,8 +178,8 @@ def apply_display(
         if pixels is not None and np.ptp(pixels) > 0:
             return pixels
         warnings.warn(
-            f"{name}: its window (centre {window[0]:g}, width {window[1]:g}) is invalid or shows nothing; the "
-            f"percentiles {PERCENTILES} are used instead.",
+            f"{name}: its window (centre {window[0]:g}, width {window[1]:g}) is invalid or shows nothing; "
+            f"the percentiles {PERCENTILES} are used instead.",
             UserWarning,
             stacklevel=2,
         )
@@ -209,7 +209,7 @@ def apply_window(
 
 
 def apply_lut(values: np.ndarray, item: pydicom.Dataset, dataset: pydicom.Dataset) -> np.ndarray:
-    """Look whole-numbered `values` up in the table of `item`; values off its ends take its first or last entry."""
+    """Look `values`, whole numbers, up in the table of `item`; off its ends the first or last entry holds."""
     table = lut_data(item, dataset)
     index = values.astype(np.int64) - int(item.LUTDescriptor[1])
     return table[np.clip(index, 0, len(table) - 1)]
@@ -255,8 +255,8 @@ def _decode(dataset: pydicom.Dataset, name: str) -> np.ndarray:
         ) from error
     if stored.shape != (dataset.Rows, dataset.Columns):
         raise CXRImageError(
-            f"{name}: decoded to the shape {stored.shape}, but its header says {(dataset.Rows, dataset.Columns)}. "
-            "Export the file again."
+            f"{name}: decoded to the shape {stored.shape}, but its header says "
+            f"{(dataset.Rows, dataset.Columns)}. Export the file again."
         )
     return stored
 
@@ -266,8 +266,8 @@ def _decoder_available(syntax: Any, name: str) -> bool:
         return get_decoder(syntax).is_available
     except NotImplementedError as error:
         raise CXRImageError(
-            f"{name} has the transfer syntax {syntax.name}, which pydicom cannot decode. Export it uncompressed "
-            "(Explicit VR Little Endian)."
+            f"{name} has the transfer syntax {syntax.name}, which pydicom cannot decode. Export it "
+            "uncompressed (Explicit VR Little Endian)."
         ) from error
 
 

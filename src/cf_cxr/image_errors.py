@@ -29,7 +29,7 @@ def check_image_size(height: int, width: int, name: str, min_side: int, max_pixe
     if height * width > max_pixels:
         raise CXRImageError(
             f"{name}: {width} x {height} = {height * width:,} pixels is over the limit of {max_pixels:,}; it "
-            "was not decoded. Reduce the image first, or raise the limit with CXRImageProcessor(max_pixels=...)."
+            "was not decoded. Reduce the image, or raise the limit with CXRImageProcessor(max_pixels=...)."
         )
 
 

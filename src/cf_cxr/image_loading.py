@@ -1,4 +1,4 @@
-"""Read one image, whatever holds it, as a grey-scale array (H, W), float32 in [0, 1], at native resolution."""
+"""Read one image, whatever holds it, as a grey array (H, W), float32 in [0, 1], at native resolution."""
 
 import io
 import os
@@ -44,9 +44,9 @@ def load_grayscale(
     """Read `image` as a grey-scale array, whatever it is.
 
     Args:
-        image: path (`str`, `Path`), `http(s)://` address, an open binary file or its bytes, `PIL.Image`, numpy
-            array or torch tensor ((H, W), (H, W, C) or (C, H, W) with C = 1, 3 or 4), pydicom `Dataset`, or the
-            dictionary `{"bytes", "path"}` of an undecoded `datasets.Image`.
+        image: path (`str`, `Path`), `http(s)://` address, an open binary file or its bytes, `PIL.Image`,
+            numpy array or torch tensor (H, W), (H, W, C) or (C, H, W) with C = 1, 3 or 4, pydicom `Dataset`,
+            or the dictionary `{"bytes", "path"}` of an undecoded `datasets.Image`.
         input_range: the values that mean black and white, for arrays and files that are not 8-bit. None
             decides: 16-bit integers are divided by 2**n - 1, with n (8 to 16) the number of bits that the
             largest value needs; floats must lie in [0, 1], or in [-1, 1] with at least one negative value.
@@ -66,7 +66,7 @@ def load_grayscale(
     if isinstance(image, Mapping) and not is_dicom_dataset(image):
         image = _from_datasets_dict(image)
     elif hasattr(image, "read"):
-        image = image.read()
+        image = _from_open_file(image, name)
     if isinstance(image, str) and image.startswith(("http://", "https://")):
         image = _download(image, timeout)
     if isinstance(image, str | os.PathLike):
@@ -90,7 +90,7 @@ def load_grayscale(
 def describe(image: Any) -> str:
     """A short name for `image` in messages: its path or address if it has one, else what it is."""
     if isinstance(image, str | os.PathLike):
-        return repr(str(image))
+        return repr(_shortened(str(image)))
     if isinstance(image, bytes | bytearray):
         return f"{len(image)} bytes"
     if is_dicom_dataset(image):
@@ -107,6 +107,10 @@ def describe(image: Any) -> str:
     return f"{type(image).__name__} object"
 
 
+def _shortened(text: str) -> str:
+    return text if len(text) <= 400 else f"{text[:200]}...{text[-100:]}"
+
+
 def is_dicom_dataset(image: Any) -> bool:
     """Whether `image` is a pydicom `Dataset`; does not import pydicom."""
     pydicom = sys.modules.get("pydicom")
@@ -121,6 +125,12 @@ def _from_datasets_dict(image: Mapping) -> Any:
         f"an image dictionary needs 'bytes' or 'path', got the keys {sorted(map(str, image))} with no value "
         "in either. Give the image itself; of a datasets row or Dataset, its column of images."
     )
+
+
+def _from_open_file(file: Any, name: str) -> bytes:
+    if isinstance(file, io.TextIOBase):
+        raise CXRImageError(f"{name} is open as text. Open it with mode 'rb', or give its path.")
+    return file.read()
 
 
 def _download(url: str, timeout: float) -> bytes:
@@ -149,7 +159,7 @@ def _download(url: str, timeout: float) -> bytes:
 
 
 def _read_file(path: Path, name: str, limits: dict, input_range) -> np.ndarray:
-    if not path.exists():
+    if not os.path.exists(path):
         raise CXRImageNotFoundError(f"{name}: no such file. Check the path (now in {os.getcwd()!r}).")
     if not path.is_file():
         raise CXRImageError(f"{name} is a folder, not a file. Give the path of one image.")
@@ -203,8 +213,8 @@ def _open_pil(source: Any, name: str) -> PIL.Image.Image:
         ) from error
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
         raise CXRImageError(
-            f"{name}: {pixels_in_bomb_message(str(error))} pixels is too large; it was not decoded. Reduce the "
-            "image first (a radiograph has at most some 20 million pixels)."
+            f"{name}: {pixels_in_bomb_message(str(error))} pixels is too large; it was not decoded. "
+            "Reduce the image first (a radiograph has at most some 20 million pixels)."
         ) from error
     except Exception as error:  # Pillow's format plugins raise many types on a damaged header
         raise CXRImageError(f"{name}: damaged header ({error}). Copy or download the image again.") from error
@@ -212,10 +222,10 @@ def _open_pil(source: Any, name: str) -> PIL.Image.Image:
 
 def _from_pil(image: PIL.Image.Image, name: str, limits: dict, input_range) -> np.ndarray:
     check_image_size(image.height, image.width, name, **limits)
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":  # an MPO holds a photograph and its preview
-        raise CXRImageError(f"{name} holds {frames} pictures. Save the one you mean to a file of its own.")
     try:
+        frames = (
+            1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+        )  # MPO: a photograph and its preview
         image.load()
         if image.getexif().get(0x0112, 1) != 1:  # the EXIF orientation of a rotated photograph
             image = PIL.ImageOps.exif_transpose(image)
@@ -223,6 +233,8 @@ def _from_pil(image: PIL.Image.Image, name: str, limits: dict, input_range) -> n
         raise CXRImageError(
             f"{name} is truncated or damaged ({error}). Copy or download the image again."
         ) from error
+    if frames > 1:
+        raise CXRImageError(f"{name} holds {frames} pictures. Save the one you mean to a file of its own.")
     return _from_array(_pil_to_numpy(image, name, input_range), name, limits, input_range)
 
 
@@ -308,8 +320,8 @@ def _implied_range(array: np.ndarray, name: str) -> tuple[float, float]:
     low, high = float(array.min()), float(array.max())
     if high > 1 + RANGE_TOLERANCE or low < -1 - RANGE_TOLERANCE:
         raise CXRImageError(
-            f"{name}: values from {low:.6g} to {high:.6g}; floats must be within [0, 1] or [-1, 1]. Divide by "
-            "the largest possible value, convert to uint8, or give input_range=(black, white)."
+            f"{name}: values from {low:.6g} to {high:.6g}; floats must be within [0, 1] or [-1, 1]. Divide "
+            "by the largest possible value, convert to uint8, or give input_range=(black, white)."
         )
     return (-1, 1) if low < -RANGE_TOLERANCE else (0, 1)
 
@@ -336,14 +348,14 @@ def _checked(pixels: np.ndarray, name: str) -> np.ndarray:
     low, high = float(pixels.min()), float(pixels.max())
     if low == high:
         raise CXRImageError(
-            f"{name} is blank: every pixel has the same value ({low:.3g} of 1). Give an image with content, or "
-            "check its window or range."
+            f"{name} is blank: every pixel has the same value ({low:.3g} of 1). Give an image with content, "
+            "or check its window or range."
         )
     long, short = max(pixels.shape), min(pixels.shape)
     if long > 2 * short:
         warnings.warn(
-            f"{name}: {pixels.shape[1]} x {pixels.shape[0]} pixels is far from square, as frontal chest radiographs "
-            "nearly are. Crop it to the chest.",
+            f"{name}: {pixels.shape[1]} x {pixels.shape[0]} pixels is far from square, which frontal chest "
+            "radiographs nearly are. Crop it to the chest.",
             NotAChestRadiographWarning,
             stacklevel=2,
         )

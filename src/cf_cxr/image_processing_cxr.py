@@ -35,8 +35,8 @@ class CXRImageProcessor(BaseImageProcessor):
     r"""
     Turns chest radiographs, in whatever form they come, into the tensors the models read, and back.
 
-    Each image is read at its native resolution (see `load`), made square, resized with an antialiasing filter,
-    clipped, and mapped from [0, 1] to [-1, 1] (black to white).
+    Each image is read at its native resolution (see `load`), made square, resized with an antialiasing
+    filter, clipped, and mapped from [0, 1] to [-1, 1] (black to white).
 
     Args:
         size (`int` or `{"height": S, "width": S}`, *optional*, defaults to 128):
@@ -47,13 +47,13 @@ class CXRImageProcessor(BaseImageProcessor):
         resample (`PIL.Image.Resampling` or `int`, *optional*, defaults to `Resampling.LANCZOS`):
             Resizing filter. All of Pillow's are antialiased but `NEAREST`, which is refused.
         do_quantize (`bool`, *optional*, defaults to `True`):
-            Round the result to the 256 levels of an 8-bit image. The models' likelihood has bins of that width,
-            and an image is then the same whether it was resized now or stored as 8 bits before.
+            Round the result to the 256 levels of an 8-bit image. The models' likelihood has bins of that
+            width, and an image is then the same whether it was resized now or stored as 8 bits before.
         input_range (`tuple[float, float]`, *optional*):
             The values that mean black and white in arrays, tensors and files that are not 8-bit (DICOM
-            excepted, whose header says so). By default floats must lie within [0, 1], or within [-1, 1] with a
-            negative value somewhere, and 16-bit integers are divided by 2**n - 1 with n the number of bits the
-            largest value needs (at least 8).
+            excepted, whose header says so). By default floats must lie within [0, 1], or within [-1, 1] with
+            a negative value somewhere, and 16-bit integers are divided by 2**n - 1 with n the number of bits
+            the largest value needs (at least 8).
         min_side (`int`, *optional*, defaults to 16):
             Images with a shorter side are refused.
         max_pixels (`int`, *optional*, defaults to 80 million):
@@ -174,9 +174,9 @@ class CXRImageProcessor(BaseImageProcessor):
         """Read one image at its native resolution, without cropping or resizing.
 
         Args:
-            image: path, `http(s)://` address, open binary file or its bytes, `PIL.Image`, numpy array or torch
-                tensor ((H, W), (H, W, C) or (C, H, W)), pydicom `Dataset`, or the dictionary `{"bytes", "path"}`
-                of an undecoded `datasets.Image`.
+            image: path, `http(s)://` address, open binary file or its bytes, `PIL.Image`, numpy array or
+                torch tensor ((H, W), (H, W, C) or (C, H, W)), pydicom `Dataset`, or the dictionary
+                `{"bytes", "path"}` of an undecoded `datasets.Image`.
 
         Returns:
             float32 array (H, W) in [0, 1], 0 = black.
@@ -196,8 +196,8 @@ class CXRImageProcessor(BaseImageProcessor):
             output_type: `"pil"`, `"np"` or `"pt"`.
 
         Returns:
-            A list of B PIL images of mode L (rounded to the nearest of 256 levels), or a float32 array or tensor
-            (B, H, W) in [0, 1] (not rounded).
+            A list of B PIL images of mode L (rounded to the nearest of 256 levels), or a float32 array or
+            tensor (B, H, W) in [0, 1] (not rounded).
 
         Raises:
             CXRImageError: the shape is not (B, 1, H, W), or values are NaN, infinite or outside [-1, 1].
@@ -269,8 +269,8 @@ def _checked_output(pixel_values: Any) -> torch.Tensor:
     if not torch.isfinite(values).all():
         bad = [i for i, image in enumerate(values) if not torch.isfinite(image).all()]
         raise CXRImageError(
-            f"pixel_values {bad} of the batch hold NaN or infinite values: the model diverged, or its dtype is "
-            "too narrow. Run it in float32."
+            f"pixel_values {bad} of the batch hold NaN or infinite values: the model diverged, or its dtype "
+            "is too narrow. Run it in float32."
         )
     if values.numel() and values.abs().max() > 1 + OUTPUT_TOLERANCE:
         raise CXRImageError(
@@ -289,9 +289,7 @@ def _checked_settings(settings: dict) -> dict:
             "resample=NEAREST is not antialiased: fine structures would alias. Use LANCZOS or BICUBIC."
         )
     if settings["crop_mode"] not in CROP_MODES:
-        raise ValueError(
-            f"crop_mode={settings['crop_mode']!r} is unknown. Choose one of {', '.join(map(repr, CROP_MODES))}."
-        )
+        raise ValueError(f"crop_mode={settings['crop_mode']!r} is unknown. Choose one of {CROP_MODES}.")
     for name in ("min_side", "max_pixels"):
         if not isinstance(settings[name], int) or settings[name] < 1:
             raise ValueError(f"{name}={settings[name]!r} must be a positive integer.")
