@@ -1,0 +1,458 @@
+"""Converted checkpoints against the literal reference, and everything that can be wrong with a checkpoint."""
+
+import argparse
+import json
+import pickle
+
+import pytest
+import torch
+from literal_reference import (
+    PAPER_A_192,
+    LiteralHVAE,
+    make_hparams,
+    randomise,
+    save_checkpoint,
+)
+
+from cf_cxr.models.causal_hvae import CausalHVAEModel
+from cf_cxr.models.causal_hvae.convert_causal_hvae_original import (
+    CheckpointConversionError,
+    convert_checkpoint,
+    main,
+    rename,
+)
+
+TOLERANCE = 1e-4
+
+SETTINGS = {
+    "exogenous prior": {},
+    "conditional prior": {"cond_prior": True},
+    "free bits": {"kl_free_bits": 5.0},
+    # 24 -> 12 -> 3, padded to 4 -> 1
+    "odd resolution": {
+        "input_res": 24,
+        "enc_arch": "24b1d2,12b2d4,4b2d4,1b1",
+        "dec_arch": "1b1,4b2,12b1,24b1",
+        "z_max_res": 12,
+        "bias_max_res": 24,
+    },
+    # 20 -> 10 -> 5, padded to 6 -> 3, padded to 4 -> 1
+    "odd twice": {
+        "input_res": 20,
+        "enc_arch": "20b1d2,10b1d2,6b1d2,4b1d4,1b1",
+        "dec_arch": "1b1,4b1,6b2,10b1,20b1",
+        "widths": [8, 8, 12, 16, 20],
+        "z_max_res": 10,
+        "bias_max_res": 6,
+    },
+    "stride-2 stem": {"enc_arch": "16b0,8b2d2,4b1d4,1b1", "widths": [8, 12, 16, 20]},
+    "latents everywhere, bias at 1 only": {"z_max_res": 16, "bias_max_res": 2},
+    "several blocks": {"enc_arch": "16b2d2,8b2d2,4b2d4,1b2", "dec_arch": "1b2,4b2,8b2,16b2"},
+    "widths not divisible": {"widths": [9, 10, 13, 19], "bottleneck": 3, "z_dim": 3, "context_dim": 1},
+    "conditional prior, odd": {
+        "cond_prior": True,
+        "input_res": 24,
+        "enc_arch": "24b1d2,12b2d4,4b2d4,1b1",
+        "dec_arch": "1b1,4b2,12b1,24b1",
+        "z_max_res": 12,
+    },
+}
+
+
+def generator(seed=5):
+    return torch.Generator().manual_seed(seed)
+
+
+def inputs(hparams, batch=3, seed=1):
+    """Images with pixels at both ends of the range, factual and counterfactual parents."""
+    g = generator(seed)
+    size = hparams["input_res"]
+    x = torch.rand(batch, 1, size, size, generator=g) * 2 - 1
+    x[:, :, 0], x[:, :, -1] = -1.0, 1.0
+    parents = torch.rand(2, batch, hparams["context_dim"], generator=g) * 2 - 1
+    return x, parents[0], parents[1]
+
+
+def write(folder, name="checkpoint.pt", seed=0, **changes):
+    """A reference with random weights everywhere and its checkpoint file."""
+    hparams = make_hparams(**changes)
+    reference = randomise(LiteralHVAE(hparams), seed=seed).eval()
+    path = folder / name
+    save_checkpoint(path, reference, hparams)
+    return reference, path
+
+
+def edit(path, **entries):
+    """Replace entries of a checkpoint file; None removes an entry."""
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        checkpoint = torch.load(path, weights_only=True)
+    checkpoint.update(entries)
+    torch.save({key: value for key, value in checkpoint.items() if value is not None}, path)
+
+
+def differences(reference, model, hparams, batch=3):
+    """Largest absolute difference of each compared quantity, given the same noise."""
+    x, parents, cf_parents = inputs(hparams, batch)
+    found = {}
+    with torch.no_grad():
+        theirs = reference(x, parents, beta=hparams["beta"], generator=generator())
+        ours = model(x, parents, generator=generator())
+        found |= {"elbo": theirs["elbo"] - ours.loss, "nll": theirs["nll"] - ours.nll}
+        found["kl"] = theirs["kl"] - ours.kl
+
+        latents = reference.abduct(x, parents, generator=generator())
+        noise = model.abduct(x, parents, sample=True, generator=generator())
+        assert len(noise.latents) == len(latents)
+        found["latents"] = torch.cat([(z - w).flatten() for z, w in zip(latents, noise.latents, strict=True)])
+
+        loc, scale = reference.forward_latents(latents, parents)
+        found["decode"] = model.decode(noise, parents) - (loc + scale * ((x - loc) / scale)).clamp(-1, 1)
+        found["residual"] = noise.residual * scale - (x - loc)
+        counterfactual = reference.counterfactual(x, parents, cf_parents, generator=generator())
+        assert (counterfactual - x).abs().mean() > 0.05, "the comparison would be vacuous"
+        found["counterfactual"] = model.decode(noise, cf_parents) - counterfactual
+        for t in (1.0, 0.3):
+            loc, _ = reference.sample(cf_parents, temperature=t, generator=generator())
+            image = model.sample(cf_parents, temperature=t, generator=generator(), return_loc=True)
+            found[f"sample at {t}"] = image - loc
+    return {name: value.abs().max().item() for name, value in found.items()}
+
+
+def assert_equal(reference, model, hparams, batch=3):
+    found = differences(reference, model, hparams, batch)
+    assert max(found.values()) < TOLERANCE, found
+
+
+@pytest.mark.parametrize("changes", SETTINGS.values(), ids=SETTINGS.keys())
+def test_converted_weights_reproduce_the_reference(tmp_path, changes):
+    reference, path = write(tmp_path, **changes)
+    convert_checkpoint(path, tmp_path / "converted")
+    model = CausalHVAEModel.from_pretrained(tmp_path / "converted")
+    assert_equal(reference, model, make_hparams(**changes))
+
+
+@pytest.mark.slow
+def test_paper_a_at_192_reproduces_the_reference(tmp_path):
+    reference, path = write(tmp_path, z_dim=16, **PAPER_A_192)
+    model = convert_checkpoint(path, tmp_path / "converted")
+    assert model.num_parameters() == 7_976_658
+    assert_equal(reference, model, make_hparams(z_dim=16, **PAPER_A_192), batch=2)
+
+
+def test_gradients_reproduce_the_reference(tmp_path):
+    reference, path = write(tmp_path)
+    model = convert_checkpoint(path, tmp_path / "converted")
+    hparams = make_hparams()
+    x, parents, _ = inputs(hparams)
+    reference(x, parents, beta=hparams["beta"], generator=generator())["elbo"].backward()
+    model(x, parents, generator=generator()).loss.backward()
+    ours = dict(model.named_parameters())
+    compared = 0
+    for name, parameter in reference.named_parameters():
+        if parameter.grad is not None and rename(name) in ours:
+            torch.testing.assert_close(
+                ours[rename(name)].grad,
+                parameter.grad,
+                rtol=1e-3,
+                atol=1e-4,
+                msg=lambda m, n=name: f"{n}: {m}",
+            )
+            compared += 1
+    assert compared > 100
+
+
+@pytest.mark.parametrize("alpha, temperature", [(0.5, 1.0), (0.2, 0.7)])
+def test_mediated_latents_of_the_conditional_prior(tmp_path, alpha, temperature):
+    reference, path = write(tmp_path, cond_prior=True)
+    model = convert_checkpoint(path, tmp_path / "converted")
+    x, parents, cf_parents = inputs(make_hparams())
+    with torch.no_grad():
+        # the temperature of the published function also scales both distributions, ours the drawn latents only
+        latents = reference.abduct(x, parents, cf_parents, alpha=alpha, generator=generator())
+        g = generator()
+        noise = model.mediate(
+            model.abduct(x, parents, sample=True, generator=g), cf_parents, alpha, generator=g
+        )
+    for theirs, ours in zip(latents, noise.latents, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=TOLERANCE)
+
+
+MUTATIONS = {
+    "posterior reads [features, parents, h]": (
+        "decoder.blocks.1.posterior.reduce.weight",
+        lambda w: torch.cat([w[:, 19:], w[:, 16:19], w[:, :16]], 1),
+    ),
+    "posterior reads [h, features, parents]": (
+        "decoder.blocks.2.posterior.reduce.weight",
+        lambda w: torch.cat([w[:, :16], w[:, 19:], w[:, 16:19]], 1),
+    ),
+    "z_proj reads [parents, z]": ("decoder.blocks.2.z_proj.weight", lambda w: w.roll(3, 1)),
+    "z_feat_proj reads [features, z]": ("decoder.blocks.0.z_feat_proj.weight", lambda w: w.roll(4, 1)),
+    "prior gives [logscale, loc, ...]": (
+        "decoder.blocks.1.prior.expand.weight",
+        lambda w: torch.cat([w[4:8], w[:4], w[8:]]),
+    ),
+    "no bias at 4x4": ("decoder.bias.1", torch.zeros_like),
+    "no bias at 1x1": ("decoder.bias.0", torch.zeros_like),
+    "no skip projection": ("encoder.blocks.3.block.width_proj.weight", torch.zeros_like),
+    "transposed kernel": ("encoder.stem.weight", lambda w: w.transpose(2, 3)),
+}
+
+
+@pytest.mark.parametrize("name, change", MUTATIONS.values(), ids=MUTATIONS.keys())
+def test_the_comparison_notices_a_wrong_layout(tmp_path, name, change):
+    reference, path = write(tmp_path)
+    model = convert_checkpoint(path, tmp_path / "converted")
+    weight = model.get_parameter(name)
+    with torch.no_grad():
+        weight.copy_(change(weight.clone()))
+    assert max(differences(reference, model, make_hparams()).values()) > 10 * TOLERANCE
+
+
+def test_averaged_weights_by_default_and_raw_ones_on_request(tmp_path):
+    reference, path = write(tmp_path)
+    other = randomise(LiteralHVAE(make_hparams()), seed=9)
+    edit(path, model_state_dict=other.state_dict())
+    assert_equal(reference, convert_checkpoint(path, tmp_path / "ema"), make_hparams())
+    assert_equal(other, convert_checkpoint(path, tmp_path / "raw", use_ema=False), make_hparams())
+
+
+def test_unused_projection_and_buffer_are_left_out_with_a_note(tmp_path):
+    reference, path = write(tmp_path)  # the first down-sampling block keeps its width
+    assert "encoder.blocks.1.width_proj.weight" in reference.state_dict()
+    model = convert_checkpoint(path, tmp_path / "converted")
+    assert not [name for name in model.state_dict() if name.startswith("encoder.blocks.1.block.width_proj")]
+    record = json.loads((tmp_path / "converted" / "conversion.json").read_text())
+    notes = "\n".join(record["notes"])
+    assert (
+        "encoder.blocks.1.width_proj.weight" in notes and "log2" in notes and "ema_model_state_dict" in notes
+    )
+    assert record["step"] == 42 and record["source"] == "checkpoint.pt"
+
+
+def test_settings_of_the_checkpoint_become_the_configuration(tmp_path):
+    changes = {
+        "beta": 9.0,
+        "kl_free_bits": 0.25,
+        "cond_prior": True,
+        "std_init": 0.1,
+        "x_like": "shared_dgauss",
+    }
+    _, path = write(tmp_path, **changes)
+    config = convert_checkpoint(path, tmp_path / "converted").config
+    assert (config.beta, config.free_bits, config.cond_prior, config.std_init) == (9.0, 0.25, True, 0.1)
+    assert config.x_like == "shared_dgauss" and config.image_size == 16 and config.context_dim == 3
+    assert (config.z_dim, config.bottleneck, config.z_max_res, config.bias_max_res) == (4, 4, 8, 8)
+
+
+def test_beta_is_the_target_of_a_warm_up(tmp_path):
+    reference, path = write(tmp_path)
+    edit(path, hparams=make_hparams(beta=0.3) | {"beta_target": 9.0})
+    assert convert_checkpoint(path, tmp_path / "converted").config.beta == 9.0
+
+
+def test_settings_as_a_namespace(tmp_path):
+    reference, path = write(tmp_path)
+    save_checkpoint(path, reference, make_hparams(), namespace=True)
+    assert_equal(reference, convert_checkpoint(path, tmp_path / "converted"), make_hparams())
+
+
+def test_settings_of_the_first_version_of_the_code(tmp_path):
+    """Paper A's code knows no conditional prior, and calls the free bits `free_bits`."""
+    reference, path = write(tmp_path, kl_free_bits=2.0)
+    hparams = make_hparams()
+    for name in ("cond_prior", "q_correction", "kl_free_bits", "vae", "vr", "hps"):
+        del hparams[name]
+    edit(path, hparams=hparams | {"free_bits": 2.0, "device": torch.device("cpu")})
+    assert_equal(reference, convert_checkpoint(path, tmp_path / "converted"), make_hparams(kl_free_bits=2.0))
+
+
+@pytest.mark.parametrize("prefix", ["module.", "ema_model.", "_orig_mod.", "ema_model.module."])
+def test_wrapped_weights(tmp_path, prefix):
+    reference, path = write(tmp_path)
+    edit(path, ema_model_state_dict={prefix + k: v for k, v in reference.state_dict().items()})
+    assert_equal(reference, convert_checkpoint(path, tmp_path / "converted"), make_hparams())
+
+
+def test_a_saved_average_holds_both_models(tmp_path):
+    reference, path = write(tmp_path)
+    raw = randomise(LiteralHVAE(make_hparams()), seed=9)
+    state = {"initted": torch.tensor([1.0]), "step": torch.tensor([7])}
+    state |= {f"online_model.{k}": v for k, v in raw.state_dict().items()}
+    state |= {f"ema_model.{k}": v for k, v in reference.state_dict().items()}
+    edit(path, ema_model_state_dict=state, model_state_dict=state)
+    assert_equal(reference, convert_checkpoint(path, tmp_path / "ema"), make_hparams())
+    assert_equal(raw, convert_checkpoint(path, tmp_path / "raw", use_ema=False), make_hparams())
+
+
+def test_checkpoint_of_counterfactual_fine_tuning(tmp_path):
+    """It holds the image model as `vae.` beside other parts, and does not repeat the architecture."""
+    _, pretrained = write(tmp_path, "pretrained.pt")
+    reference, path = write(tmp_path, "finetuned.pt", seed=3)
+    state = {f"vae.{k}": v for k, v in reference.state_dict().items()}
+    state |= {"lmbda": torch.ones(1), "eps": torch.ones(1), "pgm.flow.weight": torch.zeros(3)}
+    edit(path, ema_model_state_dict=state, hparams={"lr": 1e-4, "damping": 10})
+    with pytest.raises(CheckpointConversionError, match="hparams_from"):
+        convert_checkpoint(path, tmp_path / "converted")
+    model = convert_checkpoint(path, tmp_path / "converted", hparams_from=pretrained)
+    assert_equal(reference, model, make_hparams())
+    assert "lmbda" in (tmp_path / "converted" / "conversion.json").read_text()
+
+
+def test_command_line(tmp_path, capsys):
+    reference, path = write(tmp_path)
+    assert main([str(path), str(tmp_path / "converted"), "--no_ema"]) == 0
+    assert "parameters, 16x16" in capsys.readouterr().out
+    assert_equal(reference, CausalHVAEModel.from_pretrained(tmp_path / "converted"), make_hparams())
+
+    assert main([str(path), str(tmp_path / "converted")]) == 1
+    assert "--overwrite" in capsys.readouterr().err
+    assert main([str(path), str(tmp_path / "converted"), "--overwrite"]) == 0
+    assert main([str(tmp_path / "absent.pt"), str(tmp_path / "other")]) == 1
+    assert "absent.pt" in capsys.readouterr().err
+
+
+# ----------------------------------------------------------------------------------------------- bad input
+
+
+def refuses(path, match, **options):
+    """The conversion raises, and leaves nothing behind."""
+    output = path.parent / "refused"
+    with pytest.raises((CheckpointConversionError, FileNotFoundError), match=match) as caught:
+        convert_checkpoint(path, output, **options)
+    assert [p.name for p in path.parent.iterdir() if "refused" in p.name] == []
+    return str(caught.value)
+
+
+def test_no_file(tmp_path):
+    refuses(tmp_path / "nothing.pt", "nothing.pt")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"hello, no checkpoint", b"\x89PNG\r\n\x1a\n" + bytes(64), b"PK\x03\x04"]
+)
+def test_other_kinds_of_file(tmp_path, content):
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(content)
+    refuses(path, "checkpoint.pt .* not a readable PyTorch checkpoint")
+
+
+@pytest.mark.parametrize("keep", [0.02, 0.5, 0.999])
+def test_truncated(tmp_path, keep):
+    _, path = write(tmp_path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep * len(content))])
+    refuses(path, "truncated")
+
+
+class WritesAFile:
+    """Unpickling this runs code."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pickled_code_is_refused_and_not_run(tmp_path, zipped):
+    path, trace = tmp_path / "checkpoint.pt", tmp_path / "trace"
+    content = {"hparams": WritesAFile(trace), "model_state_dict": {}, "ema_model_state_dict": {}}
+    if zipped:
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(content, protocol=2))
+    refuses(path, "open' *. It was refused" if zipped else "refused|not a readable")
+    assert not trace.exists()
+
+
+def test_not_a_dictionary(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    torch.save([torch.zeros(2)], path)
+    refuses(path, "holds a list")
+
+
+def test_missing_entries(tmp_path):
+    _, path = write(tmp_path)
+    edit(path, ema_model_state_dict=None)
+    refuses(path, "no 'ema_model_state_dict'.*use_ema=False")
+    convert_checkpoint(path, tmp_path / "raw", use_ema=False)
+    edit(path, hparams=None)
+    refuses(path, "no 'hparams' entry .it has: best_loss, epoch", use_ema=False)
+    edit(path, hparams=3)
+    refuses(path, "'hparams' is a int", use_ema=False)
+
+
+def test_missing_settings_are_named(tmp_path):
+    _, path = write(tmp_path)
+    hparams = make_hparams()
+    del hparams["dec_arch"], hparams["widths"]
+    edit(path, hparams=hparams)
+    refuses(path, "lacks dec_arch, widths")
+
+
+@pytest.mark.parametrize(
+    "changes, match",
+    [
+        ({"q_correction": True}, "q_correction=True"),
+        ({"hps": "ukbb192"}, "ukbb192.*ReLU"),
+        ({"vae": "simple"}, "vae='simple'"),
+        ({"x_like": "diag_gauss"}, "diag_gauss"),
+        ({"input_channels": 3}, "input_channels=3"),
+        ({"enc_arch": "16x1d2"}, "16x1d2"),
+        ({"dec_arch": "1b1,7b2,8b1,16b1"}, "latents at resolution 7"),
+        ({"widths": [8, 8]}, "widths"),
+        ({"widths": 8}, "do not describe a network"),
+    ],
+)
+def test_settings_without_a_counterpart(tmp_path, changes, match):
+    _, path = write(tmp_path)
+    edit(path, hparams=make_hparams(**changes))
+    refuses(path, match)
+
+
+def test_tensors_that_do_not_fit_are_listed(tmp_path):
+    reference, path = write(tmp_path)
+    state = dict(reference.state_dict())
+    del state["decoder.blocks.1.z_proj.bias"], state["likelihood.x_loc.weight"]
+    state["decoder.blocks.9.z_proj.bias"] = torch.zeros(3)
+    state["encoder.blocks.0.conv.3.weight"] = torch.zeros(2, 2, 5, 5)
+    state["decoder.bias.0"] = torch.full((1, 16, 1, 1), torch.nan)
+    edit(path, ema_model_state_dict=state)
+    message = refuses(path, "do not fit")
+    for part in (
+        "missing: decoder.blocks.1.z_proj.bias, likelihood.x_loc.weight",
+        "unknown: decoder.blocks.9.z_proj.bias",
+        "encoder.blocks.0.block.spatial_1.weight: shape (2, 2, 5, 5), expected (2, 2, 3, 3)",
+        "decoder.bias.0: NaN",
+    ):
+        assert part in message
+
+
+def test_settings_of_another_model(tmp_path):
+    _, path = write(tmp_path)
+    edit(path, hparams=make_hparams(context_dim=5))
+    refuses(path, r"z_proj.weight: shape \(16, 7, 1, 1\), expected \(16, 9, 1, 1\)")
+
+
+def test_weights_of_another_kind_of_model(tmp_path):
+    _, path = write(tmp_path)
+    edit(path, ema_model_state_dict={"fc.weight": torch.zeros(2, 2)})
+    refuses(path, "holds 0 tensors named .*fc.weight")
+
+
+def test_nothing_is_overwritten_unasked(tmp_path):
+    _, path = write(tmp_path)
+    other, second = write(tmp_path, "second.pt", seed=4)
+    output = tmp_path / "converted"
+    convert_checkpoint(path, output)
+    before = (output / "model.safetensors").read_bytes()
+    with pytest.raises(FileExistsError, match="overwrite"):
+        convert_checkpoint(second, output)
+    assert (output / "model.safetensors").read_bytes() == before
+    convert_checkpoint(second, output, overwrite=True)
+    assert_equal(other, CausalHVAEModel.from_pretrained(output), make_hparams())
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(FileExistsError, match="is a file"):
+        convert_checkpoint(path, tmp_path / "file")
