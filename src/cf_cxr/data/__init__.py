@@ -10,6 +10,7 @@ _EXPORTS = {
     "load_cxr": "loading",
     "load_report": "report",
     "LoadReport": "report",
+    "SkippedImagesWarning": "report",
     "cxr_schema": "schemas",
     "cxr_features": "base",
     "split_by_patient": "splits",
@@ -20,14 +21,27 @@ _EXPORTS = {
     "BadRowError": "errors",
 }
 
-__all__ = sorted(_EXPORTS)
+__all__ = [
+    "BadRowError",
+    "CXRCollator",
+    "CXRDataError",
+    "LoadReport",
+    "MissingDataError",
+    "SkippedImagesWarning",
+    "UnreadableImageError",
+    "cxr_features",
+    "cxr_schema",
+    "load_cxr",
+    "load_report",
+    "split_by_patient",
+]
 
 if TYPE_CHECKING:
     from .base import cxr_features
     from .collate import CXRCollator
     from .errors import BadRowError, CXRDataError, MissingDataError, UnreadableImageError
     from .loading import load_cxr
-    from .report import LoadReport, load_report
+    from .report import LoadReport, SkippedImagesWarning, load_report
     from .schemas import cxr_schema
     from .splits import split_by_patient
 

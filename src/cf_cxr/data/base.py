@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,7 +12,7 @@ if TYPE_CHECKING:
     from ..attributes import AttributeSchema
     from .report import LoadReport
 
-#: Names that are not attributes; every source gives the first two, study_id only where there is one.
+#: Columns that are not attributes; study_id only where the source has one.
 IDENTIFIERS = ("image_id", "patient_id", "study_id")
 SPLITS = ("train", "validation", "test")
 
@@ -41,16 +39,15 @@ class SourceTable:
     """The rows of a source before its images are read.
 
     Attributes:
-        rows: a DataFrame with `image_id`, `patient_id`, `split`, optionally `study_id`, and one column per
-            attribute holding raw values (units, or class index; NaN is unknown).
-        images: as long as `rows`; `images[i]` is the file of row i, or its encoded bytes.
+        rows: one row per image with `image` (the file's path, or `parquet file::row` for an image inside a
+            parquet file), `split`, `image_id`, `patient_id`, `study_id` where there is one, and one column per
+            attribute with raw values (units, or class index; NaN is unknown).
         schema: the attributes.
         report: what was left out so far, and why.
-        root: the folder that holds the files, where there is one.
+        needs_resolution: whether the files cannot be used as they are (16-bit, DICOM) but must be prepared.
     """
 
     rows: pd.DataFrame
-    images: Sequence[str | bytes]
     schema: AttributeSchema
     report: LoadReport
-    root: Path | None = None
+    needs_resolution: bool = False

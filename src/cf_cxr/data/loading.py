@@ -1,21 +1,211 @@
 """`load_cxr`: one call for every source."""
 
-from .parquet import load_parquet
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .base import SourceTable
+from .errors import CXRDataError, MissingDataError
+from .report import LoadReport
+from .schemas import SOURCES
+
+if TYPE_CHECKING:
+    import datasets
+
+    from ..image_processing_cxr import CXRImageProcessor
+
+CACHE_VARIABLE = "CF_CXR_CACHE"
+#: Number of phantom images unless num_images is given.
+PHANTOM_IMAGES = {"train": 4000, "validation": 500, "test": 1000}
+#: How a folder is recognised when it is given without the source's name.
+SIGNATURES = {
+    "nih_cxr14": ("Data_Entry_2017*.csv",),
+    "mimic_cxr": ("mimic-cxr-2.*-metadata.csv*",),
+    "padchest": ("PADCHEST_chest_x_ray_images_labels*.csv*",),
+    "parquet": ("train.parquet", "train-*.parquet", "test.parquet", "data/train-*.parquet"),
+    "folder": ("metadata.csv",),
+    "chexpert": ("train.csv",),
+}
 
 
 def load_cxr(
-    name_or_path,
+    name_or_path: str | Path,
     *,
-    data_dir=None,
-    resolution=None,
-    split=None,
-    seed=42,
-    num_proc=None,
-    cache_dir=None,
-    on_error="raise",
-    finding="Effusion",
-    **options,
-):
-    """Radiographs of a source as a DatasetDict."""
-    folder = data_dir if name_or_path == "parquet" else name_or_path
-    return load_parquet(folder, finding=finding, cache_dir=cache_dir)
+    data_dir: str | Path | None = None,
+    resolution: int | None = None,
+    split: str | None = None,
+    seed: int = 42,
+    num_proc: int | None = None,
+    cache_dir: str | Path | None = None,
+    on_error: str = "raise",
+    processor: CXRImageProcessor | None = None,
+    max_skipped: float = 0.5,
+    overwrite_cache: bool = False,
+    **options: Any,
+) -> datasets.DatasetDict | datasets.Dataset:
+    """Radiographs with their attributes, split by patient, from any supported source.
+
+    The first call reads, squares and resizes every image into a cache folder (in `num_proc` processes, with
+    progress; if it is interrupted, the next call goes on); later calls with the same settings open the cache.
+    Columns: `image` (8-bit grey), one per attribute of `cxr_schema` (float32 or `ClassLabel`; None is
+    unknown), `patient_id`, `image_id` and, where there is one, `study_id`.
+
+    Args:
+        name_or_path: "phantom", "nih_cxr14", "mimic_cxr", "chexpert", "padchest", "folder" or "parquet"; or
+            a folder, whose kind is then recognised by its files.
+        data_dir: the folder of a named source. Nothing is ever downloaded.
+        resolution: side of the square images in pixels. None keeps the files as they are (each is decoded
+            once, as a test).
+        split: "train", "validation" or "test" returns this one `Dataset`; None returns all.
+        seed: divides the patients, and seeds the phantom.
+        num_proc: processes that prepare images.
+        cache_dir: by default the environment variable CF_CXR_CACHE, or `cf_cxr` in the Hugging Face cache.
+        on_error: "raise" stops at the first unreadable image or bad row and names it; "skip" leaves it out,
+            warns, and lists it in `skipped.csv` beside the data and in `load_report(result)`.
+        processor: squares and resizes the images; by default `CXRImageProcessor(size=resolution)`, which
+            crops centrally. Its size must be the resolution, if both are given.
+        max_skipped: more skipped images than this part of all is an error even with on_error="skip".
+        overwrite_cache: prepare again, for instance after images were replaced under the same names.
+        options: of the source: `finding`, `other_findings`, `splits`, `fractions`, `schema`, ...; see
+            `read_nih_cxr14` and so on. For the phantom: `num_images` (of the
+            training split, or a dictionary with the number per split), `config` and `finding`.
+
+    Raises:
+        MissingDataError: a folder, file or column is missing; the message says which.
+        UnreadableImageError: an image cannot be read (on_error="raise").
+        BadRowError: a table has an impossible value or a path outside the folder (on_error="raise").
+        CXRDataError: anything else that is wrong with the data or an option.
+    """
+    report = LoadReport(source="", on_error=on_error)  # refuses an unknown on_error before any work
+    source, folder = find_source(name_or_path, data_dir)
+    if source == "phantom":
+        _check_options(_phantom, options, source)
+        size = resolution if processor is None else _processor(resolution, processor)[0]
+        result = _phantom(size, seed, num_proc, cache_folder(cache_dir) / source, **options)
+    else:
+        report.source = source
+        resolution, processor = _processor(resolution, processor)
+        table = read_table_of(source, folder, report, seed, options)
+        if table.needs_resolution and resolution is None:
+            raise CXRDataError(
+                f"The images of {folder} are 16-bit or DICOM and cannot be used as they are: "
+                "pass resolution=... to prepare them."
+            )
+        from .preparation import prepare
+
+        result = prepare(
+            table,
+            resolution=resolution,
+            processor=processor,
+            cache_dir=cache_folder(cache_dir),
+            num_proc=num_proc,
+            max_skipped=max_skipped,
+            overwrite_cache=overwrite_cache,
+        )
+    if split is None:
+        return result
+    if split not in result:
+        raise CXRDataError(f"split={split!r} is not there; {name_or_path} has {', '.join(result)}.")
+    return result[split]
+
+
+def find_source(name_or_path: str | Path, data_dir: str | Path | None = None) -> tuple[str, Path | None]:
+    """The kind and the folder of a source that is named, or given by its folder.
+
+    Raises:
+        MissingDataError: no such folder.
+        CXRDataError: neither a known name nor a folder of a known kind.
+    """
+    from .tables import data_folder
+
+    if name_or_path == "phantom":
+        return "phantom", None
+    if name_or_path in SOURCES:
+        return str(name_or_path), data_folder(data_dir, str(name_or_path))
+    path = Path(name_or_path).expanduser()
+    if not path.exists():
+        raise MissingDataError(
+            f"{str(name_or_path)!r} is neither a known source ({', '.join(SOURCES)}) nor a folder that exists."
+        )
+    folder = data_folder(path, "data")
+    for source, patterns in SIGNATURES.items():
+        if any(next(folder.glob(pattern), None) for pattern in patterns):
+            return source, folder
+    raise CXRDataError(
+        f"{folder} is no data set of a known kind. Write a metadata.csv into it (columns file_name and "
+        f"attributes), or name its kind: load_cxr(name, data_dir=...) with {', '.join(SOURCES)}."
+    )
+
+
+def read_table_of(
+    source: str, folder: Path, report: LoadReport, seed: int, options: dict[str, Any]
+) -> SourceTable:
+    """The rows of a source, with options checked and splits that share no patient."""
+    from .splits import check_no_overlap
+
+    reader: Callable[..., SourceTable] = getattr(import_module(f".{source}", __package__), f"read_{source}")
+    _check_options(reader, options, source)
+    table = reader(folder, report=report, seed=seed, **options)
+    if table.rows.empty:
+        raise CXRDataError(f"No image of {folder} is in the cohort.\n{report}")
+    check_no_overlap(table.rows["patient_id"], table.rows["split"], str(folder))
+    return table
+
+
+def cache_folder(cache_dir: str | Path | None = None) -> Path:
+    """Where prepared data go: the argument, the environment variable CF_CXR_CACHE, or the HF cache."""
+    if cache_dir is None and not (cache_dir := os.environ.get(CACHE_VARIABLE)):
+        from huggingface_hub.constants import HF_HOME
+
+        return Path(HF_HOME) / "cf_cxr"
+    return Path(cache_dir).expanduser()
+
+
+def _check_options(reader: Callable, options: dict[str, Any], source: str) -> None:
+    parameters = inspect.signature(reader).parameters.values()
+    common = ("report", "seed")
+    known = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in common}
+    if unknown := sorted(set(options) - known):
+        raise CXRDataError(f"{source} has no option {unknown[0]!r}; it has {', '.join(sorted(known))}.")
+
+
+def _processor(resolution: int | None, processor: CXRImageProcessor | None):
+    from ..image_processing_cxr import CXRImageProcessor
+
+    if resolution is not None and (not isinstance(resolution, int) or not 8 <= resolution <= 4096):
+        raise CXRDataError(f"resolution={resolution!r}: give a number of pixels from 8 to 4096, or None.")
+    if processor is None:
+        return resolution, CXRImageProcessor(size=resolution or 128)
+    size = processor.size["height"]
+    if resolution not in (None, size):
+        raise CXRDataError(f"resolution={resolution}, but the processor makes images of {size} pixels.")
+    return size, processor
+
+
+def _phantom(
+    resolution: int | None,
+    seed: int,
+    num_proc: int | None,
+    cache_dir: Path,
+    *,
+    num_images: int | Mapping[str, int] | None = None,
+    config: Any = None,
+    finding: str | None = None,
+) -> datasets.DatasetDict:
+    from dataclasses import replace
+
+    from .phantom import PhantomConfig, phantom_dataset
+
+    config = PhantomConfig(**config) if isinstance(config, Mapping) else config or PhantomConfig()
+    wanted = {"resolution": resolution, "finding": finding}
+    config = replace(config, **{name: value for name, value in wanted.items() if value is not None})
+    if num_images is None:
+        num_images = PHANTOM_IMAGES
+    elif isinstance(num_images, int):
+        num_images = {"train": num_images, "validation": -(-num_images // 8), "test": -(-num_images // 4)}
+    return phantom_dataset(num_images, config, seed, num_proc=num_proc, cache_dir=str(cache_dir))

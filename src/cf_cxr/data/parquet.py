@@ -1,51 +1,147 @@
-"""Radiographs embedded in parquet files: a folder with `train.parquet`, `validation.parquet`, `test.parquet`."""
+"""Radiographs embedded in parquet files, the form of `Dataset.to_parquet` and of data sets on the Hub.
+
+    train.parquet, validation.parquet, test.parquet (or train-00000-of-00002.parquet ...), also in data/
+
+with the columns `image` (bytes), `patient_id`, optionally `image_id` and `study_id`, and the attributes. Instead of
+a column `finding` there may be `findings`, a list of labels that is empty where nothing was found.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from .base import SPLITS, cxr_features
-from .errors import MissingDataError
+import pandas as pd
+
+from .base import IDENTIFIERS, SPLITS, SourceTable
+from .cohort import drop_other_findings, finding_from_labels, keep, parse_values
+from .errors import CXRDataError, MissingDataError
+from .report import LoadReport
 from .schemas import NO_FINDING, cxr_schema
 
 if TYPE_CHECKING:
-    import datasets
+    import pyarrow as pa
+
+    from ..attributes import AttributeSchema
 
 
-def load_parquet(folder: str | Path, *, finding: str = "Effusion", cache_dir=None) -> datasets.DatasetDict:
-    """Images as they are stored, with the columns of `cxr_schema("parquet")`."""
-    from datasets import Dataset, DatasetDict, Image
+def read_parquet(
+    folder: Path,
+    *,
+    report: LoadReport,
+    seed: int = 42,
+    finding: str = "Effusion",
+    other_findings: str = "unknown",
+    schema: AttributeSchema | Sequence[dict] | None = None,
+) -> SourceTable:
+    """The table of a folder of parquet files.
 
-    folder = Path(folder)
-    files = {split: folder / f"{split}.parquet" for split in SPLITS}
-    present = {split: path for split, path in files.items() if path.is_file()}
-    if not present:
-        raise MissingDataError(f"{folder} has none of {', '.join(f'{s}.parquet' for s in SPLITS)}.")
-    schema, _ = cxr_schema("parquet", finding=finding)
-    features = cxr_features(schema)
-    result = DatasetDict()
-    for split, path in present.items():
-        stored = Dataset.from_parquet(str(path), cache_dir=cache_dir)
-        rows = stored.remove_columns("image").to_pandas()
-        columns: dict[str, Any] = {
-            "age": rows["age"].astype("float32").tolist(),
-            "sex": rows["sex"].tolist(),
-            "view": rows["view"].tolist(),
-            "finding": [finding_index(labels, finding) for labels in rows["findings"]],
-            "image_id": rows["image_id"].astype(str).tolist(),
-            "patient_id": rows["patient_id"].astype(str).tolist(),
-        }
-        table = stored.select_columns("image").cast_column("image", Image(mode="L"))
-        for name, values in columns.items():
-            table = table.add_column(name, values, feature=features[name])
-        result[split] = table
-    return result
+    Args:
+        folder: holds the files above; they are the splits.
+        report: gets what is left out.
+        seed: not used, the splits are given.
+        finding: the label that makes an image positive, where there is a column `findings`.
+        other_findings: images with other labels only have an "unknown" finding, or "drop" them.
+        schema: the attributes; by default those of `cxr_schema("parquet", finding=finding)`.
+
+    Raises:
+        MissingDataError: a file or column is not there.
+        BadRowError: a value that the attribute cannot take.
+    """
+    from ..attributes import AttributeSchema
+
+    if schema is None:
+        schema, _ = cxr_schema("parquet", finding=finding)
+    elif not isinstance(schema, AttributeSchema):
+        schema = AttributeSchema(schema)
+    parts = [
+        _read_file(path, schema, finding, report).assign(split=split)
+        for split in SPLITS
+        for path in split_files(folder, split)
+    ]
+    if not parts:
+        names = ", ".join(f"{split}.parquet" for split in SPLITS)
+        raise MissingDataError(f"{folder} has none of the files {names} (also not in data/).")
+    rows = pd.concat(parts, ignore_index=True)
+    if "findings" in rows:
+        if not rows.pop("findings").any():
+            raise CXRDataError(f"No image in {folder} has the finding {finding!r}.")
+        if drop_other_findings(other_findings):
+            rows = keep(rows, rows["finding"].notna(), f"neither {finding} nor {NO_FINDING}", report)
+    return SourceTable(rows=rows, schema=schema, report=report)
 
 
-def finding_index(labels, finding: str) -> int | None:
-    """1 if the finding is among the labels, 0 if there is no label at all, else None (something else)."""
-    labels = list(labels)
-    if finding in labels:
-        return 1
-    return 0 if not labels or labels == [NO_FINDING] else None
+def split_files(folder: Path, split: str) -> list[Path]:
+    """The files of one split, in order."""
+    for place in (folder, folder / "data"):
+        files = sorted([*place.glob(f"{split}.parquet"), *place.glob(f"{split}-*.parquet")])
+        if files:
+            return files
+    return []
+
+
+def _read_file(path: Path, schema: AttributeSchema, finding: str, report: LoadReport) -> pd.DataFrame:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        names = pq.read_schema(path).names
+        wanted = _columns(path, names, schema)
+        table = pq.read_table(path, columns=wanted)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise CXRDataError(f"{path} is no readable parquet file: {error}. Copy it again.") from error
+    rows = pd.DataFrame({"image": str(path), "image_row": range(table.num_rows)})
+    rows["patient_id"] = [str(value) for value in table["patient_id"].to_pylist()]
+    if "image_id" in wanted:
+        rows["image_id"] = [str(value) for value in table["image_id"].to_pylist()]
+    else:
+        rows["image_id"] = [f"{path.stem}_{i}" for i in range(table.num_rows)]
+    if "study_id" in wanted:
+        rows["study_id"] = [str(value) for value in table["study_id"].to_pylist()]
+    class_names = _class_names(table.schema)
+    bad = pd.Series(False, index=rows.index)
+    for attribute in schema:
+        if attribute.name in wanted:
+            values = _values(table[attribute.name], class_names.get(attribute.name))
+            rows[attribute.name], messages = parse_values(values, attribute)
+            for image, message in zip(rows["image_id"], messages):
+                if message:
+                    report.refuse(image, f"{path}, image {image}: {message}")
+            bad |= messages != ""
+    if "findings" in wanted:
+        labels = table["findings"].to_pylist()
+        positive = pd.Series([finding in (names or ()) for names in labels])
+        normal = pd.Series([(names or [NO_FINDING]) == [NO_FINDING] for names in labels])
+        rows["finding"] = finding_from_labels(positive, normal)
+        rows["findings"] = positive
+    return rows[~bad].reset_index(drop=True)
+
+
+def _columns(path: Path, names: list[str], schema: AttributeSchema) -> list[str]:
+    attributes = ["findings" if a == "finding" and "finding" not in names else a for a in schema.names]
+    if missing := [name for name in ("image", "patient_id", *attributes) if name not in names]:
+        raise MissingDataError(
+            f"{path} has no column {', '.join(repr(m) for m in missing)}; it has {', '.join(names)}. "
+            "Pass schema=... to choose other attributes."
+        )
+    return attributes + [name for name in IDENTIFIERS if name in names]
+
+
+def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
+    """Names behind the integers of `ClassLabel` columns, from the metadata that `datasets` writes."""
+    metadata = (schema.metadata or {}).get(b"huggingface")
+    features = json.loads(metadata).get("info", {}).get("features", {}) if metadata else {}
+    return {
+        name: feature["names"]
+        for name, feature in features.items()
+        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+    }
+
+
+def _values(column: pa.ChunkedArray, names: list[str] | None) -> pd.Series:
+    values = column.to_pylist()
+    if names:
+        values = [None if value is None or value < 0 else names[value] for value in values]
+    return pd.Series(values, dtype=object)

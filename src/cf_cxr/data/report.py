@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from .errors import BadRowError, CXRDataError, MissingDataError
+
+if TYPE_CHECKING:
+    import datasets
 
 REPORT_NAME = "report.json"
 SKIPPED_NAME = "skipped.csv"
+ON_ERROR = ("raise", "skip")
+
+logger = logging.getLogger(__name__)
+
+
+class SkippedImagesWarning(UserWarning):
+    """Images were passed over because `on_error="skip"`; the message says how many and where they are listed."""
 
 
 @dataclass
@@ -20,54 +34,124 @@ class LoadReport:
 
     Attributes:
         source: name of the source.
+        on_error: `"raise"` or `"skip"`, what `refuse` does.
         images: number of images per split.
         left_out: rows that the cohort's rules exclude, counted by rule (for instance lateral views).
         altered: values that were set to unknown or capped, counted by reason.
         skipped: one `{"image", "reason"}` per unreadable image or bad row that `on_error="skip"` passed over.
+        suspicious: one `{"image", "reason"}` per image that is used but may be no frontal radiograph.
     """
 
     source: str
+    on_error: str = "raise"
     images: dict[str, int] = field(default_factory=dict)
     left_out: Counter = field(default_factory=Counter)
     altered: Counter = field(default_factory=Counter)
     skipped: list[dict[str, str]] = field(default_factory=list)
+    suspicious: list[dict[str, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.on_error not in ON_ERROR:
+            raise ValueError(
+                f"on_error={self.on_error!r}: choose 'raise' (stop) or 'skip' (report and go on)."
+            )
+
+    def refuse(self, image: str, reason: str, error: type[CXRDataError] = BadRowError) -> None:
+        """Stops with `error`, or with `on_error="skip"` notes that the image is passed over."""
+        if self.on_error == "raise":
+            raise error(f'{reason} Pass on_error="skip" to leave such images out and list them in a report.')
+        self.skipped.append({"image": image, "reason": reason})
+
+    def leave_out(self, rule: str, number: int) -> None:
+        """Notes that a rule of the cohort excludes some rows."""
+        if number:
+            self.left_out[rule] += int(number)
+
+    def alter(self, reason: str, number: int) -> None:
+        """Notes that some values were changed."""
+        if number:
+            self.altered[reason] += int(number)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form; `from_dict` is its inverse."""
         return {
             "source": self.source,
+            "on_error": self.on_error,
             "images": dict(self.images),
             "left_out": dict(self.left_out),
             "altered": dict(self.altered),
             "skipped": list(self.skipped),
+            "suspicious": list(self.suspicious),
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> LoadReport:
         """A report from `to_dict`'s result."""
-        return cls(
-            source=values["source"],
-            images=dict(values["images"]),
-            left_out=Counter(values["left_out"]),
-            altered=Counter(values["altered"]),
-            skipped=list(values["skipped"]),
-        )
+        counters = {name: Counter(values[name]) for name in ("left_out", "altered")}
+        return cls(**{**values, **counters})
 
     def save(self, folder: str | Path) -> None:
-        """Writes `report.json`, and `skipped.csv` where anything was skipped, into a folder."""
+        """Writes `report.json` into a folder, and `skipped.csv` where anything was skipped."""
         folder = Path(folder)
-        (folder / REPORT_NAME).write_text(json.dumps(self.to_dict(), indent=1), encoding="utf-8")
+        write_text(folder / REPORT_NAME, json.dumps(self.to_dict(), indent=1))
+        (folder / SKIPPED_NAME).unlink(missing_ok=True)
         if self.skipped:
             with open(folder / SKIPPED_NAME, "w", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, fieldnames=["image", "reason"])
                 writer.writeheader()
                 writer.writerows(self.skipped)
 
+    def announce(self, folder: str | Path | None = None) -> None:
+        """Warns about skipped images, and logs the rest at level INFO (altered values: WARNING)."""
+        logger.log(logging.WARNING if self.altered else logging.INFO, "%s", self)
+        if self.skipped:
+            where = f"; all are listed in {Path(folder) / SKIPPED_NAME}" if folder else ""
+            warnings.warn(
+                f"{self.source}: {len(self.skipped)} images were skipped{where}. "
+                f"The first: {self.skipped[0]['reason']}",
+                SkippedImagesWarning,
+                stacklevel=3,
+            )
+        if self.suspicious:
+            warnings.warn(
+                f"{self.source}: {len(self.suspicious)} images may be no frontal chest radiographs. "
+                f"The first: {self.suspicious[0]['reason']}",
+                stacklevel=3,
+            )
+
     def __str__(self) -> str:
         lines = [f"{self.source}: " + ", ".join(f"{n} {split}" for split, n in self.images.items())]
         lines += [f"  left out: {n} {reason}" for reason, n in self.left_out.items()]
         lines += [f"  altered: {n} {reason}" for reason, n in self.altered.items()]
-        lines += [f"  skipped: {entry['image']}: {entry['reason']}" for entry in self.skipped[:10]]
-        if len(self.skipped) > 10:
-            lines.append(f"  skipped: {len(self.skipped) - 10} more")
+        for kind in ("skipped", "suspicious"):
+            entries = getattr(self, kind)
+            lines += [f"  {kind}: {entry['image']}: {entry['reason']}" for entry in entries[:10]]
+            if len(entries) > 10:
+                lines.append(f"  {kind}: {len(entries) - 10} more")
         return "\n".join(lines)
+
+
+def load_report(data: datasets.DatasetDict | datasets.Dataset | str | Path) -> LoadReport:
+    """The report of a data set that `load_cxr` returned, or of its cache folder.
+
+    Raises:
+        MissingDataError: nothing that `load_cxr` prepared is behind this data set.
+    """
+    if isinstance(data, str | Path):
+        folders = [Path(data)]
+    else:
+        splits = data.values() if isinstance(data, Mapping) else [data]
+        folders = [Path(entry["filename"]).parent for split in splits for entry in split.cache_files]
+    for folder in folders:
+        if (folder / REPORT_NAME).is_file():
+            return LoadReport.from_dict(json.loads((folder / REPORT_NAME).read_text(encoding="utf-8")))
+    raise MissingDataError(
+        f"No {REPORT_NAME} belongs to this data set. Give what load_cxr returned, or its cache folder."
+    )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file in one step: readers see the old file or the whole new one."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,149 @@
+"""NIH ChestX-ray14, as the NIH Clinical Center publishes it (https://nihcc.app.box.com/v/ChestXray-NIHCC).
+
+Data_Entry_2017.csv or Data_Entry_2017_v2020.csv
+train_val_list.txt, test_list.txt
+images_001/images/*.png ... images_012/images/*.png, or all in images/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from .base import SourceTable
+from .cohort import (
+    canonical_finding,
+    class_index,
+    drop_other_findings,
+    finding_from_labels,
+    keep,
+    known_age,
+    refuse,
+)
+from .errors import CXRDataError, MissingDataError
+from .report import LoadReport
+from .schemas import NO_FINDING, cxr_schema
+from .splits import DEFAULT_FRACTIONS, carve_validation, split_by_patient
+from .tables import find_file, read_table
+
+NAME = "NIH ChestX-ray14"
+COLUMNS = (
+    "Image Index",
+    "Finding Labels",
+    "Patient ID",
+    "Patient Age",
+    "Patient Gender",
+    "View Position",
+)
+FINDINGS = (
+    "Atelectasis",
+    "Cardiomegaly",
+    "Consolidation",
+    "Edema",
+    "Effusion",
+    "Emphysema",
+    "Fibrosis",
+    "Hernia",
+    "Infiltration",
+    "Mass",
+    "Nodule",
+    "Pleural_Thickening",
+    "Pneumonia",
+    "Pneumothorax",
+)
+YEARS_PER_UNIT = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
+
+
+def read_nih_cxr14(
+    folder: Path,
+    *,
+    report: LoadReport,
+    seed: int = 42,
+    finding: str = "Effusion",
+    other_findings: str = "unknown",
+    splits: str = "official",
+    fractions: Sequence[float] = DEFAULT_FRACTIONS,
+) -> SourceTable:
+    """The table of NIH ChestX-ray14.
+
+    Args:
+        folder: holds the files above.
+        report: gets what is left out or altered.
+        seed: for the division of patients.
+        finding: one of `FINDINGS`; set against "No Finding".
+        other_findings: images with other findings only have an "unknown" finding, or "drop" them.
+        splits: "official" follows the two lists and takes a tenth of the patients of `train_val_list.txt` for
+            validation; "patient" divides all patients by `fractions`.
+        fractions: parts for train, validation and test.
+
+    Raises:
+        MissingDataError: a file or column is not there.
+        CXRDataError: an unknown finding or option.
+    """
+    finding = canonical_finding(finding, FINDINGS, NAME)
+    table = find_file([folder], ["Data_Entry_2017*.csv"], f"The table of {NAME}")
+    data = read_table(table, COLUMNS)
+    labels = data["Finding Labels"].fillna("").str.split("|")
+    rows = pd.DataFrame(
+        {
+            "image_id": data["Image Index"].str.removesuffix(".png"),
+            "patient_id": data["Patient ID"],
+            "age": known_age(parse_age(data["Patient Age"]), report),
+            "sex": class_index(data["Patient Gender"], {"M": 0, "F": 1}),
+            "view": class_index(data["View Position"], {"PA": 0, "AP": 1}),
+            "finding": finding_from_labels(
+                labels.map(lambda names: finding in names), labels.map(lambda names: names == [NO_FINDING])
+            ),
+            "split": _splits(folder, data, splits, fractions, seed),
+        }
+    )
+    rows["image"] = find_images(folder, data["Image Index"])
+    absent = f"is in {table.name} but not in the image folders of {folder}."
+    rows = refuse(rows, rows["image"].isna(), absent, report, MissingDataError)
+    rows = refuse(rows, rows["split"].isna(), "is in neither train_val_list.txt nor test_list.txt.", report)
+    if drop_other_findings(other_findings):
+        rows = keep(rows, rows["finding"].notna(), f"neither {finding} nor {NO_FINDING}", report)
+    schema, _ = cxr_schema("nih_cxr14", finding=finding)
+    return SourceTable(rows=rows, schema=schema, report=report)
+
+
+def parse_age(text: pd.Series) -> pd.Series:
+    """Ages in years from `"58"` or, in the first release, `"058Y"`, `"010M"`, `"021D"`; else NaN."""
+    parts = text.astype(str).str.strip().str.extract(r"^(\d+(?:\.\d*)?)\s*([YMWDymwd]?)$")
+    unit = parts[1].str.upper().replace("", "Y").map(YEARS_PER_UNIT)
+    return pd.to_numeric(parts[0], errors="coerce") * unit
+
+
+def find_images(folder: Path, names: pd.Series) -> list[str | None]:
+    """The path of every image, or None; only files that were found below `folder` are ever named."""
+    places = sorted(folder.glob("images*/images")) + sorted(folder.glob("images*"))
+    index: dict[str, str] = {}
+    for place in places:
+        for path in place.glob("*.png"):
+            index.setdefault(path.name, str(path))
+    if not index:
+        raise MissingDataError(
+            f"{folder} has no PNG files in images/ or images_001/images/ ... images_012/images/. "
+            "Unpack images_001.tar.gz and so on there."
+        )
+    return [index.get(name) for name in names]
+
+
+def _splits(folder: Path, data: pd.DataFrame, splits: str, fractions, seed: int) -> np.ndarray:
+    if splits == "patient":
+        return split_by_patient(data["Patient ID"], fractions, seed)
+    if splits != "official":
+        raise CXRDataError(f"splits={splits!r}: choose 'official' or 'patient'.")
+    result = np.full(len(data), None, dtype=object)
+    for file, name in (("train_val_list.txt", "train"), ("test_list.txt", "test")):
+        path = folder / file
+        if not path.is_file():
+            raise MissingDataError(
+                f'{path} is missing; it holds the official split. Download it, or pass splits="patient".'
+            )
+        listed = set(path.read_text(encoding="utf-8").split())
+        result[data["Image Index"].isin(listed).to_numpy()] = name
+    return carve_validation(result, data["Patient ID"], seed=seed)

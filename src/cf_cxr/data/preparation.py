@@ -1,0 +1,369 @@
+"""Reading, squaring and resizing all images of a source once, into Arrow files that training maps into memory.
+
+The images are worked on in shards of `SHARD_ROWS`. A shard is written beside its final name and renamed when
+it is whole, so an interrupted preparation goes on with the shards it has; no more than a few images per process
+are in memory at a time. The folder's name is a hash of everything that the result depends on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .base import SPLITS, SourceTable, cxr_features
+from .errors import CXRDataError, UnreadableImageError
+from .report import LoadReport, write_text
+
+if TYPE_CHECKING:
+    import datasets
+    import pandas as pd
+
+    from ..image_processing_cxr import CXRImageProcessor
+
+FORMAT_VERSION = 1
+SHARD_ROWS = 1024
+BATCH_ROWS = 64  # rows that are encoded before they go to disk
+SIDECAR = ".json"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One piece of work: some rows of one split, and the Arrow file they become."""
+
+    path: Path
+    rows: pd.DataFrame
+    schema: tuple[dict[str, Any], ...]
+    resolution: int | None
+    processor: dict[str, Any]
+    on_error: str
+
+    @property
+    def sidecar(self) -> Path:
+        """The file that marks the shard as whole and says which of its images were skipped."""
+        return self.path.with_suffix(SIDECAR)
+
+    def outcome(self) -> dict[str, Any] | None:
+        """The sidecar's content, or None if there is work to do (also: a skipped file has changed since)."""
+        if not (self.path.is_file() and self.sidecar.is_file()):
+            return None
+        outcome = json.loads(self.sidecar.read_text(encoding="utf-8"))
+        unchanged = all(entry["stamp"] == _stamp(entry["file"]) for entry in outcome["skipped"])
+        return outcome if unchanged else None
+
+
+def prepare(
+    table: SourceTable,
+    *,
+    resolution: int | None,
+    processor: CXRImageProcessor,
+    cache_dir: Path,
+    num_proc: int | None = None,
+    max_skipped: float = 0.5,
+    overwrite_cache: bool = False,
+) -> datasets.DatasetDict:
+    """Makes a table's images into a DatasetDict on disk, or opens it where that is done already.
+
+    Args:
+        table: rows and images; its report is completed and saved next to the data.
+        resolution: side in pixels; None keeps the files as they are (each is still decoded once as a test).
+        processor: squares and resizes.
+        cache_dir: gets one folder per combination of settings.
+        num_proc: processes; None or 1 works in this one.
+        max_skipped: part of the images that may be skipped, from 0 to 1, before this is an error.
+        overwrite_cache: prepare again even what is there.
+
+    Raises:
+        UnreadableImageError: an image cannot be read and the report's `on_error` is "raise".
+        CXRDataError: there is nothing to load, or more than `max_skipped` was skipped.
+    """
+    from filelock import FileLock
+
+    folder = Path(cache_dir) / f"{table.report.source}-{cache_key(table, resolution, processor)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = list(_shards(table, folder, resolution, processor))
+    with FileLock(folder / ".lock"):  # a second process, for instance of accelerate, waits and then reads
+        if overwrite_cache:
+            for shard in shards:
+                shard.sidecar.unlink(missing_ok=True)
+        _work(shards, num_proc)
+        try:
+            _complete_report(table.report, shards, max_skipped)
+        except CXRDataError:
+            for shard in shards:  # try these again next time
+                if (shard.outcome() or {}).get("skipped"):
+                    shard.sidecar.unlink(missing_ok=True)
+            raise
+        table.report.save(folder)
+    table.report.announce(folder)
+    return _open(shards)
+
+
+def cache_key(table: SourceTable, resolution: int | None, processor: CXRImageProcessor) -> str:
+    """Hash of everything that the prepared data depend on: rows, schema, size, the processor's settings."""
+    import pandas as pd
+
+    rows = pd.util.hash_pandas_object(table.rows, index=False).to_numpy().tobytes()
+    settings = {
+        "format": FORMAT_VERSION,
+        "source": table.report.source,
+        "columns": list(table.rows.columns),
+        "rows": hashlib.sha256(rows).hexdigest(),
+        "schema": table.schema.to_list(),
+        "resolution": resolution,
+        "processor": _processor_settings(processor),
+    }
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _processor_settings(processor: CXRImageProcessor) -> dict[str, Any]:
+    names = type(processor).valid_kwargs.__annotations__
+    return {name: getattr(processor, name) for name in names}
+
+
+def _shards(table: SourceTable, folder: Path, resolution, processor) -> Iterator[Shard]:
+    for split in SPLITS:
+        rows = table.rows[table.rows["split"] == split]
+        count = -(-len(rows) // SHARD_ROWS)
+        for i in range(count):
+            yield Shard(
+                path=folder / f"{split}-{i:05d}-of-{count:05d}.arrow",
+                rows=rows.iloc[i * SHARD_ROWS : (i + 1) * SHARD_ROWS],
+                schema=tuple(table.schema.to_list()),
+                resolution=resolution,
+                processor=_processor_settings(processor),
+                on_error=table.report.on_error,
+            )
+
+
+def _work(shards: list[Shard], num_proc: int | None) -> None:
+    from datasets.utils import tqdm
+
+    todo = [shard for shard in shards if shard.outcome() is None]
+    if not todo:
+        return
+    total, left = (sum(len(shard.rows) for shard in group) for group in (shards, todo))
+    with tqdm(total=total, initial=total - left, unit="image", desc="Preparing radiographs") as bar:
+        if not num_proc or num_proc == 1 or len(todo) == 1:
+            for shard in todo:
+                prepare_shard(shard)
+                bar.update(len(shard.rows))
+            return
+        with ProcessPoolExecutor(min(num_proc, len(todo)), initializer=_one_thread) as pool:
+            futures = {pool.submit(prepare_shard, shard): shard for shard in todo}
+            try:
+                for future in as_completed(futures):
+                    future.result()
+                    bar.update(len(futures[future].rows))
+            except BaseException:  # also Ctrl-C: whole shards stay, the rest is not begun
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def prepare_shard(shard: Shard) -> None:
+    """Writes one shard and its sidecar; runs in a worker process."""
+    import pyarrow as pa
+    from datasets.arrow_writer import ArrowWriter
+
+    from ..attributes import AttributeSchema
+    from ..image_processing_cxr import CXRImageProcessor
+
+    schema = AttributeSchema(shard.schema)
+    features = cxr_features(schema, study_id="study_id" in shard.rows.columns)
+    encode = ImageEncoder(shard.resolution, CXRImageProcessor(**shard.processor))
+    skipped: list[dict[str, Any]] = []
+    suspicious: list[dict[str, str]] = []
+    temporary = shard.path.with_name(f".{shard.path.name}.{os.getpid()}.tmp")
+    try:
+        with ArrowWriter(features=features, path=str(temporary)) as writer:
+            for batch in _batches(_read_rows(shard, encode, skipped, suspicious)):
+                columns = {name: [row[name] for row in batch] for name in features}
+                writer.write_table(pa.Table.from_pydict(columns, schema=features.arrow_schema))
+            writer.finalize()
+        temporary.replace(shard.path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    outcome = {"images": len(shard.rows) - len(skipped), "skipped": skipped, "suspicious": suspicious}
+    write_text(shard.sidecar, json.dumps(outcome, indent=1))
+
+
+def _read_rows(shard: Shard, encode: ImageEncoder, skipped: list, suspicious: list) -> Iterator[dict]:
+    discrete = {a["name"] for a in shard.schema if a["kind"] != "continuous"}
+    names = {a["name"] for a in shard.schema}
+    for row in shard.rows.drop(columns="split").to_dict("records"):
+        file = row.pop("image")
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                image = encode(file, int(row.pop("image_row", -1)))
+        except UnreadableImageError as error:
+            if shard.on_error == "raise":
+                raise UnreadableImageError(
+                    f'{error} Pass on_error="skip" to leave such images out and list them in a report.'
+                ) from error
+            entry = {"image": row["image_id"], "reason": str(error), "file": file, "stamp": _stamp(file)}
+            skipped.append(entry)
+            continue
+        messages = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
+        suspicious.extend({"image": row["image_id"], "reason": message} for message in messages)
+        for name in names:
+            row[name] = _cell(row[name], name in discrete)
+        yield row | {"image": image}
+
+
+def _cell(value: float, discrete: bool) -> int | float | None:
+    if value != value:  # NaN
+        return None
+    return int(value) if discrete else float(value)
+
+
+def _batches(rows: Iterator[dict]) -> Iterator[list[dict]]:
+    batch: list[dict] = []
+    for row in rows:
+        batch.append(row)
+        if len(batch) == BATCH_ROWS:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+class ImageEncoder:
+    """A file, or an image inside a parquet file, to what a `datasets.Image` column stores.
+
+    Args:
+        resolution: side in pixels, or None to keep images as they are.
+        processor: squares and resizes those that are not grey images of that size already.
+    """
+
+    def __init__(self, resolution: int | None, processor: CXRImageProcessor):
+        self.resolution = resolution
+        self.processor = processor
+        self._parquet: ParquetImages | None = None
+
+    def __call__(self, file: str, row: int = -1) -> dict[str, Any]:
+        """`{"bytes", "path"}`; raises UnreadableImageError naming the file."""
+        where = file if row < 0 else f"{file}, row {row}"
+        try:
+            source = {"bytes": None, "path": file} if row < 0 else self._from_parquet(file, row)
+            return self._encode(source)
+        except MemoryError:
+            raise
+        except Exception as error:  # decoders raise many types; all become one that names the file
+            reason = str(error) or type(error).__name__
+            message = reason if row < 0 and Path(file).name in reason else f"{where}: {reason}"
+            raise UnreadableImageError(message) from error
+
+    def _from_parquet(self, file: str, row: int) -> dict[str, Any]:
+        if self._parquet is None or self._parquet.file != file:
+            self._parquet = ParquetImages(file)
+        return self._parquet[row]
+
+    def _encode(self, source: dict[str, Any]) -> dict[str, Any]:
+        import numpy as np
+        from PIL import Image
+
+        if self.resolution is None:
+            self.processor.load(source)  # only a test
+            return source
+        if (stored := self._as_it_is(source)) is not None:
+            return stored
+        pixels = self.processor(source, return_tensors="np")["pixel_values"][0, 0]
+        levels = np.rint((pixels + 1) * 127.5).astype(np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(levels).save(buffer, "PNG", compress_level=1)
+        return {"bytes": buffer.getvalue(), "path": f"{Path(source['path'] or 'image').stem}.png"}
+
+    def _as_it_is(self, source: dict[str, Any]) -> dict[str, Any] | None:
+        """The encoded bytes themselves, if they are a grey PNG or JPEG of the wanted size."""
+        from PIL import Image, UnidentifiedImageError
+
+        try:
+            with Image.open(io.BytesIO(source["bytes"]) if source["bytes"] else source["path"]) as image:
+                wanted = (self.resolution, self.resolution)
+                if image.size != wanted or image.mode != "L" or image.format not in ("PNG", "JPEG"):
+                    return None
+                if image.getexif().get(0x0112, 1) != 1:  # rotated by its EXIF orientation
+                    return None
+                image.load()
+        except (UnidentifiedImageError, Image.DecompressionBombError):
+            return None  # DICOM, or an error that the processor explains
+        data = source["bytes"] or Path(source["path"]).read_bytes()
+        return {"bytes": data, "path": Path(source["path"] or "image").name}
+
+
+class ParquetImages:
+    """The `image` column of a parquet file, one row group in memory at a time."""
+
+    def __init__(self, file: str):
+        import numpy as np
+        import pyarrow.parquet as pq
+
+        self.file = file
+        self._data = pq.ParquetFile(file, memory_map=True)
+        groups = range(self._data.num_row_groups)
+        self._starts = np.cumsum([0] + [self._data.metadata.row_group(i).num_rows for i in groups])
+        self._group = -1
+        self._column: Any = None
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        group = int(self._starts.searchsorted(row, side="right")) - 1
+        if group != self._group:
+            self._column = self._data.read_row_group(group, columns=["image"])["image"]
+            self._group = group
+        value = self._column[int(row - self._starts[group])].as_py()
+        if not isinstance(value, Mapping) or not value.get("bytes"):
+            raise CXRDataError("the image column holds no image bytes in this row.")
+        return {"bytes": value["bytes"], "path": value.get("path") or f"row{row}"}
+
+
+def _stamp(file: str) -> list[int] | None:
+    try:
+        status = os.stat(file)
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _complete_report(report: LoadReport, shards: list[Shard], max_skipped: float) -> None:
+    outcomes = [(shard, shard.outcome()) for shard in shards]
+    for shard, outcome in outcomes:
+        split = shard.path.name.split("-")[0]
+        report.images[split] = report.images.get(split, 0) + outcome["images"]
+        for entry in outcome["skipped"]:
+            report.refuse(entry["image"], entry["reason"], UnreadableImageError)
+        report.suspicious.extend(outcome["suspicious"])
+    images = sum(report.images.values())
+    skipped = len(report.skipped)
+    if images == 0 or skipped > max_skipped * (images + skipped):
+        first = f" The first: {report.skipped[0]['reason']}" if skipped else ""
+        raise CXRDataError(
+            f"{report.source}: {skipped} of {images + skipped} images cannot be used, more than the part "
+            f"max_skipped={max_skipped:g} that may be missing.{first}"
+        )
+
+
+def _open(shards: list[Shard]) -> datasets.DatasetDict:
+    from datasets import Dataset, DatasetDict, NamedSplit, concatenate_datasets
+
+    result = DatasetDict()
+    for split in SPLITS:
+        paths = [shard.path for shard in shards if shard.path.name.startswith(f"{split}-")]
+        parts = [Dataset.from_file(str(path), split=NamedSplit(split)) for path in paths]
+        parts = [part for part in parts if len(part)]
+        if parts:
+            result[split] = concatenate_datasets(parts, split=NamedSplit(split)) if parts[1:] else parts[0]
+    return result

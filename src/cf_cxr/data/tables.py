@@ -1,0 +1,96 @@
+"""Reading the owners' tables: what is missing is said plainly, and no path leaves the data folder."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Sequence
+from pathlib import Path, PureWindowsPath
+
+import pandas as pd
+
+from .errors import BadRowError, CXRDataError, MissingDataError
+
+
+def data_folder(path: str | Path | None, source: str) -> Path:
+    """The folder of a source, checked; raises MissingDataError."""
+    if path is None:
+        raise MissingDataError(f"{source} is read from a local folder: pass data_dir=... to load_cxr.")
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        kind = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise MissingDataError(
+            f"The {source} folder {str(folder)!r} {kind}. Give the folder with its tables."
+        )
+    return folder
+
+
+def find_file(folders: Sequence[Path], patterns: Sequence[str], what: str) -> Path:
+    """The first file that matches, by pattern and then by folder; raises MissingDataError naming them all."""
+    for pattern in patterns:
+        for folder in folders:
+            if matches := sorted(folder.glob(pattern)):
+                return matches[-1]  # the newest release, by name
+    raise MissingDataError(
+        f"{what} is missing: no file {' or '.join(patterns)} in {', '.join(str(f) for f in folders)}."
+    )
+
+
+def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """The named columns of a CSV file (also .gz) or a spreadsheet, as text; empty cells are NaN.
+
+    Raises:
+        MissingDataError: a column is missing; the message names it and those there are.
+        CXRDataError: the file is no readable table.
+    """
+    try:
+        table = _read_any(path)
+    except ImportError as error:
+        raise CXRDataError(
+            f"{path} is a spreadsheet, and reading it needs openpyxl: pip install openpyxl, "
+            "or save the sheet as .csv beside it."
+        ) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # the readers raise many types on damaged files
+        raise CXRDataError(f"{path} is no readable table: {error}. Download it again.") from error
+    table.columns = [str(column).strip().lstrip("\ufeff") for column in table.columns]
+    if missing := [column for column in columns if column not in table.columns]:
+        raise MissingDataError(
+            f"{path} has no column {', '.join(repr(c) for c in missing)}; it has {', '.join(table.columns)}."
+        )
+    return table[list(columns)]
+
+
+def read_columns(path: Path) -> list[str]:
+    """The column names of a CSV file; raises CXRDataError."""
+    try:
+        return [str(name).strip() for name in pd.read_csv(path, dtype=str, nrows=0).columns]
+    except Exception as error:  # the reader raises many types on damaged files
+        raise CXRDataError(f"{path} is no readable table: {error}.") from error
+
+
+def _read_any(path: Path) -> pd.DataFrame:
+    if path.suffix.lower() == ".xlsx":
+        return pd.read_excel(path, dtype=str)
+    return pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""], skipinitialspace=True)
+
+
+def path_inside(root: Path, name: str, table: Path) -> Path:
+    """The file `name` of a table, which must lie in `root`.
+
+    Tables are not trusted: a name that is absolute or leads outside with `..` is refused. (Links that the
+    user put into the folder are followed.)
+
+    Raises:
+        BadRowError: the name leads outside.
+    """
+    text = str(name)
+    windows = PureWindowsPath(text)
+    clean = posixpath.normpath(text.replace("\\", "/"))
+    bad = not text or "\0" in text or "://" in text or windows.drive or windows.root or text.startswith("~")
+    if bad or clean.startswith(("/", "../")) or clean in (".", ".."):
+        raise BadRowError(
+            f"{table} names the image {text!r}, which is not inside {root}. Image names must be relative "
+            "paths below the data folder."
+        )
+    return root / clean
