@@ -6,7 +6,7 @@ is 18 cm. Every field is a float32 tensor ``(B, 1, 1)``, or ``(B, 1, 1)`` per si
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -34,6 +34,10 @@ class Latents:
     def z(self, name: str) -> Tensor:
         """Nuisance ``(B, 1, 1)``, clipped to 2.5 standard deviations."""
         return self.nuisances[:, NUISANCES.index(name), None, None].clamp(-2.5, 2.5)
+
+    def row(self, index: int) -> Latents:
+        """Latents of one image, as a batch of one."""
+        return Latents(self.factors[index : index + 1], self.nuisances[index : index + 1])
 
     def p(self, name: str) -> Tensor:
         """Nuisance as a uniform in (0, 1), ``(B, 1, 1)``."""
@@ -82,6 +86,10 @@ class Anatomy:
     fluid_maximum_left: Tensor
     haze: Tensor  # relative loss of air at the bases, or in congested lungs
     heart_scale_maximum: Tensor
+
+    def row(self, index: int) -> Anatomy:
+        """Anatomy of one image, as a batch of one."""
+        return Anatomy(**{f.name: getattr(self, f.name)[index : index + 1] for f in fields(self)})
 
 
 def fluid_height(severity: Tensor) -> Tensor:
@@ -133,8 +141,8 @@ def build_anatomy(latents: Latents, config: PhantomConfig) -> Anatomy:
         heart_x=0.115 + 0.015 * z("heart_shift"),
         heart_angle=0.65 + 0.10 * z("heart_tilt"),
         mediastinum=0.125 + 0.012 * z("mediastinum"),
-        knob_radius=0.078 * torch.exp(0.13 * unfolding),
-        knob_x=0.095 + 0.016 * unfolding,
+        knob_radius=0.088 * torch.exp(0.13 * unfolding),
+        knob_x=0.080 + 0.016 * unfolding,
         calcification=0.45 * softplus(0.9 * f("calcification")),
         bone=torch.exp(-0.14 * loss),
         spine_width=0.088 + 0.006 * z("spine_width"),
@@ -142,7 +150,7 @@ def build_anatomy(latents: Latents, config: PhantomConfig) -> Anatomy:
         rib_phase=0.35 * z("rib_phase"),
         rib_spacing=0.150 + 0.006 * z("rib_spacing"),
         rib_slope=0.20 + 0.03 * z("rib_slope"),
-        rib_half=0.042 + 0.003 * z("rib_size"),
+        rib_half=0.037 + 0.003 * z("rib_size"),
         clavicle_right=0.05 * z("clavicle_right"),
         clavicle_left=0.05 * z("clavicle_left"),
         clavicle_half=0.034 * torch.exp(-0.11 * shoulders),

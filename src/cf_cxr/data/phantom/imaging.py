@@ -43,23 +43,23 @@ def expose(
     integral: Tensor, scattered: Tensor, photon_noise: Tensor, latents: Latents, config: PhantomConfig
 ) -> Tensor:
     """-log of the detected signal: primary exp(-integral), blur, scatter, Poisson noise as a Gaussian."""
-    signal = binomial_blur(torch.exp(-integral)) + scattered
+    signal = binomial_blur(torch.exp(integral.neg())) + scattered
     pixel_area = (128.0 / config.resolution) ** 2
     relative = torch.exp(0.55 * latents.f("grain_level")) / (config.photons * pixel_area)
-    noisy = signal + (signal * relative).sqrt() * photon_noise
-    return -torch.log(noisy.clamp(min=1e-3))
+    noisy = signal + (signal * relative).sqrt_().mul_(photon_noise)
+    return noisy.clamp_(min=1e-3).log_().neg_()
 
 
 def display(log_signal: Tensor, latents: Latents) -> Tensor:
     """Sigmoid display curve, in [0, 1]: its slope is a site factor, its centre the exposure."""
-    gain = 1.35 * torch.exp(0.13 * latents.f("display_gain"))
-    centre = 2.75 + 0.10 * latents.z("exposure")
-    return torch.sigmoid(gain * (log_signal - centre))
+    gain = 1.70 * torch.exp(0.13 * latents.f("display_gain"))
+    centre = 2.65 + 0.10 * latents.z("exposure")
+    return torch.sigmoid((log_signal - centre) * gain)
 
 
 def shutters(x: Tensor, y: Tensor, latents: Latents) -> Tensor:
     """1 inside the collimated field, 0 outside; ``x`` ``(R,)`` and ``y`` ``(R,)`` are film coordinates."""
-    width = 0.075 * softplus(1.1 * latents.f("collimation") + 0.3)
+    width = 0.060 * softplus(1.1 * latents.f("collimation") + 0.3)
     balance = 0.35 * latents.z("shutter_balance")
     sides = step(1.0 - width * torch.exp(balance) - x, 0.01) * step(
         x + 1.0 - width * torch.exp(-balance), 0.01

@@ -8,8 +8,17 @@ import torch
 from torch import Tensor
 
 from .config import PhantomConfig
-from .factors import AGE_FACTORS, FACTORS, FINDING_FACTORS, SEX_FACTORS, SITE_FACTORS
-from .factors import age_means, finding_means, sex_means, site_means
+from .factors import (
+    AGE_FACTORS,
+    FACTORS,
+    FINDING_FACTORS,
+    SEX_FACTORS,
+    SITE_FACTORS,
+    age_means,
+    finding_means,
+    sex_means,
+    site_means,
+)
 from .scm import (
     AGE_MAXIMUM,
     AGE_MINIMUM,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
+from functools import lru_cache
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate, max_pool2d
+from torch.nn.functional import interpolate
 
 from . import thickness as tissue
 from .anatomy import Anatomy, Latents, build_anatomy
@@ -14,10 +16,12 @@ from .config import PhantomConfig
 from .devices import device_map
 from .imaging import BONE, SOFT_TISSUE, display, expose, marker, scatter, shutters
 from .noise import grain_fields
+from .thickness import Thorax
 from .vessels import TREES, sample_vessels
 
 _TEXTURE = 16  # side of the coarse grid of parenchymal texture
 _TILT = 0.02  # standard deviation of the patient's lean, as a shear
+_ZOOM = 1.06
 
 
 @dataclass
@@ -57,63 +61,101 @@ class PhantomImages:
 def _axes(latents: Latents, resolution: int) -> tuple[Tensor, Tensor, Tensor]:
     """Film coordinates ``(R,)``, and anatomical u ``(B, R, R)`` and v ``(B, R, 1)``."""
     film = (torch.arange(resolution, dtype=torch.float32) + 0.5) * (2.0 / resolution) - 1.0
-    zoom = torch.exp(0.035 * latents.z("zoom"))
+    zoom = _ZOOM * torch.exp(0.035 * latents.z("zoom"))
     v = (film[None, :, None] - 0.03 * latents.z("shift_y")) / zoom
     u = (film[None, None, :] - 0.03 * latents.z("shift_x")) / zoom - _TILT * latents.z("tilt") * v
     return film, u, v
 
 
-def _texture(fields_: Tensor, resolution: int) -> Tensor:
-    coarse = fields_.view(-1, 1, _TEXTURE, _TEXTURE)
-    return interpolate(coarse, size=(resolution, resolution), mode="bicubic", align_corners=False)[:, 0]
+def _rows(resolution: int, low: float, high: float) -> slice:
+    """Rows of the film that can hold a v between ``low`` and ``high``, whatever zoom and shift."""
+    zooms = (_ZOOM * math.exp(-0.0875), _ZOOM * math.exp(0.0875))  # 2.5 standard deviations, as all nuisances
+    first = min(zoom * low for zoom in zooms) - 0.075
+    last = max(zoom * high for zoom in zooms) + 0.075
+    first, last = (int((edge + 1.0) * 0.5 * resolution) for edge in (max(first, -1.0), min(last, 1.0)))
+    return slice(first, min(last + 1, resolution))
 
 
-def _lung_air(a: Anatomy, t: tissue.Thorax, u: Tensor, v: Tensor, latents: Latents) -> tuple[Tensor, Tensor]:
-    """Air along the beam before fluid and haze, cm; and cm of vessels in it."""
-    domes = 0.82 * t.above + 0.18 * tissue.step(t.diaphragm + 0.05 - v, 0.05)
-    heart = 0.52 * a.depth * tissue.dome(tissue.heart_radius(a, u, v, a.heart_scale))
-    room = t.cavity * (1.0 - tissue.mediastinum(a, u, v))
-    air = (room - heart).clamp(min=0.0) * domes
+@lru_cache(maxsize=8)
+def _upsampling(resolution: int) -> Tensor:
+    """Cubic interpolation from the texture's coarse grid, ``(R, _TEXTURE)``."""
+    identity = torch.eye(_TEXTURE)[:, None]
+    matrix = interpolate(identity[..., None], size=(resolution, 1), mode="bicubic", align_corners=False)
+    return matrix[:, 0, :, 0].T.contiguous()
+
+
+def _texture(coarse: Tensor, resolution: int) -> Tensor:
+    weights = _upsampling(resolution)
+    return weights @ coarse.view(-1, _TEXTURE, _TEXTURE) @ weights.T
+
+
+def _lung_air(a: Anatomy, t: Thorax, v: Tensor) -> Tensor:
+    """Cavity above the diaphragm that neither heart nor vessels nor aorta fill, cm."""
+    room = t.cavity * (1.0 - t.mediastinum)
+    air = (room - tissue.dome(t.heart).mul_(0.52 * a.depth)).clamp_(min=0.0)
+    below = t.diaphragm - v
+    return air.mul_(0.82 * tissue.step(below) + 0.18 * tissue.step(below + 0.05, 0.05))
+
+
+def _vessels(u: Tensor, v: Tensor, air: Tensor, latents: Latents) -> Tensor:
+    """Vessels in the lung, cm of blood."""
     tree = (latents.p("vessel_tree")[:, 0, 0] * TREES).long().clamp(max=TREES - 1)
     flip = 1.0 - 2.0 * (latents.p("vessel_flip") < 0.5).float()
     vessels = sample_vessels(u, v, tree, flip, 0.92 + 0.05 * latents.z("vessel_scale"))
-    strength = 1.15 * torch.exp(0.2 * latents.z("vessel_strength"))
-    return air, strength * vessels * (air / (air + 3.0))
+    strength = 1.9 * torch.exp(0.2 * latents.z("vessel_strength"))
+    return vessels.mul_(strength).mul_(air / (air + 3.0))
 
 
 def _stomach_gas(a: Anatomy, u: Tensor, v: Tensor, latents: Latents) -> Tensor:
     """Gas bubble under the left hemidiaphragm, cm of air."""
-    size = 0.06 + 0.03 * latents.z("gas_size")
-    x = (u - 0.33 - 0.06 * latents.z("gas_x")) / (1.6 * size.clamp(min=0.01))
-    y = (v - a.dome_left - 0.05 - size) / size.clamp(min=0.01)
-    return 70.0 * size.clamp(min=0.0) * tissue.dome(x * x + y * y)
+    size = (0.05 + 0.03 * latents.z("gas_size")).clamp(min=0.005)
+    x = (u - 0.33 - 0.06 * latents.z("gas_x")) / (1.6 * size)
+    y = (v - a.dome_left - 0.06 - size) / size
+    return tissue.dome(x * x + y * y).mul_(60.0 * size)
 
 
-def _pathology(
-    a: Anatomy, t: tissue.Thorax, u: Tensor, v: Tensor, config: PhantomConfig
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Fluid fraction, relative loss of air by haze, and the region do(finding) may touch."""
-    fluid = tissue.fluid_fraction(a, t, u, v)
+def _dilate(mask: Tensor) -> Tensor:
+    """3 x 3 dilation of ``(B, R, R)`` bool: the reach of the detector's blur."""
+    mask = mask.clone()
+    for axis in (1, 2):
+        n = mask.shape[axis]
+        grown = mask.clone()
+        grown.narrow(axis, 1, n - 1).logical_or_(mask.narrow(axis, 0, n - 1))
+        grown.narrow(axis, 0, n - 1).logical_or_(mask.narrow(axis, 1, n - 1))
+        mask = grown
+    return mask
+
+
+@dataclass
+class _Pathology:
+    fluid: Tensor  # share of the cavity filled with fluid
+    haze: Tensor  # share of the air lost
+    touch: Tensor  # bool, where do(finding) may change the picture
+
+
+def _pathology(a: Anatomy, t: Thorax, u: Tensor, v: Tensor, config: PhantomConfig) -> _Pathology:
+    """What the finding does to the lungs, and the region in which any severity of it would act."""
+    fluid, reach = torch.zeros_like(u), torch.zeros_like(u)
+    low = _rows(u.shape[-1], -0.30, 2.0)  # fluid at its maximum stays below
+    fluid[:, low] = tissue.fluid_fraction(a, t, v, low, a.fluid_right, a.fluid_left)
     if config.finding == "Effusion":
-        affected = tissue.by_side(u, a.fluid_right, a.fluid_left) > 0
+        affected = t.by_side((a.fluid_right > 0).float(), (a.fluid_left > 0).float())
         basal = tissue.smoothstep((v - 0.05) / 0.40) * affected
-        reach = (tissue.fluid_fraction(a, t, u, v, maximal=True) > 0) | (basal > 0)
+        reach[:, low] = tissue.fluid_fraction(a, t, v, low, a.fluid_maximum_right, a.fluid_maximum_left)
     else:
         basal = tissue.step(0.44 - t.q, 0.12) * tissue.step(0.30 - (v - 0.02).abs(), 0.10)
-        reach = (tissue.heart_radius(a, u, v, a.heart_scale_maximum) < 1.0) | (basal > 0)
-    reach = reach & (t.cavity > 0) & (v < t.diaphragm + 0.11)
-    touch = max_pool2d(reach[:, None].float(), 3, stride=1, padding=1) > 0  # the detector blur's reach
-    return fluid, a.haze * basal, touch
+        reach = 1.0 - tissue.heart_radius(a, u, v, a.heart_scale_maximum)
+    reach = ((reach > 0) | (basal > 0)) & (t.cavity > 0) & (v < t.diaphragm + 0.11)
+    return _Pathology(fluid, a.haze * basal, _dilate(reach))
 
 
 def _costophrenic_angles(a: Anatomy) -> Tensor:
     """Costophrenic angles ``(B, 2)`` in degrees."""
     chord, result = 0.12, []
     q = torch.tensor([1.0, 1.0 - chord]).view(1, 1, 2)
-    for sign, top, fluid in ((-1.0, a.dome_right, a.fluid_right), (1.0, a.dome_left, a.fluid_left)):
+    for top, fluid in ((a.dome_right, a.fluid_right), (a.dome_left, a.fluid_left)):
         corner = top + a.dome_drop
-        line = tissue.diaphragm_height(a, torch.full_like(q, sign), q)
-        line = torch.minimum(line, tissue.meniscus(q, fluid, corner))
+        line = torch.minimum(tissue.diaphragm_height(a, top, q), tissue.meniscus(q, fluid, corner))
         run = chord * tissue.cavity_half_width(a, corner)[0]
         result.append(torch.atan2(run[..., 0], line[..., 0] - line[..., 1])[:, 0])
     return torch.rad2deg(torch.stack(result, dim=1))
@@ -127,6 +169,32 @@ def _measurements(a: Anatomy, latents: Latents) -> tuple[Tensor, Tensor]:
     return ((heart_high - heart_low) / (high - low))[:, 0, 0], _costophrenic_angles(a)
 
 
+def _bones(a: Anatomy, t: Thorax, u: Tensor, v: Tensor, latents: Latents) -> Tensor:
+    """All bone and calcium along the beam, cm, before demineralisation."""
+    bone = tissue.spine(a, u, v) + tissue.ribs(a, t, v)
+    rows = _rows(u.shape[-1], -1.30, -0.35)
+    bone[:, rows] += tissue.clavicles(a, t, v, rows)
+    rows = _rows(u.shape[-1], -0.80, 0.60)
+    bone[:, rows] += tissue.calcium(a, t, u, v, rows)
+    bone += tissue.shoulders(t, v, latents.z("scapula"), slice(None))
+    return bone
+
+
+def _masks(
+    t: Thorax, v: Tensor, a: Anatomy, fluid: Tensor, devices: Tensor, finding: str
+) -> dict[str, Tensor]:
+    heart = t.heart < 1.0
+    pleura = (t.q < 1.0) & (v > a.apex) & (t.x > t.medial) & (v < t.diaphragm)
+    pleura = pleura & (t.mediastinum < 0.4) & ~heart
+    wet = pleura & (fluid > 0.5)
+    return {
+        "lung_mask": pleura & ~wet,
+        "heart_mask": heart,
+        "device_mask": devices > 0.1,
+        "finding_mask": wet if finding == "Effusion" else heart,
+    }
+
+
 def render_latents(factors: Tensor, nuisances: Tensor, grain: Tensor, config: PhantomConfig) -> PhantomImages:
     """Render one batch.
 
@@ -137,39 +205,35 @@ def render_latents(factors: Tensor, nuisances: Tensor, grain: Tensor, config: Ph
     a = build_anatomy(latents, config)
     film, u, v = _axes(latents, side)
     t = tissue.build_thorax(a, u, v)
-    noise = grain_fields(grain, side * side + _TEXTURE**2)
-    fluid, haze, touch = _pathology(a, t, u, v, config)
-    air, vessels = _lung_air(a, t, u, v, latents)
-    air = air * a.air * (1.0 + 0.03 * _texture(noise[:, side * side :], side))
+    grains = grain_fields(grain, side * side + _TEXTURE**2)
+    pathology = _pathology(a, t, u, v, config)
 
+    air = _lung_air(a, t, v)
+    lung = air * (_texture(grains[:, side * side :], side) * 0.03 + 1.0)
+    lung.mul_(a.air).mul_(1.0 - pathology.haze).sub_(_vessels(u, v, air, latents))
     habitus = tissue.body(a, u, v)
-    soft = habitus + tissue.breasts(a, t, u, v) - tissue.airway(a, u, v) - _stomach_gas(a, u, v, latents)
-    soft = soft - (air * (1.0 - haze) - vessels) * (1.0 - fluid)
-    bone = tissue.spine(a, u, v) + tissue.ribs(a, t, u, v) + tissue.clavicles(a, u, v)
-    bone = bone + tissue.shoulders(a, u, v, latents.z("scapula")) + tissue.calcium(a, t, u, v)
+    soft = habitus - lung.mul_(1.0 - pathology.fluid)
+    rows = _rows(u.shape[-1], -0.35, 0.95)
+    soft[:, rows] += tissue.breasts(a, t, v, rows)
+    rows = _rows(u.shape[-1], 0.10, 1.20)
+    soft[:, rows] -= _stomach_gas(a, u[:, rows], v[:, rows], latents)
+    rows = _rows(u.shape[-1], -1.30, 0.25)
+    soft[:, rows] -= tissue.airway(u, v, t, rows)
     devices = device_map(u, v, a, latents, config.device_rate)
-    integral = SOFT_TISSUE * soft.clamp(min=0.0) + BONE * a.bone * bone + devices
+    bone = _bones(a, t, u, v, latents)
+    integral = soft.clamp_(min=0.0).mul_(SOFT_TISSUE).add_(bone.mul_(BONE * a.bone)).add_(devices)
 
-    grainy = noise[:, : side * side].view(-1, side, side)
-    log_signal = expose(integral, scatter(habitus, latents), grainy, latents, config)
+    photons = grains[:, : side * side].view(-1, side, side)
+    log_signal = expose(integral, scatter(habitus, latents), photons, latents, config)
     picture = display(log_signal, latents) * shutters(film, film, latents)
     picture = picture + (0.97 - picture).clamp(min=0.0) * marker(film, film, latents)
     pixels = (picture * 255.0).round() / 127.5 - 1.0
 
     ratio, angles = _measurements(a, latents)
-    heart = tissue.heart_radius(a, u, v, a.heart_scale) < 1.0
-    pleura = (t.q < 1.0) & (v > a.apex) & (u.abs() > t.medial) & (v < t.diaphragm) & ~heart
-    pleura = pleura & (tissue.mediastinum(a, u, v) < 0.4)
-    fluid_mask = pleura & (fluid > 0.5)
-    masks = {
-        "lung_mask": pleura & ~fluid_mask,
-        "heart_mask": heart,
-        "device_mask": devices > 0.1,
-        "finding_mask": fluid_mask if config.finding == "Effusion" else heart,
-    }
+    masks = _masks(t, v, a, pathology.fluid, devices, config.finding)
     return PhantomImages(
         pixel_values=pixels[:, None],
-        touch_mask=touch,
+        touch_mask=pathology.touch[:, None],
         cardiothoracic_ratio=ratio,
         costophrenic_angles=angles,
         **{name: mask[:, None] for name, mask in masks.items()},
