@@ -35,3 +35,8 @@ def __getattr__(name: str):
 
 def __dir__():
     return __all__
+
+
+from .auto import register as _register  # noqa: E402
+
+_register()

@@ -324,6 +324,7 @@ class DiscretizedGaussian(nn.Module):
 class CausalHVAEPreTrainedModel(PreTrainedModel):
     """Weight initialisation and the plumbing of `PreTrainedModel`."""
 
+    config_class = CausalHVAEConfig
     config: CausalHVAEConfig
     base_model_prefix = "causal_hvae"
     main_input_name = "pixel_values"

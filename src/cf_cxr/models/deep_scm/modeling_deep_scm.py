@@ -18,7 +18,7 @@ from .configuration_deep_scm import DeepSCMConfig
 
 
 @dataclass
-class DeepSCMNoise(ModelOutput):
+class DeepSCMNoise:
     """Exogenous noise of a batch of (image, attributes).
 
     Args:
