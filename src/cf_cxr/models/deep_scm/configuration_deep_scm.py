@@ -21,6 +21,8 @@ class DeepSCMConfig(PreTrainedConfig):
             `ImageMechanism`, with a `context_dim`. Default: [`CausalHVAEConfig`].
         classifier_config (`dict` or [`AttributeClassifierConfig`]): q(attributes | image), which infers missing
             attributes and reports predictions.
+        training_classifiers (`list[str]`): weight fingerprints of the classifiers that steered counterfactual
+            fine-tuning; none of them may judge this model.
 
     Raises:
         ValueError: if the three do not speak of the same attributes or image size; the message says which.
@@ -37,6 +39,7 @@ class DeepSCMConfig(PreTrainedConfig):
     scm_config: dict | PreTrainedConfig | None = None
     image_config: dict | PreTrainedConfig | None = None
     classifier_config: dict | PreTrainedConfig | None = None
+    training_classifiers: list[str] | tuple[str, ...] | None = None
 
     def __post_init__(self, **kwargs):
         self.scm_config = self._nested(self.scm_config, "attribute_scm", AttributeSCMConfig)

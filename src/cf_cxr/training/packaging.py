@@ -1,0 +1,92 @@
+"""Assembles trained parts into one DeepSCM repository with its model card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import AutoModel
+
+from ..image_processing_cxr import CXRImageProcessor
+from ..model_cards import ModelCardFacts, write_model_card
+from ..models.attribute_classifier import AttributeClassifierModel
+from ..models.attribute_scm import AttributeSCMModel
+from ..models.deep_scm import DeepSCMModel
+from .arguments import parse_arguments, read_config
+from .counterfactual_evaluation import weights_fingerprint
+from .trainer import OutputDirectoryError
+
+
+@dataclass
+class PackagingArguments:
+    """The parts, where they go, and what the card says."""
+
+    _argument_group_name = "Packaging"
+
+    attribute_scm: str = field(default="outputs/scm", metadata={"help": "Trained attribute SCM."})
+    image_mechanism: str = field(
+        default="outputs/hvae_soft_cft", metadata={"help": "Image mechanism, fine-tuned as a rule."}
+    )
+    classifier: str = field(
+        default="outputs/classifier", metadata={"help": "Attribute classifier that goes into the package."}
+    )
+    training_classifiers: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Further classifiers that steered the fine-tuning; none of them may judge the model."
+        },
+    )
+    output_dir: str = field(default="outputs/deep_scm", metadata={"help": "Where the model goes."})
+    overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace a model that is there."})
+    card: str | None = field(
+        default=None,
+        metadata={"help": "YAML or JSON file with the card's facts: name, license, training_data, ..."},
+    )
+    results: str | None = field(
+        default=None, metadata={"help": "results.json of evaluate_counterfactuals.py, for the card."}
+    )
+    dtype: str = field(
+        default="float32",
+        metadata={"help": "Stored precision.", "choices": ["float32", "bfloat16", "float16"]},
+    )
+    push_to_hub: str | None = field(default=None, metadata={"help": "Upload to this Hub repository."})
+
+
+def assemble(args: PackagingArguments) -> DeepSCMModel:
+    """The DeepSCM of the parts; raises ValueError where they do not fit together."""
+    scm = AttributeSCMModel.from_pretrained(args.attribute_scm)
+    image = AutoModel.from_pretrained(args.image_mechanism)
+    classifier = AttributeClassifierModel.from_pretrained(args.classifier)
+    model = DeepSCMModel.from_parts(scm, image, classifier)
+    others = [AttributeClassifierModel.from_pretrained(path) for path in args.training_classifiers]
+    model.config.training_classifiers = sorted({weights_fingerprint(c) for c in [classifier, *others]})
+    return model.to(getattr(torch, args.dtype))
+
+
+def main(argv: Sequence[str] | None = None) -> Path:
+    """Assembles from command-line arguments; returns the folder."""
+    (args,) = parse_arguments(
+        (PackagingArguments,),
+        argv,
+        description="Assemble a DeepSCM from its trained parts, with a model card.",
+    )
+    folder = Path(args.output_dir)
+    if (folder / "config.json").exists() and not args.overwrite_output_dir:
+        raise OutputDirectoryError(
+            f"{args.output_dir!r} already holds a model; use another --output_dir or --overwrite_output_dir."
+        )
+    model = assemble(args)
+    facts = ModelCardFacts(**(read_config(args.card) if args.card else {}))
+    results = json.loads(Path(args.results).read_text(encoding="utf-8")) if args.results else None
+    processor = CXRImageProcessor(size=model.config.image_config.image_size)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    write_model_card(folder / "README.md", model.config, facts, results)
+    if args.push_to_hub:
+        model.push_to_hub(args.push_to_hub)
+        processor.push_to_hub(args.push_to_hub)
+    print(f"{folder}: {sum(p.numel() for p in model.parameters())} parameters")
+    return folder

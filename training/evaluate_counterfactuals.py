@@ -1,0 +1,12 @@
+"""Measure counterfactuals on a test split by an independent judge: effectiveness, amplification, soundness.
+
+    accelerate launch training/evaluate_counterfactuals.py --model outputs/deep_scm --judge outputs/judge \
+        --dataset parquet --data_dir path/to/parquet --output_dir outputs/evaluation
+
+All arguments: `python training/evaluate_counterfactuals.py --help`.
+"""
+
+from cf_cxr.training.counterfactual_evaluation import main
+
+if __name__ == "__main__":
+    main()
