@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import re
 import shutil
 from collections.abc import Mapping
@@ -139,49 +140,47 @@ def verify_checkpoint(path: str | Path) -> dict[str, Any]:
     """Check that every file of a checkpoint is whole; returns the counters of `trainer_state.json`.
 
     Raises:
-        CheckpointError: naming the first file that is missing, cut short or changed.
+        CheckpointError: naming the first file that is missing, cut short or changed, and what to do.
     """
     path = Path(path)
+    problem, state = _examine(path)
+    if problem is not None:
+        raise CheckpointError(f"{problem} {_remedy(path)}")
+    return state
+
+
+def _examine(path: Path) -> tuple[str | None, dict[str, Any]]:
+    """What is wrong with a checkpoint (None: nothing), and its state."""
     if not path.is_dir():
-        raise CheckpointError(f"Checkpoint {str(path)!r} does not exist.{_remedy(path)}")
+        return f"Checkpoint {str(path)!r} does not exist.", {}
     state_file = path / STATE_FILE
+    if not state_file.is_file():
+        return f"{str(path)!r} is no whole checkpoint: {STATE_FILE} is missing.", {}
     try:
         state = json.loads(state_file.read_text(encoding="utf-8"))
-        files = state["files"].items()
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{str(path)!r} is no checkpoint: {STATE_FILE} is missing.{_remedy(path)}"
-        ) from None
+        expected = {name: (file["bytes"], file["sha256"]) for name, file in state["files"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{str(state_file)!r} is damaged ({error}).{_remedy(path)}") from error
-    for name, expected in files:
+        return f"Checkpoint file {str(state_file)!r} is damaged ({error!r}).", {}
+    if state.get("format") != FORMAT_VERSION:
+        return f"{str(path)!r} has format {state.get('format')!r}; this version reads {FORMAT_VERSION}.", {}
+    for name, (size, digest) in expected.items():
         file = path / name
         if not file.is_file():
-            raise CheckpointError(f"Checkpoint file {str(file)!r} is missing.{_remedy(path)}")
-        size = file.stat().st_size
-        if size != expected["bytes"]:
-            raise CheckpointError(
-                f"Checkpoint file {str(file)!r} has {size} bytes instead of {expected['bytes']}: "
-                f"it was cut short or replaced.{_remedy(path)}"
-            )
-        if _sha256(file) != expected["sha256"]:
-            raise CheckpointError(
-                f"Checkpoint file {str(file)!r} has changed since it was written (SHA-256 differs).{_remedy(path)}"
-            )
-    return state
+            return f"Checkpoint file {str(file)!r} is missing.", {}
+        found = file.stat().st_size
+        if found != size:
+            return f"Checkpoint file {str(file)!r} has {found} bytes instead of {size}: it was cut short.", {}
+        if _sha256(file) != digest:
+            return f"Checkpoint file {str(file)!r} has changed since it was written (SHA-256 differs).", {}
+    return None, state
 
 
 def _remedy(path: Path) -> str:
     for older in reversed(list_checkpoints(path.parent)):
-        if older.name >= path.name:
-            continue
-        try:
-            verify_checkpoint(older)
-        except CheckpointError:
-            continue
-        return f" The newest older checkpoint that is whole: resume with --resume_from_checkpoint {older}"
+        if older.name < path.name and _examine(older)[0] is None:
+            return f"An older checkpoint is whole: --resume_from_checkpoint {older}"
     return (
-        " No older whole checkpoint lies beside it: copy it from a backup, or start again with "
+        "No older whole checkpoint lies beside it: restore it from a backup, or start again with "
         "--overwrite_output_dir and without --resume_from_checkpoint."
     )
 
@@ -196,22 +195,20 @@ def load_checkpoint(
     """
     path = Path(path)
     state = verify_checkpoint(path)
-    if state.get("format") != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{str(path)!r} has checkpoint format {state.get('format')!r}; this version reads {FORMAT_VERSION}."
-        )
     try:
         load_model(model, str(path / MODEL_FILE), strict=True)
-        ema = load_file(str(path / EMA_FILE)) if (path / EMA_FILE).is_file() else None
-        training = torch.load(path / TRAINING_FILE, map_location="cpu", weights_only=True)
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"A weights file in {str(path)!r} cannot be read: {error}.{_remedy(path)}"
-        ) from error
     except RuntimeError as error:
         raise CheckpointError(
             f"Checkpoint {str(path)!r} does not fit the model of this command: {error}\n"
             "Resume with the same model arguments as the interrupted run (see run.json in its folder)."
+        ) from error
+    ema = load_file(str(path / EMA_FILE)) if (path / EMA_FILE).is_file() else None
+    try:
+        training = torch.load(path / TRAINING_FILE, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"Checkpoint file {str(path / TRAINING_FILE)!r} holds more than tensors and plain values and is "
+            f"refused, since loading it could run code. {_remedy(path)}"
         ) from error
     return ema, training, state
 

@@ -54,7 +54,6 @@ def start_missing_processes(cpu: bool) -> None:
             "or train on the CPU with --cpu."
         )
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(wanted)]
-    os.environ["ACCELERATE_USE_CPU"] = "true"  # without it each would train alone
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, *launcher, *sys.argv])

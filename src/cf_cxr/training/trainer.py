@@ -8,7 +8,6 @@ after the last checkpoint: killed and resumed on the same kind of CPU it ends wi
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
 import os
@@ -22,9 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, set_seed
-from diffusers.training_utils import EMAModel
-from PIL import Image
+from accelerate.utils import broadcast
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -32,18 +29,17 @@ from transformers import get_scheduler
 
 from . import checkpointing
 from .arguments import TrainerArguments
+from .averaging import WeightAverage
 from .launch import start_missing_processes
 from .manifest import describe_run
+from .output_dir import BEST_FILE, OutputDirectoryError, prepare_output_dir
+from .records import RunRecords
 from .sampling import StepBatchSampler, steps_per_epoch
 
 logger = logging.getLogger(__name__)
 
-METRICS_FILE = "metrics.jsonl"
-MANIFEST_FILE = "run.json"
-
-
-class OutputDirectoryError(FileExistsError):
-    """The output folder holds an earlier run that nobody asked to overwrite or resume."""
+# Keys of the noise outside training steps, far above any micro-batch index.
+_EVALUATION, _PICTURES = 1 << 20, 1 << 21
 
 
 class TrainingDivergedError(RuntimeError):
@@ -54,25 +50,21 @@ def build_accelerator(args: TrainerArguments) -> Accelerator:
     """Accelerator for these arguments; call it before loading data so that all processes know each other."""
     start_missing_processes(args.cpu)
     return Accelerator(
-        cpu=args.cpu,
+        cpu=args.cpu or not torch.accelerator.is_available(),
         mixed_precision=args.mixed_precision,
         log_with=None if args.report_to == "none" else args.report_to,
         project_dir=args.output_dir,
     )
 
 
-def _keep(rows: Any) -> Any:
-    return rows
-
-
 class CXRTrainer:
     """Trains `model` on batches of a data set; a stage overrides `compute_loss` and what else it needs.
 
-    Hooks, in the order in which a run meets them: `create_optimizer`, `set_mode`, `compute_loss`,
-    `after_step`, `evaluate`, `sample_images`, `save_model`. Objects with `state_dict` and
-    `load_state_dict` given to `register_for_checkpointing` are saved and restored with the rest. The
-    model is never wrapped: gradients are averaged over processes after the backward pass, so a stage
-    may call any of the model's methods.
+    Hooks, in the order in which a run meets them: `trainable_parameters`, `create_optimizer`, `set_mode`,
+    `compute_loss`, `after_step`, `evaluate`, `sample_images`, `finalize`, `save_model`. Objects with
+    `state_dict` and `load_state_dict` given to `register_for_checkpointing` are saved and restored with
+    the rest. The model is never wrapped: gradients are averaged over processes after the backward pass,
+    so a stage may call any of the model's methods.
 
     Args:
         model: moved to the device here; only parameters with `requires_grad` are trained.
@@ -82,10 +74,10 @@ class CXRTrainer:
         val_dataset: likewise, or None.
         accelerator: from `build_accelerator`; made here if not given.
         processor: image processor saved beside the final model.
+        num_workers: processes that load batches; 0 loads in this one.
         run_info: JSON-able facts for `run.json` (stage arguments, data set identity).
 
     Raises:
-        OutputDirectoryError: `output_dir` holds a run, and neither resuming nor overwriting was asked for.
         ValueError: the training set is smaller than one step's images.
     """
 
@@ -114,6 +106,7 @@ class CXRTrainer:
         self.processor, self.num_workers = processor, num_workers
         self.run_info = dict(run_info or {})
         self.output_dir = Path(args.output_dir)
+        self.records = RunRecords(self.output_dir, self.accelerator)
         self.model = model.to(self.device)
         if args.channels_last:
             self.model.to(memory_format=torch.channels_last)
@@ -135,7 +128,6 @@ class CXRTrainer:
         self._sums: dict[str, float] = {}
         self._count = 0
         self._registered: dict[str, Any] = {}
-        self._on_weights = "raw"
 
     # ---------------------------------------------------------------- hooks
 
@@ -156,7 +148,7 @@ class CXRTrainer:
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
     def create_optimizer(self) -> torch.optim.Optimizer:
-        """AdamW on the trainable parameters with the values of the arguments."""
+        """AdamW on `self.parameters` with the values of the arguments."""
         args = self.args
         return torch.optim.AdamW(
             self.parameters.values(),
@@ -169,24 +161,23 @@ class CXRTrainer:
     def evaluate(self) -> dict[str, float]:
         """Metrics on the validation split; the base class averages `compute_loss` over its images."""
         sums: dict[str, torch.Tensor] = {}
-        count = torch.zeros((), device=self.device, dtype=torch.float64)
+        count = torch.zeros((), device=self.device)
         for batch in self.validation_batches():
             with self.accelerator.autocast():
                 loss, logs = self.compute_loss(batch)
-            size = _batch_size(batch)
+            size = next(len(value) for value in batch.values() if torch.is_tensor(value))
             for name, value in {"loss": loss, **logs}.items():
-                value = torch.as_tensor(value, dtype=torch.float64, device=self.device).detach()
-                sums[name] = sums.get(name, 0.0) + value * size
+                sums[name] = sums.get(name, 0.0) + _scalar(value, self.device) * size
             count += size
-        total = self.accelerator.reduce(count, reduction="sum")
-        return {
-            name: float(self.accelerator.reduce(value, reduction="sum") / total)
-            for name, value in sums.items()
-        }
+        total = self._reduce(count, "sum")
+        return {name: float(self._reduce(value, "sum") / total) for name, value in sums.items()}
 
     def sample_images(self) -> dict[str, np.ndarray]:
         """Pictures to look at, by name: (H, W) arrays of 8-bit grey. Called on the main process only."""
         return {}
+
+    def finalize(self) -> None:
+        """Called on the main process with the final (averaged or best) weights, before they are saved."""
 
     def save_model(self, folder: str | Path) -> None:
         """Save what training produced, as users load it."""
@@ -241,21 +232,16 @@ class CXRTrainer:
         gathered = self.accelerator.gather(values.contiguous()).unflatten(0, (world, rows))
         return gathered.transpose(0, 1).flatten(0, 1)[: len(self.val_dataset)]
 
-    @contextlib.contextmanager
-    def averaged_weights(self) -> Iterator[None]:
-        """Within it the model holds the moving average of its weights (if there is one)."""
-        if self.ema is None or self._on_weights == "ema":
-            yield
-            return
-        parameters = list(self.parameters.values())
-        self.ema.store(parameters)
-        self.ema.copy_to(parameters)
-        self._on_weights = "ema"
-        try:
-            yield
-        finally:
-            self.ema.restore(parameters)
-            self._on_weights = "raw"
+    def averaged_weights(self) -> contextlib.AbstractContextManager[None]:
+        """Within it the model holds the moving average of its weights, if there is one."""
+        return contextlib.nullcontext() if self.ema is None else self.ema.applied()
+
+    def seed_noise(self, *key: int) -> None:
+        """Seed Python, NumPy and torch from (seed, key): the same key gives the same noise."""
+        words = np.random.SeedSequence([self.args.seed, *key]).generate_state(2)
+        random.seed(int(words[0]))
+        np.random.seed(words[0])
+        torch.manual_seed((int(words[0]) << 31) ^ int(words[1]))
 
     # ------------------------------------------------------------- the run
 
@@ -263,15 +249,19 @@ class CXRTrainer:
         """Run all steps, save the final model in `output_dir` and return its last evaluation.
 
         Raises:
+            OutputDirectoryError: `output_dir` holds a run, and neither resuming nor overwriting was asked for.
+            CheckpointError: the checkpoint to resume from is missing, damaged or another model's.
             TrainingDivergedError: more than `max_consecutive_skips` steps in a row were skipped.
-            CheckpointError: the checkpoint to resume from is damaged.
         """
-        checkpoint = self._prepare_output_dir()
+        checkpoint = prepare_output_dir(self.args, self.accelerator)
         self._setup()
         if checkpoint is not None:
             self._resume(checkpoint)
-        self._start_records(checkpoint)
-        metrics: dict[str, float] = {}
+        elif self.args.resume_from_checkpoint and self.accelerator.is_main_process:
+            logger.warning("No checkpoint in %s: starting at step 0.", self.output_dir)
+        self.records.start(
+            self._manifest(checkpoint), self.global_step, trackers=self.args.report_to != "none"
+        )
         batches = iter(self._train_loader())
         progress = tqdm(
             total=self.max_steps,
@@ -281,24 +271,34 @@ class CXRTrainer:
             dynamic_ncols=True,
         )
         self.set_mode(True)
-        self._clock = (time.perf_counter(), self.global_step)
-        while self.global_step < self.max_steps:
-            logs = self._step([next(batches) for _ in range(self.args.gradient_accumulation_steps)])
-            progress.update()
-            self._log_step(logs, progress)
-            if self._due(self.args.eval_steps or self.steps_per_epoch) and self.global_step < self.max_steps:
-                metrics = self._evaluate()
-            if self._due(self.args.sample_steps):
-                self._write_samples()
-            if self._due(self.args.save_steps) or self.global_step == self.max_steps:
-                self.save_checkpoint()
-        progress.close()
-        if self.val_dataset is not None and self.args.eval_steps >= 0:
-            metrics = self._evaluate()
+        start = self.global_step
+        self._clock = (time.perf_counter(), start)
+        with progress:
+            while self.global_step < self.max_steps:
+                logs = self._step([next(batches) for _ in range(self.args.gradient_accumulation_steps)])
+                progress.update()
+                self._log_step(logs, progress)
+                if self.global_step < self.max_steps:
+                    self._between_steps()
+        if self.global_step > start:
+            self.save_checkpoint()
+        metrics = self._evaluate()
         if self.args.sample_steps > 0:
             self._write_samples()
         self._finish(metrics)
         return metrics
+
+    def _between_steps(self) -> None:
+        args = self.args
+        if self._due(args.eval_steps or self.steps_per_epoch):
+            self._evaluate()
+        if self._due(args.sample_steps):
+            self._write_samples()
+        if self._due(args.save_steps):
+            self.save_checkpoint()
+
+    def _due(self, interval: int) -> bool:
+        return interval > 0 and self.global_step % interval == 0
 
     def _setup(self) -> None:
         args = self.args
@@ -307,6 +307,10 @@ class CXRTrainer:
         self.parameters = self.trainable_parameters()
         if not self.parameters:
             raise ValueError("The model has no parameter with requires_grad: nothing to train.")
+        saved = self.model.state_dict().keys()
+        self.buffers = {
+            name: b for name, b in self.model.named_buffers() if name in saved and b.is_floating_point()
+        }
         self.optimizer = self.create_optimizer()
         self.scheduler = get_scheduler(
             args.lr_scheduler,
@@ -314,15 +318,9 @@ class CXRTrainer:
             num_warmup_steps=args.warmup_steps,
             num_training_steps=self.max_steps,
         )
-        self.ema = (
-            EMAModel(self.parameters.values(), decay=args.ema_decay, foreach=True)
-            if args.ema_decay > 0
-            else None
-        )
+        averaged = args.ema_decay > 0
+        self.ema = WeightAverage(self.parameters, self.buffers, args.ema_decay) if averaged else None
         self.scaler = self.accelerator.scaler
-
-    def _due(self, interval: int) -> bool:
-        return interval > 0 and self.global_step % interval == 0
 
     def _synchronise_initial_weights(self) -> None:
         if self.accelerator.num_processes > 1:
@@ -349,32 +347,20 @@ class CXRTrainer:
             pin_memory=self.device.type == "cuda",
         )
 
-    def seed_noise(self, *key: int) -> None:
-        """Seed Python, NumPy and torch from (seed, key): the same key gives the same noise."""
-        words = np.random.SeedSequence([self.args.seed, *key]).generate_state(2)
-        random.seed(int(words[0]))
-        np.random.seed(words[0])
-        torch.manual_seed((int(words[0]) << 31) ^ int(words[1]))
+    # ------------------------------------------------------------ one step
 
     def _step(self, batches: list[Any]) -> dict[str, float]:
         self.optimizer.zero_grad(set_to_none=True)
-        sums: dict[str, torch.Tensor] = {}
-        for micro, batch in enumerate(batches):
-            self.seed_noise(self.global_step, micro, self.accelerator.process_index)
-            with self.accelerator.autocast():
-                loss, logs = self.compute_loss(self.prepare_batch(batch))
-            self._backward(loss / len(batches))
-            for name, value in {"loss": loss, **logs}.items():
-                value = torch.as_tensor(value, dtype=torch.float32, device=self.device).detach()
-                sums[name] = sums.get(name, 0.0) + value / len(batches)
-        names = list(sums)
-        means = self._average_over_processes(torch.stack([sums[name] for name in names]))
-        logs = dict(zip(names, means.tolist(), strict=True))
+        buffers = [buffer.clone() for buffer in self.buffers.values()]
+        logs = self._accumulate_gradients(batches)
         logs["grad_norm"] = norm = self._gradient_norm()
         logs["lr"] = self.optimizer.param_groups[0]["lr"]
         limit = self.args.skip_threshold or math.inf
         skip = not (math.isfinite(logs["loss"]) and math.isfinite(norm)) or norm > limit
-        if not skip:
+        if skip:
+            for buffer, before in zip(self.buffers.values(), buffers, strict=True):
+                buffer.copy_(before)
+        else:
             self._update(norm)
         if self.scaler is not None:
             self.scaler.update()
@@ -387,58 +373,74 @@ class CXRTrainer:
             self.after_step(logs)
         return {**logs, "skipped": float(skip)}
 
-    def _backward(self, loss: torch.Tensor) -> None:
-        (self.scaler.scale(loss) if self.scaler is not None else loss).backward()
+    def _accumulate_gradients(self, batches: list[Any]) -> dict[str, float]:
+        """Forward and backward of every micro-batch; returns what they log, averaged over them and processes."""
+        sums: dict[str, torch.Tensor] = {}
+        for micro, batch in enumerate(batches):
+            self.seed_noise(self.global_step, micro, self.accelerator.process_index)
+            with self.accelerator.autocast():
+                loss, logs = self.compute_loss(self.prepare_batch(batch))
+            loss = loss / len(batches)
+            (self.scaler.scale(loss) if self.scaler is not None else loss).backward()
+            for name, value in {"loss": loss * len(batches), **logs}.items():
+                sums[name] = sums.get(name, 0.0) + _scalar(value, self.device) / len(batches)
+        names = sorted(sums)
+        means = self._reduce(torch.stack([sums[name] for name in names]), "mean").tolist()
+        return dict(zip(names, means, strict=True))
 
-    def _average_over_processes(self, values: torch.Tensor) -> torch.Tensor:
-        return self.accelerator.reduce(values, reduction="mean")
+    def _reduce(self, values: torch.Tensor, how: str) -> torch.Tensor:
+        return self.accelerator.reduce(values, reduction=how)
 
     def _gradient_norm(self) -> float:
+        """L2 norm of the gradients, after averaging them over processes."""
         if self.accelerator.num_processes > 1:
             for p in self.parameters.values():
                 if p.grad is None:
                     p.grad = torch.zeros_like(p)
-            gradients = [p.grad for p in self.parameters.values()]
-            flat = self._average_over_processes(torch.cat([g.flatten() for g in gradients]))
-            for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-                gradient.copy_(part.view_as(gradient))
+            self._average_in_place([p.grad for p in self.parameters.values()])
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
         return float(nn.utils.get_total_norm(gradients)) if gradients else 0.0
 
+    @torch.no_grad()
+    def _average_in_place(self, tensors: list[torch.Tensor]) -> None:
+        flat = self._reduce(torch.cat([tensor.flatten() for tensor in tensors]), "mean")
+        for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
     def _update(self, norm: float) -> None:
-        clip = self.args.max_grad_norm
-        if clip > 0:
+        if self.args.max_grad_norm > 0:
             total = torch.tensor(norm, device=self.device)
-            nn.utils.clip_grads_with_norm_(self.parameters.values(), clip, total)
+            nn.utils.clip_grads_with_norm_(self.parameters.values(), self.args.max_grad_norm, total)
         if self.scaler is not None:
             self.scaler.step(self.optimizer)
         else:
             self.optimizer.step()
+        if self.buffers and self.accelerator.num_processes > 1:
+            self._average_in_place(list(self.buffers.values()))
         if self.ema is not None:
-            self.ema.step(self.parameters.values())
+            self.ema.step()
 
     def _count_skip(self, logs: Mapping[str, float]) -> None:
         self.skipped_steps += 1
         self.consecutive_skips += 1
-        limit = self.args.max_consecutive_skips
-        logger.warning(
-            "Step %d skipped: loss %.6g, gradient norm %.6g (threshold %g).",
-            self.global_step, logs["loss"], logs["grad_norm"], self.args.skip_threshold,
-        )  # fmt: skip
-        if self.consecutive_skips <= limit:
+        args = self.args
+        if self.accelerator.is_main_process:
+            numbers = f"loss {logs['loss']:.6g}, gradient norm {logs['grad_norm']:.6g}"
+            logger.warning("Step %d skipped: %s.", self.global_step, numbers)
+        if self.consecutive_skips <= args.max_consecutive_skips:
             return
-        self._write_record({"step": self.global_step, **logs, "skipped_total": self.skipped_steps})
+        self.records.metrics({**logs, "skipped_total": self.skipped_steps}, self.global_step)
         saved = checkpointing.list_checkpoints(self.output_dir)
         last = f"The last checkpoint is {saved[-1]}." if saved else "No checkpoint was written yet."
         raise TrainingDivergedError(
             f"Stopped at step {self.global_step}: the last {self.consecutive_skips} steps were all skipped "
-            f"(--max_consecutive_skips {limit}), {self.skipped_steps} in the whole run. The last one had loss "
-            f"{logs['loss']:.6g} and gradient norm {logs['grad_norm']:.6g}; --skip_threshold is "
-            f"{self.args.skip_threshold:g}. {last}\n"
+            f"(--max_consecutive_skips {args.max_consecutive_skips}), {self.skipped_steps} in the whole run. The "
+            f"last one had loss {logs['loss']:.6g} and gradient norm {logs['grad_norm']:.6g}; --skip_threshold is "
+            f"{args.skip_threshold:g}. {last}\n"
             "If loss or norm is nan or inf: look for NaN in the images, lower --learning_rate "
-            f"(now {self.args.learning_rate:g}), lengthen --warmup_steps, use --mixed_precision bf16 instead of "
+            f"(now {args.learning_rate:g}), lengthen --warmup_steps, use --mixed_precision bf16 instead of "
             "fp16. If the norm is finite but above the threshold: raise --skip_threshold, or lower "
             "--learning_rate. Then go on with --resume_from_checkpoint latest."
         )
@@ -446,7 +448,7 @@ class CXRTrainer:
     # --------------------------------------------------- logs and pictures
 
     def _log_step(self, logs: Mapping[str, float], progress: tqdm) -> None:
-        if logs["skipped"] == 0:
+        if not logs["skipped"]:
             for name, value in logs.items():
                 self._sums[name] = self._sums.get(name, 0.0) + value
             self._count += 1
@@ -454,40 +456,29 @@ class CXRTrainer:
             return
         now = time.perf_counter()
         since, first = self._clock
-        record = {name: value / self._count for name, value in self._sums.items()}
-        record.pop("skipped", None)
+        record = {name: value / self._count for name, value in self._sums.items() if name != "skipped"}
         record["lr"] = logs["lr"]
+        record["epoch"] = self.global_step / self.steps_per_epoch
         record["skipped_total"] = self.skipped_steps
         record["images_per_second"] = (self.global_step - first) * self.step_images / max(now - since, 1e-9)
         self._clock = (now, self.global_step)
         self._sums, self._count = {}, 0
-        self._write_record(
-            {"step": self.global_step, "epoch": self.global_step / self.steps_per_epoch, **record}
-        )
+        self.records.metrics(record, self.global_step)
         shown = {name: f"{record[name]:.4g}" for name in ("loss", "grad_norm") if name in record}
         progress.set_postfix(shown, refresh=False)
-
-    def _write_record(self, record: Mapping[str, Any]) -> None:
-        if not self.accelerator.is_main_process:
-            return
-        rounded = {name: _finite(value) for name, value in record.items()}
-        with open(self.output_dir / METRICS_FILE, "a", encoding="utf-8") as file:
-            file.write(json.dumps(rounded) + "\n")
-        numbers = {k: v for k, v in record.items() if isinstance(v, int | float) and k != "step"}
-        self.accelerator.log(numbers, step=self.global_step)
 
     def _evaluate(self) -> dict[str, float]:
         if self.val_dataset is None or self.args.eval_steps < 0:
             return {}
         started = time.perf_counter()
         self.set_mode(False)
-        self.seed_noise(self.global_step, 1 << 20, self.accelerator.process_index)
+        self.seed_noise(self.global_step, _EVALUATION, self.accelerator.process_index)
         with self.averaged_weights(), torch.no_grad():
             metrics = self.evaluate()
             self._keep_best(metrics)
         self.set_mode(True)
         metrics = {f"val_{name}": value for name, value in metrics.items()}
-        self._write_record({"step": self.global_step, **metrics})
+        self.records.metrics(metrics, self.global_step)
         if self.accelerator.is_main_process:
             text = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
             tqdm.write(f"step {self.global_step}: {text}")
@@ -504,73 +495,33 @@ class CXRTrainer:
             return
         self.best_value, self.best_step = value, self.global_step
         if self.accelerator.is_main_process:
-            checkpointing.save_weights(self.model, self.output_dir / "best.safetensors")
+            checkpointing.save_weights(self.model, self.output_dir / BEST_FILE)
         self.accelerator.wait_for_everyone()
 
     def _write_samples(self) -> None:
         if not self.accelerator.is_main_process:
             return
         self.set_mode(False)
-        self.seed_noise(1 << 21)
+        self.seed_noise(_PICTURES)
         with self.averaged_weights(), torch.no_grad():
-            pictures = self.sample_images()
+            for name, pixels in self.sample_images().items():
+                self.records.picture(name, pixels, self.global_step)
         self.set_mode(True)
-        folder = self.output_dir / "samples"
-        folder.mkdir(exist_ok=True)
-        for name, picture in pictures.items():
-            Image.fromarray(picture).save(folder / f"step_{self.global_step:08d}_{name}.png")
-            for tracker in self.accelerator.trackers:
-                if tracker.name == "tensorboard":
-                    tracker.log_images({name: picture[None, None]}, step=self.global_step)
 
-    # ------------------------------------------------ output and resuming
-
-    def _prepare_output_dir(self) -> Path | None:
-        args = self.args
-        checkpoint = None
-        if args.resume_from_checkpoint:
-            checkpoint = checkpointing.resolve_checkpoint(args.resume_from_checkpoint, self.output_dir)
-        if self.accelerator.is_main_process:
-            mine = [name for name in self._products() if (self.output_dir / name).exists()]
-            mine += [path.name for path in checkpointing.list_checkpoints(self.output_dir)]
-            if mine and not args.resume_from_checkpoint:
-                if not args.overwrite_output_dir:
-                    raise OutputDirectoryError(
-                        f"{str(self.output_dir)!r} already holds a run ({', '.join(sorted(mine)[:4])}). Use another "
-                        "--output_dir, --resume_from_checkpoint latest to go on, or --overwrite_output_dir to "
-                        "delete it."
-                    )
-                for name in mine:
-                    path = self.output_dir / name
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
-            self.output_dir.mkdir(parents=True, exist_ok=True)
-            checkpointing.remove_leftovers(self.output_dir)
-        self.accelerator.wait_for_everyone()
-        return checkpoint
-
-    def _products(self) -> tuple[str, ...]:
-        return (
-            METRICS_FILE, MANIFEST_FILE, "samples", "logs", "best.safetensors",
-            "model.safetensors", "config.json", "preprocessor_config.json", "metrics.json",
-        )  # fmt: skip
+    # ----------------------------------------------- checkpoints and the end
 
     def save_checkpoint(self) -> None:
         """Write a checkpoint of the present step (main process; the others wait)."""
         if self.accelerator.is_main_process:
-            ema, averaging = None, None
-            if self.ema is not None:
-                averaging = self.ema.state_dict()
-                ema = dict(zip(self.parameters, averaging.pop("shadow_params"), strict=True))
             training = {
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": self.scheduler.state_dict(),
                 "scaler": self.scaler.state_dict() if self.scaler is not None else None,
-                "ema": averaging,
+                "ema": self.ema.settings() if self.ema is not None else None,
                 "registered": {name: item.state_dict() for name, item in self._registered.items()},
             }
             state = {
                 "skipped_steps": self.skipped_steps,
-                "consecutive_skips": self.consecutive_skips,
                 "best_value": self.best_value,
                 "best_step": self.best_step,
                 "log_sums": self._sums,
@@ -581,7 +532,7 @@ class CXRTrainer:
                 self.output_dir,
                 self.global_step,
                 self.model,
-                ema,
+                self.ema.tensors() if self.ema is not None else None,
                 training,
                 state,
                 keep=self.args.save_total_limit,
@@ -590,11 +541,8 @@ class CXRTrainer:
 
     def _order(self) -> dict[str, int]:
         """What decides which images a step sees."""
-        return {
-            "seed": self.args.seed,
-            "images": len(self.train_dataset),
-            "images_per_step": self.step_images,
-        }
+        images = len(self.train_dataset)
+        return {"seed": self.args.seed, "images": images, "images_per_step": self.step_images}
 
     def _resume(self, path: Path) -> None:
         ema, training, state = checkpointing.load_checkpoint(path, self.model)
@@ -604,8 +552,7 @@ class CXRTrainer:
             if self.scaler is not None and training["scaler"] is not None:
                 self.scaler.load_state_dict(training["scaler"])
             if self.ema is not None:
-                shadow = [ema[name].to(self.device) for name in self.parameters]
-                self.ema.load_state_dict({**training["ema"], "shadow_params": shadow})
+                self.ema.load(ema, training["ema"])
             for name, item in self._registered.items():
                 item.load_state_dict(training["registered"][name])
         except (KeyError, TypeError, ValueError) as error:
@@ -613,59 +560,41 @@ class CXRTrainer:
                 f"Checkpoint {str(path)!r} was written by a run with other settings ({error!r}). Resume with the "
                 "same stage, model, EMA and optimiser arguments; run.json in its folder has them."
             ) from error
-        self.global_step = state["step"]
-        self.skipped_steps, self.consecutive_skips = state["skipped_steps"], 0
+        self.global_step, self.skipped_steps = state["step"], state["skipped_steps"]
         self.best_value, self.best_step = state["best_value"], state["best_step"]
         self._sums, self._count = state["log_sums"], state["log_count"]
-        changed = [
-            f"{k}: {state['order'].get(k)} -> {v}"
-            for k, v in self._order().items()
-            if state["order"].get(k) != v
-        ]
+        then, now = state["order"], self._order()
+        changed = [f"{name} {then.get(name)} -> {now[name]}" for name in now if then.get(name) != now[name]]
         if changed:
-            logger.warning("Resumed with another order of images than before (%s).", ", ".join(changed))
+            logger.warning("Resumed with another order of images than before: %s.", ", ".join(changed))
 
-    def _start_records(self, checkpoint: Path | None) -> None:
-        if self.args.report_to != "none":
-            self.accelerator.init_trackers("logs")
-        if not self.accelerator.is_main_process:
-            return
-        if self.args.resume_from_checkpoint:
-            if checkpoint is None:
-                logger.warning("No checkpoint in %s: starting at step 0.", self.output_dir)
-            _drop_records_after(self.output_dir / METRICS_FILE, self.global_step)
-        manifest = describe_run(self.args, self.accelerator, self.run_info)
-        manifest.update(
-            parameters=sum(p.numel() for p in self.model.parameters()),
-            trainable_parameters=sum(p.numel() for p in self.parameters.values()),
-            max_steps=self.max_steps,
-            steps_per_epoch=self.steps_per_epoch,
-            resumed_from=str(checkpoint) if checkpoint else None,
-            finished=False,
-        )
-        self._manifest = manifest
-        checkpointing.write_json(self.output_dir / MANIFEST_FILE, manifest)
+    def _manifest(self, checkpoint: Path | None) -> dict[str, Any]:
+        return {
+            **describe_run(self.args, self.accelerator, self.run_info),
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "trainable_parameters": sum(p.numel() for p in self.parameters.values()),
+            "max_steps": self.max_steps,
+            "steps_per_epoch": self.steps_per_epoch,
+            "resumed_from": str(checkpoint) if checkpoint else None,
+            "finished": False,
+        }
 
     def _finish(self, metrics: Mapping[str, float]) -> None:
         if self.accelerator.is_main_process:
             with self.averaged_weights():
+                last = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
                 if self.best_step is not None:
-                    raw = {name: p.detach().clone() for name, p in self.model.state_dict().items()}
-                    checkpointing.load_weights(self.model, self.output_dir / "best.safetensors")
+                    checkpointing.load_weights(self.model, self.output_dir / BEST_FILE)
                 self.finalize()
                 self._save_final()
-                if self.best_step is not None:
-                    self.model.load_state_dict(raw)
-            self._manifest.update(finished=True, steps=self.global_step, skipped_steps=self.skipped_steps)
-            self._manifest.update(
-                best_step=self.best_step, metrics={k: _finite(v) for k, v in metrics.items()}
-            )
-            checkpointing.write_json(self.output_dir / MANIFEST_FILE, self._manifest)
+                self.model.load_state_dict(last)
+        self.records.finish(
+            steps=self.global_step,
+            skipped_steps=self.skipped_steps,
+            best_step=self.best_step,
+            metrics={name: str(v) if not math.isfinite(v) else v for name, v in metrics.items()},
+        )
         self.accelerator.wait_for_everyone()
-        self.accelerator.end_training()
-
-    def finalize(self) -> None:
-        """Called on the main process with the final (averaged or best) weights, before they are saved."""
 
     def _save_final(self) -> None:
         folder = self.output_dir / ".incomplete-final"
@@ -679,27 +608,12 @@ class CXRTrainer:
         folder.rmdir()
 
 
-def _batch_size(batch: Mapping[str, Any]) -> int:
-    return next(len(value) for value in batch.values() if torch.is_tensor(value))
+def _keep(rows: Any) -> Any:
+    return rows
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: write it as text."""
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+def _scalar(value: Any, device: torch.device) -> torch.Tensor:
+    return torch.as_tensor(value, dtype=torch.float32, device=device).detach()
 
 
-def _drop_records_after(path: Path, step: int) -> None:
-    """Remove what a killed run logged after the checkpoint from which it goes on."""
-    if not path.is_file():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(ValueError):  # the last line of a killed process may be cut short
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-    temporary = path.with_name(".incomplete-" + path.name)
-    temporary.write_text("".join(kept), encoding="utf-8")
-    os.replace(temporary, path)
-
-
-__all__ = ["CXRTrainer", "OutputDirectoryError", "TrainingDivergedError", "build_accelerator", "set_seed"]
+__all__ = ["CXRTrainer", "OutputDirectoryError", "TrainingDivergedError", "build_accelerator"]
