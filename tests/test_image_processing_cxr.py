@@ -307,8 +307,11 @@ def test_grey_picture_stored_in_colour_does_not_warn(tmp_path):
     smooth.save(tmp_path / "grey.jpg", quality=85)
     marked = np.asarray(smooth).copy()
     marked[:6, :10] = 255, 255, 0  # a small coloured annotation
-    CXRImageProcessor().load(tmp_path / "grey.jpg")
-    CXRImageProcessor().load(marked)
+    tinted = np.stack([np.minimum(LEVELS, 240)] * 3, axis=2) + np.array(
+        [0, 4, 12], dtype=np.uint8
+    )  # blue film
+    for image in (tmp_path / "grey.jpg", marked, tinted):
+        CXRImageProcessor().load(image)
 
 
 def test_long_strip_warns():

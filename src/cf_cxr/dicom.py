@@ -70,9 +70,7 @@ def read_dicom(
         return _display_values(source, name, min_side, max_pixels, force)
     except (CXRImageError, Warning):
         raise
-    except (
-        Exception
-    ) as error:  # pydicom converts values as they are read, and raises many types on damaged ones
+    except Exception as error:  # pydicom converts values as they are read; damaged ones raise many types
         raise CXRImageError(
             f"{name} is damaged DICOM ({type(error).__name__}: {error}). Copy or export the file again."
         ) from error
@@ -120,8 +118,8 @@ def check_header(dataset: pydicom.Dataset, name: str, min_side: int, max_pixels:
     if photometric not in PHOTOMETRIC or int(dataset.get("SamplesPerPixel") or 1) != 1:
         raise CXRImageError(
             f"{name}: photometric interpretation {photometric!r}, {dataset.get('SamplesPerPixel')} samples "
-            f"per pixel, is not a radiograph's; supported are {' and '.join(PHOTOMETRIC)}. Export the original, "
-            "not a colour screenshot."
+            f"per pixel, is not a radiograph's; supported are {' and '.join(PHOTOMETRIC)}. Export the "
+            "original, not a colour screenshot."
         )
     if dataset.BitsAllocated not in (8, 16) or not 1 <= dataset.BitsStored <= dataset.BitsAllocated:
         raise CXRImageError(

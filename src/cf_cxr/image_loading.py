@@ -26,7 +26,7 @@ MIN_SIDE = 16
 MAX_PIXELS = 80_000_000  # five times the largest radiographs; below the limit at which Pillow starts to warn
 MAX_DOWNLOAD_BYTES = 256 * 2**20
 TIMEOUT = 20.0  # seconds for a server to connect, and between two packets
-LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow's convert("L")
+LUMA = (0.299, 0.587, 0.114)  # red, green, blue: ITU-R BT.601, as Pillow's convert("L")
 COLOUR_DIFFERENCE = 20 / 255  # largest minus smallest channel, above which a pixel counts as coloured
 COLOUR_SHARE = 0.05  # share of coloured pixels above which a picture counts as a colour photograph
 RANGE_TOLERANCE = 1e-4  # overshoot forgiven (and clipped), as a share of the range
@@ -328,11 +328,12 @@ def _implied_range(array: np.ndarray, name: str) -> tuple[float, float]:
 
 def _to_grey(pixels: np.ndarray, name: str) -> np.ndarray:
     """(H, W, 3 or 4) -> (H, W); transparency is laid over black, equal channels are kept exactly."""
-    if pixels.shape[2] == 4:
-        pixels = pixels[:, :, :3] * pixels[:, :, 3:]
-    difference = pixels.max(axis=2) - pixels.min(axis=2)
+    red, green, blue, *alpha = np.ascontiguousarray(np.moveaxis(pixels, 2, 0))
+    if alpha:
+        red, green, blue = red * alpha[0], green * alpha[0], blue * alpha[0]
+    difference = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
     if not difference.any():
-        return np.ascontiguousarray(pixels[:, :, 0])
+        return red
     coloured = float((difference > COLOUR_DIFFERENCE).mean())
     if coloured > COLOUR_SHARE:
         warnings.warn(
@@ -341,7 +342,7 @@ def _to_grey(pixels: np.ndarray, name: str) -> np.ndarray:
             NotAChestRadiographWarning,
             stacklevel=2,
         )
-    return pixels @ LUMA
+    return LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
 
 
 def _checked(pixels: np.ndarray, name: str) -> np.ndarray:
