@@ -95,7 +95,7 @@ def test_rotation_keeps_distance_from_the_centre_and_stays_within_the_angle(shap
 def test_translation_and_scale_have_the_stated_size():
     x = spot(x=32, y=32).expand(64, -1, -1, -1)
     moved = (centroid(augment(AugmentationConfig(translation=0.1), x)) - 32).abs()
-    assert 5 < moved.max() <= 6.5
+    assert (moved.amax(0) > 5).all() and (moved.amax(0) <= 6.5).all()  # on both axes
     brightness = (augment(AugmentationConfig(scale=0.2), x) + 1).sum((1, 2, 3)) / (x + 1).sum((1, 2, 3))
     assert math.exp(0.3) < brightness.max() < math.exp(0.42)  # area grows with the square of the zoom
     assert math.exp(-0.42) < brightness.min() < math.exp(-0.3)
