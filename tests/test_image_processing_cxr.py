@@ -440,9 +440,9 @@ def test_impossible_settings_are_refused(settings, message):
 
 
 def test_misspelt_settings_are_refused():
-    with pytest.raises(TypeError, match="'crop_mod'.*crop_mode"):
+    with pytest.raises(TypeError, match="no setting 'crop_mod'.*crop_mode"):
         CXRImageProcessor(crop_mod="pad")
-    with pytest.raises(TypeError, match="'do_normalize'"):
+    with pytest.raises(TypeError, match="no setting 'do_normalize'.*crop_mode"):
         CXRImageProcessor()(LEVELS, do_normalize=False)
 
 
