@@ -19,29 +19,35 @@ from .noise import NUISANCES
 CENTIMETRES_PER_UNIT = 18.0
 MAXIMAL_SEVERITY = 5.0  # the severity factor is clipped here, so that the finding has bounded support
 
+_FACTOR_COLUMN = {name: column for column, name in enumerate(FACTORS)}
+_NUISANCE_COLUMN = {name: column for column, name in enumerate(NUISANCES)}
 
-@dataclass
+
 class Latents:
     """Named access to factors ``(B, len(FACTORS))`` and normal nuisances ``(B, len(NUISANCES))``."""
 
-    factors: Tensor
-    nuisances: Tensor
+    def __init__(self, factors: Tensor, nuisances: Tensor) -> None:
+        self._factors = factors[..., None, None].clamp(-6.5, 6.5)
+        self._nuisances = nuisances[..., None, None]
+        self._clipped = self._nuisances.clamp(-2.5, 2.5)
+        self._uniform = torch.special.ndtr(self._nuisances)
 
     def f(self, name: str) -> Tensor:
-        """Factor ``(B, 1, 1)``."""
-        return self.factors[:, FACTORS.index(name), None, None]
+        """Factor ``(B, 1, 1)``, clipped to 6.5 standard deviations around its global mean."""
+        return self._factors[:, _FACTOR_COLUMN[name]]
 
     def z(self, name: str) -> Tensor:
         """Nuisance ``(B, 1, 1)``, clipped to 2.5 standard deviations."""
-        return self.nuisances[:, NUISANCES.index(name), None, None].clamp(-2.5, 2.5)
-
-    def row(self, index: int) -> Latents:
-        """Latents of one image, as a batch of one."""
-        return Latents(self.factors[index : index + 1], self.nuisances[index : index + 1])
+        return self._clipped[:, _NUISANCE_COLUMN[name]]
 
     def p(self, name: str) -> Tensor:
         """Nuisance as a uniform in (0, 1), ``(B, 1, 1)``."""
-        return torch.special.ndtr(self.nuisances[:, NUISANCES.index(name), None, None])
+        return self._uniform[:, _NUISANCE_COLUMN[name]]
+
+    def row(self, index: int) -> Latents:
+        """Latents of one image, as a batch of one."""
+        block = slice(index, index + 1)
+        return Latents(self._factors[block, :, 0, 0], self._nuisances[block, :, 0, 0])
 
 
 @dataclass
@@ -84,6 +90,9 @@ class Anatomy:
     fluid_left: Tensor
     fluid_maximum_right: Tensor  # the same at maximal severity
     fluid_maximum_left: Tensor
+    scapula_x: Tensor  # medial border
+    gas_size: Tensor  # half height of the stomach bubble
+    gas_x: Tensor
     haze: Tensor  # relative loss of air at the bases, or in congested lungs
     heart_scale_maximum: Tensor
 
@@ -141,7 +150,7 @@ def build_anatomy(latents: Latents, config: PhantomConfig) -> Anatomy:
         heart_x=0.115 + 0.015 * z("heart_shift"),
         heart_angle=0.65 + 0.10 * z("heart_tilt"),
         mediastinum=0.125 + 0.012 * z("mediastinum"),
-        knob_radius=0.088 * torch.exp(0.13 * unfolding),
+        knob_radius=0.088 * torch.exp(0.11 * unfolding),
         knob_x=0.080 + 0.016 * unfolding,
         calcification=0.45 * softplus(0.9 * f("calcification")),
         bone=torch.exp(-0.14 * loss),
@@ -161,6 +170,9 @@ def build_anatomy(latents: Latents, config: PhantomConfig) -> Anatomy:
         fluid_left=height * left,
         fluid_maximum_right=top * right,
         fluid_maximum_left=top * left,
+        scapula_x=0.66 + 0.04 * z("scapula"),
+        gas_size=(0.05 + 0.03 * z("gas_size")).clamp(min=0.005),
+        gas_x=0.33 + 0.06 * z("gas_x"),
         haze=0.10 * softplus(1.2 * f("haze")),
         heart_scale_maximum=heart_scale(maximum if not effusion else heart_severity, z("heart_size")),
     )

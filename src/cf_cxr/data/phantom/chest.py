@@ -15,7 +15,7 @@ from .posterior import BayesPosterior, bayes_posterior
 from .renderer import PhantomImages, render_latents
 from .scm import attributes_from_uniform, counterfactual_attributes, graph, schema
 
-_CHUNK = 8  # images rendered at once: their maps stay in a core's cache
+_CHUNK = 16  # images rendered at once: their maps stay in a core's cache
 _RANK, _GRAIN = NOISE_COLUMNS.index(RANK), NOISE_COLUMNS.index(GRAIN)
 Generator = int | np.random.Generator | torch.Generator | None
 

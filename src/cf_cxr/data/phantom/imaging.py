@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, softplus
@@ -67,20 +69,26 @@ def shutters(x: Tensor, y: Tensor, latents: Latents) -> Tensor:
     return sides * step(1.0 - 0.8 * width - y[:, None], 0.01) * step(y[:, None] + 1.0 - 0.6 * width, 0.01)
 
 
-def marker(x: Tensor, y: Tensor, latents: Latents) -> Tensor:
-    """Lead side marker, opacity in [0, 1]: its distance from the midline is a site factor."""
+def stamp_marker(picture: Tensor, film: Tensor, latents: Latents) -> Tensor:
+    """The picture with a lead side marker; its distance from the midline is a site factor."""
     right = latents.p("marker_side") < 0.5
-    distance = 0.66 + 0.055 * latents.f("marker").clamp(-4.0, 4.0)
+    distance = 0.66 + 0.055 * latents.f("marker").clamp(-4.5, 4.5)
     centre_x = torch.where(right, -distance, distance)
     centre_y = -0.80 + 0.03 * latents.z("marker_height")
-    height = 0.026  # of one of five rows
-    rows = torch.arange(5, dtype=x.dtype) * height + centre_y - 2 * height
-    columns = torch.arange(3, dtype=x.dtype) * height + centre_x - height
-    soft = max(0.5 * height, 1.0 / len(x))
-    row_weight = (1.0 - (y[None, :, None] - rows).abs() / (2 * soft)).clamp(min=0.0)  # (B, R, 5)
-    column_weight = (1.0 - (x[None, :, None] - columns).abs() / (2 * soft)).clamp(min=0.0)  # (B, R, 3)
-    glyphs = {
-        side: torch.tensor([[float(c) for c in row] for row in rows_]) for side, rows_ in _GLYPHS.items()
-    }
-    glyph = torch.where(right, glyphs["R"], glyphs["L"])  # (B, 5, 3)
-    return (row_weight @ glyph @ column_weight.mT).clamp(max=1.0)
+    cell = 0.026  # side of one cell of the 5 x 3 glyph
+    y = film[: int(0.25 * len(film))]
+    rows = torch.arange(5, dtype=film.dtype) * cell + centre_y - 2 * cell
+    columns = torch.arange(3, dtype=film.dtype) * cell + centre_x - cell
+    reach = 2.0 * max(0.5 * cell, 1.0 / len(film))
+    row_weight = (1.0 - (y[None, :, None] - rows).abs() / reach).clamp(min=0.0)  # (B, rows, 5)
+    column_weight = (1.0 - (film[None, :, None] - columns).abs() / reach).clamp(min=0.0)  # (B, R, 3)
+    glyph = torch.where(right, _glyph("R"), _glyph("L"))  # (B, 5, 3)
+    opacity = (row_weight @ glyph @ column_weight.mT).clamp(max=1.0)
+    top = picture[:, : len(y)]
+    top += (0.97 - top).clamp(min=0.0) * opacity
+    return picture
+
+
+@lru_cache(maxsize=2)
+def _glyph(letter: str) -> Tensor:
+    return torch.tensor([[float(cell) for cell in row] for row in _GLYPHS[letter]])

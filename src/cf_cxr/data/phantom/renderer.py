@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import lru_cache
 
@@ -14,14 +14,13 @@ from . import thickness as tissue
 from .anatomy import Anatomy, Latents, build_anatomy
 from .config import PhantomConfig
 from .devices import device_map
-from .imaging import BONE, SOFT_TISSUE, display, expose, marker, scatter, shutters
+from .grid import Grid, Window, film_axis, lean, window
+from .imaging import BONE, SOFT_TISSUE, display, expose, scatter, shutters, stamp_marker
 from .noise import grain_fields
-from .thickness import Thorax
 from .vessels import TREES, sample_vessels
 
 _TEXTURE = 16  # side of the coarse grid of parenchymal texture
-_TILT = 0.02  # standard deviation of the patient's lean, as a shear
-_ZOOM = 1.06
+Box = tuple[tuple[float, float], tuple[float, float]]
 
 
 @dataclass
@@ -58,24 +57,6 @@ class PhantomImages:
         return cls(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)})
 
 
-def _axes(latents: Latents, resolution: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Film coordinates ``(R,)``, and anatomical u ``(B, R, R)`` and v ``(B, R, 1)``."""
-    film = (torch.arange(resolution, dtype=torch.float32) + 0.5) * (2.0 / resolution) - 1.0
-    zoom = _ZOOM * torch.exp(0.035 * latents.z("zoom"))
-    v = (film[None, :, None] - 0.03 * latents.z("shift_y")) / zoom
-    u = (film[None, None, :] - 0.03 * latents.z("shift_x")) / zoom - _TILT * latents.z("tilt") * v
-    return film, u, v
-
-
-def _rows(resolution: int, low: float, high: float) -> slice:
-    """Rows of the film that can hold a v between ``low`` and ``high``, whatever zoom and shift."""
-    zooms = (_ZOOM * math.exp(-0.0875), _ZOOM * math.exp(0.0875))  # 2.5 standard deviations, as all nuisances
-    first = min(zoom * low for zoom in zooms) - 0.075
-    last = max(zoom * high for zoom in zooms) + 0.075
-    first, last = (int((edge + 1.0) * 0.5 * resolution) for edge in (max(first, -1.0), min(last, 1.0)))
-    return slice(first, min(last + 1, resolution))
-
-
 @lru_cache(maxsize=8)
 def _upsampling(resolution: int) -> Tensor:
     """Cubic interpolation from the texture's coarse grid, ``(R, _TEXTURE)``."""
@@ -89,34 +70,58 @@ def _texture(coarse: Tensor, resolution: int) -> Tensor:
     return weights @ coarse.view(-1, _TEXTURE, _TEXTURE) @ weights.T
 
 
-def _lung_air(a: Anatomy, t: Thorax, v: Tensor) -> Tensor:
+@dataclass
+class _Chest:
+    """The cavity, and what lies in it; maps ``(B, R, R)``."""
+
+    q: Tensor  # 0 at the midline, 1 at the chest wall
+    cavity: Tensor  # cm
+    diaphragm: Tensor  # its height at every pixel
+    heart: Tensor  # squared normalised radius
+    mediastinum: Tensor  # share of the cavity
+
+
+def _windowed(shape: Tensor, box: Box, draw: Callable[[Window], Tensor], outside: float = 0.0) -> Tensor:
+    """A map that is ``outside`` except in a box, where it is drawn."""
+    result = torch.full_like(shape, outside)
+    place = window(shape.shape[-1], *box)
+    result[place] = draw(place)
+    return result
+
+
+def _chest(a: Anatomy, g: Grid) -> _Chest:
+    half, profile = tissue.cavity_half_width(a, g.v)
+    q = g.x * (1.0 / half)
+    return _Chest(
+        q=q,
+        cavity=tissue.cavity(a, g, q, profile),
+        diaphragm=tissue.diaphragm_height(a, g.by_side(a.dome_right, a.dome_left), q),
+        heart=_windowed(q, tissue.HEART_BOX, lambda w: tissue.heart_radius(a, g.crop(w), a.heart_scale), 9.0),
+        mediastinum=_windowed(q, tissue.MEDIASTINUM_BOX, lambda w: tissue.mediastinum(a, g.crop(w))),
+    )
+
+
+def _lung_air(a: Anatomy, g: Grid, c: _Chest) -> Tensor:
     """Cavity above the diaphragm that neither heart nor vessels nor aorta fill, cm."""
-    room = t.cavity * (1.0 - t.mediastinum)
-    air = (room - tissue.dome(t.heart).mul_(0.52 * a.depth)).clamp_(min=0.0)
-    below = t.diaphragm - v
-    return air.mul_(0.82 * tissue.step(below) + 0.18 * tissue.step(below + 0.05, 0.05))
+    air = (1.0 - c.mediastinum).mul_(c.cavity)
+    heart = window(len(g.u[0]), *tissue.HEART_BOX)
+    air[heart] -= tissue.dome(c.heart[heart]).mul_(0.52 * a.depth)
+    below = c.diaphragm - g.v
+    clear = tissue.step(below).mul_(0.82).add_(tissue.step(below.add_(0.05), 0.05), alpha=0.18)
+    return air.clamp_(min=0.0).mul_(clear)
 
 
-def _vessels(u: Tensor, v: Tensor, air: Tensor, latents: Latents) -> Tensor:
+def _vessels(g: Grid, air: Tensor, latents: Latents) -> Tensor:
     """Vessels in the lung, cm of blood."""
     tree = (latents.p("vessel_tree")[:, 0, 0] * TREES).long().clamp(max=TREES - 1)
     flip = 1.0 - 2.0 * (latents.p("vessel_flip") < 0.5).float()
-    vessels = sample_vessels(u, v, tree, flip, 0.92 + 0.05 * latents.z("vessel_scale"))
+    vessels = sample_vessels(g.u, g.v, tree, flip, 0.92 + 0.05 * latents.z("vessel_scale"))
     strength = 1.9 * torch.exp(0.2 * latents.z("vessel_strength"))
-    return vessels.mul_(strength).mul_(air / (air + 3.0))
-
-
-def _stomach_gas(a: Anatomy, u: Tensor, v: Tensor, latents: Latents) -> Tensor:
-    """Gas bubble under the left hemidiaphragm, cm of air."""
-    size = (0.05 + 0.03 * latents.z("gas_size")).clamp(min=0.005)
-    x = (u - 0.33 - 0.06 * latents.z("gas_x")) / (1.6 * size)
-    y = (v - a.dome_left - 0.06 - size) / size
-    return tissue.dome(x * x + y * y).mul_(60.0 * size)
+    return vessels.mul_(strength).mul_(air).div_(air + 3.0)
 
 
 def _dilate(mask: Tensor) -> Tensor:
     """3 x 3 dilation of ``(B, R, R)`` bool: the reach of the detector's blur."""
-    mask = mask.clone()
     for axis in (1, 2):
         n = mask.shape[axis]
         grown = mask.clone()
@@ -133,26 +138,27 @@ class _Pathology:
     touch: Tensor  # bool, where do(finding) may change the picture
 
 
-def _pathology(a: Anatomy, t: Thorax, u: Tensor, v: Tensor, config: PhantomConfig) -> _Pathology:
+def _pathology(a: Anatomy, g: Grid, c: _Chest, config: PhantomConfig) -> _Pathology:
     """What the finding does to the lungs, and the region in which any severity of it would act."""
-    fluid, reach = torch.zeros_like(u), torch.zeros_like(u)
-    low = _rows(u.shape[-1], -0.30, 2.0)  # fluid at its maximum stays below
-    fluid[:, low] = tissue.fluid_fraction(a, t, v, low, a.fluid_right, a.fluid_left)
+    box = tissue.FLUID_BOX
+    fluid = _windowed(c.q, box, lambda w: tissue.fluid_fraction(a, g.crop(w), c.q[w]))
     if config.finding == "Effusion":
-        affected = t.by_side((a.fluid_right > 0).float(), (a.fluid_left > 0).float())
-        basal = tissue.smoothstep((v - 0.05) / 0.40) * affected
-        reach[:, low] = tissue.fluid_fraction(a, t, v, low, a.fluid_maximum_right, a.fluid_maximum_left)
+        affected = g.by_side((a.fluid_right > 0).float(), (a.fluid_left > 0).float())
+        spread = affected.mul_(tissue.smoothstep((g.v - 0.05) / 0.40))
+        top = a.fluid_maximum_right, a.fluid_maximum_left
+        reach = _windowed(c.q, box, lambda w: tissue.fluid_depth(a, g.crop(w), c.q[w], *top)[0])
     else:
-        basal = tissue.step(0.44 - t.q, 0.12) * tissue.step(0.30 - (v - 0.02).abs(), 0.10)
-        reach = 1.0 - tissue.heart_radius(a, u, v, a.heart_scale_maximum)
-    reach = ((reach > 0) | (basal > 0)) & (t.cavity > 0) & (v < t.diaphragm + 0.11)
-    return _Pathology(fluid, a.haze * basal, _dilate(reach))
+        spread = tissue.step(0.44 - c.q, 0.12).mul_(tissue.step(0.30 - (g.v - 0.02).abs(), 0.10))
+        largest = a.heart_scale_maximum
+        reach = _windowed(c.q, tissue.HEART_BOX, lambda w: 1.0 - tissue.heart_radius(a, g.crop(w), largest))
+    acts = (torch.maximum(reach, spread) > 0) & (c.cavity > 0) & (g.v - 0.11 < c.diaphragm)
+    return _Pathology(fluid, spread * a.haze, _dilate(acts))
 
 
 def _costophrenic_angles(a: Anatomy) -> Tensor:
     """Costophrenic angles ``(B, 2)`` in degrees."""
     chord, result = 0.12, []
-    q = torch.tensor([1.0, 1.0 - chord]).view(1, 1, 2)
+    q = torch.tensor([1.0, 1.0 - chord]).expand(len(a.base), 1, 2)
     for top, fluid in ((a.dome_right, a.fluid_right), (a.dome_left, a.fluid_left)):
         corner = top + a.dome_drop
         line = torch.minimum(tissue.diaphragm_height(a, top, q), tissue.meniscus(q, fluid, corner))
@@ -161,31 +167,45 @@ def _costophrenic_angles(a: Anatomy) -> Tensor:
     return torch.rad2deg(torch.stack(result, dim=1))
 
 
-def _measurements(a: Anatomy, latents: Latents) -> tuple[Tensor, Tensor]:
-    """Cardiothoracic ratio ``(B,)`` and costophrenic angles ``(B, 2)``."""
-    shear = _TILT * latents.z("tilt")
-    heart_low, heart_high = tissue.heart_extent(a, shear)
-    low, high = tissue.thorax_extent(a, shear)
-    return ((heart_high - heart_low) / (high - low))[:, 0, 0], _costophrenic_angles(a)
+def _cardiothoracic_ratio(a: Anatomy, latents: Latents) -> Tensor:
+    """Maximal heart width over maximal inner thorax width on the film, ``(B,)``."""
+    heart_low, heart_high = tissue.heart_extent(a, lean(latents))
+    low, high = tissue.thorax_extent(a, lean(latents))
+    return ((heart_high - heart_low) / (high - low))[:, 0, 0]
 
 
-def _bones(a: Anatomy, t: Thorax, u: Tensor, v: Tensor, latents: Latents) -> Tensor:
+def _bones(a: Anatomy, g: Grid, q: Tensor) -> Tensor:
     """All bone and calcium along the beam, cm, before demineralisation."""
-    bone = tissue.spine(a, u, v) + tissue.ribs(a, t, v)
-    rows = _rows(u.shape[-1], -1.30, -0.35)
-    bone[:, rows] += tissue.clavicles(a, t, v, rows)
-    rows = _rows(u.shape[-1], -0.80, 0.60)
-    bone[:, rows] += tissue.calcium(a, t, u, v, rows)
-    bone += tissue.shoulders(t, v, latents.z("scapula"), slice(None))
+    bone = tissue.ribs(a, g, q)
+    for box, draw in (
+        (tissue.SPINE_BOX, tissue.spine),
+        (tissue.CLAVICLE_BOX, tissue.clavicles),
+        (tissue.SHOULDER_BOX, tissue.shoulders),
+        (tissue.ARCH_BOX, tissue.aortic_calcium),
+    ):
+        place = window(q.shape[-1], *box)
+        bone[place] += draw(a, g.crop(place))
+    place = window(q.shape[-1], *tissue.CARTILAGE_BOX)
+    bone[place] += tissue.cartilage_calcium(a, g.crop(place), q[place])
     return bone
 
 
-def _masks(
-    t: Thorax, v: Tensor, a: Anatomy, fluid: Tensor, devices: Tensor, finding: str
-) -> dict[str, Tensor]:
-    heart = t.heart < 1.0
-    pleura = (t.q < 1.0) & (v > a.apex) & (t.x > t.medial) & (v < t.diaphragm)
-    pleura = pleura & (t.mediastinum < 0.4) & ~heart
+def _soft_tissue(a: Anatomy, g: Grid, habitus: Tensor, lung: Tensor) -> Tensor:
+    """Soft tissue along the beam, cm, with air spaces taken out."""
+    soft, size = habitus - lung, habitus.shape[-1]
+    place = window(size, *tissue.BREAST_BOX)
+    soft[place] += tissue.breasts(a, g.crop(place))
+    place = window(size, *tissue.GAS_BOX)
+    soft[place] -= tissue.stomach_gas(a, g.crop(place))
+    place = window(size, *tissue.AIRWAY_BOX)
+    soft[place] -= tissue.airway(g.crop(place))
+    return soft.clamp_(min=0.0)
+
+
+def _masks(a: Anatomy, g: Grid, c: _Chest, fluid: Tensor, devices: Tensor, finding: str) -> dict[str, Tensor]:
+    heart = c.heart < 1.0
+    pleura = (c.cavity > 0) & (g.x > tissue.apex_medial(a, g.v)) & (g.v > a.apex) & (g.v < c.diaphragm)
+    pleura = pleura & (c.mediastinum < 0.4) & ~heart
     wet = pleura & (fluid > 0.5)
     return {
         "lung_mask": pleura & ~wet,
@@ -201,40 +221,32 @@ def render_latents(factors: Tensor, nuisances: Tensor, grain: Tensor, config: Ph
     Args:
         factors: ``(B, len(FACTORS))``. nuisances: ``(B, len(NUISANCES))`` normal. grain: ``(B,)`` integers.
     """
-    side, latents = config.resolution, Latents(factors.float(), nuisances.float())
-    a = build_anatomy(latents, config)
-    film, u, v = _axes(latents, side)
-    t = tissue.build_thorax(a, u, v)
+    side, latents = config.resolution, Latents(factors, nuisances)
+    a, film = build_anatomy(latents, config), film_axis(side)
+    g = Grid.build(film, latents)
+    c = _chest(a, g)
+    pathology = _pathology(a, g, c, config)
     grains = grain_fields(grain, side * side + _TEXTURE**2)
-    pathology = _pathology(a, t, u, v, config)
 
-    air = _lung_air(a, t, v)
-    lung = air * (_texture(grains[:, side * side :], side) * 0.03 + 1.0)
-    lung.mul_(a.air).mul_(1.0 - pathology.haze).sub_(_vessels(u, v, air, latents))
-    habitus = tissue.body(a, u, v)
-    soft = habitus - lung.mul_(1.0 - pathology.fluid)
-    rows = _rows(u.shape[-1], -0.35, 0.95)
-    soft[:, rows] += tissue.breasts(a, t, v, rows)
-    rows = _rows(u.shape[-1], 0.10, 1.20)
-    soft[:, rows] -= _stomach_gas(a, u[:, rows], v[:, rows], latents)
-    rows = _rows(u.shape[-1], -1.30, 0.25)
-    soft[:, rows] -= tissue.airway(u, v, t, rows)
-    devices = device_map(u, v, a, latents, config.device_rate)
-    bone = _bones(a, t, u, v, latents)
-    integral = soft.clamp_(min=0.0).mul_(SOFT_TISSUE).add_(bone.mul_(BONE * a.bone)).add_(devices)
+    air = _lung_air(a, g, c)
+    lung = _texture(grains[:, side * side :], side).mul_(0.03).add_(1.0).mul_(air).mul_(a.air)
+    lung = lung.mul_(1.0 - pathology.haze).sub_(_vessels(g, air, latents)).mul_(1.0 - pathology.fluid)
+    habitus = tissue.body(a, g)
+    devices = device_map(g.u, g.v, a, latents, config.device_rate)
+    integral = _soft_tissue(a, g, habitus, lung).mul_(SOFT_TISSUE)
+    integral.add_(_bones(a, g, c.q).mul_(BONE * a.bone)).add_(devices)
 
     photons = grains[:, : side * side].view(-1, side, side)
     log_signal = expose(integral, scatter(habitus, latents), photons, latents, config)
-    picture = display(log_signal, latents) * shutters(film, film, latents)
-    picture = picture + (0.97 - picture).clamp(min=0.0) * marker(film, film, latents)
-    pixels = (picture * 255.0).round() / 127.5 - 1.0
+    picture = display(log_signal, latents).mul_(shutters(film, film, latents))
+    picture = stamp_marker(picture, film, latents)
+    pixels = picture.mul_(255.0).round_().div_(127.5).sub_(1.0)
 
-    ratio, angles = _measurements(a, latents)
-    masks = _masks(t, v, a, pathology.fluid, devices, config.finding)
+    masks = _masks(a, g, c, pathology.fluid, devices, config.finding)
     return PhantomImages(
         pixel_values=pixels[:, None],
         touch_mask=pathology.touch[:, None],
-        cardiothoracic_ratio=ratio,
-        costophrenic_angles=angles,
+        cardiothoracic_ratio=_cardiothoracic_ratio(a, latents),
+        costophrenic_angles=_costophrenic_angles(a),
         **{name: mask[:, None] for name, mask in masks.items()},
     )
