@@ -164,9 +164,8 @@ def _files(data: pd.DataFrame, folder: Path, tables: dict[str, Path], report: Lo
     files: list[str | None] = []
     strip = (folder / "train").is_dir() or (folder / "valid").is_dir()
     for name, table in zip(data["Path"], data["table"]):
-        inner = (
-            name.split("/", 1)[1] if strip and not name.startswith(("train/", "valid/", "test/")) else name
-        )
+        outside = strip and not name.startswith(("train/", "valid/", "test/"))
+        inner = name.partition("/")[2] if outside else name
         try:
             files.append(str(path_inside(folder, inner, tables[table])))
         except BadRowError as error:

@@ -60,11 +60,19 @@ class CXRCollator:
         if all(_is_grey_square(image, size) for image in images):
             grey = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
             return grey[:, None].to(torch.float32).div_(127.5).sub_(1.0)
-        if self.processor is None or _processor_size(self.processor) != size:
-            from ..image_processing_cxr import CXRImageProcessor
+        return self._processor_of(size)(list(images), return_tensors="pt")["pixel_values"]
 
+    def _processor_of(self, size: int) -> CXRImageProcessor:
+        """The processor for this size, with the settings of the one that was given."""
+        from ..image_processing_cxr import CXRImageProcessor
+
+        if self.processor is None:
             self.processor = CXRImageProcessor(size=size)
-        return self.processor(list(images), return_tensors="pt")["pixel_values"]
+        elif _processor_size(self.processor) != size:
+            names = type(self.processor).valid_kwargs.__annotations__
+            settings = {name: getattr(self.processor, name) for name in names}
+            self.processor = type(self.processor)(**settings | {"size": size})
+        return self.processor
 
     def attributes(self, rows: Sequence[Mapping[str, Any]]) -> torch.Tensor:
         """Attribute columns to (B, n) raw values; class names are accepted beside class indices."""
@@ -91,8 +99,5 @@ def _first_side(images: Sequence[Any]) -> int:
     )
 
 
-def _processor_size(processor: Any) -> int:
-    size = processor.size
-    if isinstance(size, int):
-        return size
-    return int(size["height"] if "height" in size else size["shortest_edge"])
+def _processor_size(processor: CXRImageProcessor) -> int:
+    return int(processor.size["height"])

@@ -172,7 +172,6 @@ def _columns(rows: pd.DataFrame, folder: Path, report: LoadReport) -> pd.DataFra
         }
     )
     names = ["image_id", "patient_id", "study_id"]
-    bad = pd.concat([~table[name].str.fullmatch(r"[\w-]+").astype(bool) for name in names], axis=1).any(
-        axis=1
-    )
+    good = [table[name].str.fullmatch(r"[A-Za-z0-9_-]+", na=False) for name in names]
+    bad = ~pd.concat(good, axis=1).all(axis=1)
     return refuse(table, bad, "its identifiers cannot be parts of a path.", report)

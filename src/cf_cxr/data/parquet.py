@@ -87,9 +87,10 @@ def _read_file(path: Path, schema: AttributeSchema, finding: str, report: LoadRe
     import pyarrow.parquet as pq
 
     try:
-        names = pq.read_schema(path).names
-        wanted = _columns(path, names, schema)
+        wanted = _columns(path, pq.read_schema(path).names, schema)
         table = pq.read_table(path, columns=wanted)
+    except CXRDataError:
+        raise
     except (pa.ArrowInvalid, OSError) as error:
         raise CXRDataError(f"{path} is no readable parquet file: {error}. Copy it again.") from error
     rows = pd.DataFrame({"image": str(path), "image_row": range(table.num_rows)})

@@ -8,17 +8,17 @@ are in memory at a time. The folder's name is a hash of everything that the resu
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .base import SPLITS, SourceTable, cxr_features
+from .base import IDENTIFIERS, SPLITS, SourceTable, cxr_features
+from .encoding import ImageEncoder
 from .errors import CXRDataError, UnreadableImageError
 from .report import LoadReport, write_text
 
@@ -86,6 +86,7 @@ def prepare(
     """
     from filelock import FileLock
 
+    _check_fraction(table.report, len(table.rows), max_skipped)
     folder = Path(cache_dir) / f"{table.report.source}-{cache_key(table, resolution, processor)}"
     folder.mkdir(parents=True, exist_ok=True)
     shards = list(_shards(table, folder, resolution, processor))
@@ -93,6 +94,8 @@ def prepare(
         if overwrite_cache:
             for shard in shards:
                 shard.sidecar.unlink(missing_ok=True)
+        for leftover in folder.glob(".*.tmp"):  # of a process that was killed
+            leftover.unlink()
         _work(shards, num_proc)
         try:
             _complete_report(table.report, shards, max_skipped)
@@ -221,6 +224,8 @@ def _read_rows(shard: Shard, encode: ImageEncoder, skipped: list, suspicious: li
         suspicious.extend({"image": row["image_id"], "reason": message} for message in messages)
         for name in names:
             row[name] = _cell(row[name], name in discrete)
+        for name in row.keys() & set(IDENTIFIERS):
+            row[name] = str(row[name]) if row[name] == row[name] else None
         yield row | {"image": image}
 
 
@@ -241,95 +246,6 @@ def _batches(rows: Iterator[dict]) -> Iterator[list[dict]]:
         yield batch
 
 
-class ImageEncoder:
-    """A file, or an image inside a parquet file, to what a `datasets.Image` column stores.
-
-    Args:
-        resolution: side in pixels, or None to keep images as they are.
-        processor: squares and resizes those that are not grey images of that size already.
-    """
-
-    def __init__(self, resolution: int | None, processor: CXRImageProcessor):
-        self.resolution = resolution
-        self.processor = processor
-        self._parquet: ParquetImages | None = None
-
-    def __call__(self, file: str, row: int = -1) -> dict[str, Any]:
-        """`{"bytes", "path"}`; raises UnreadableImageError naming the file."""
-        where = file if row < 0 else f"{file}, row {row}"
-        try:
-            source = {"bytes": None, "path": file} if row < 0 else self._from_parquet(file, row)
-            return self._encode(source)
-        except MemoryError:
-            raise
-        except Exception as error:  # decoders raise many types; all become one that names the file
-            reason = str(error) or type(error).__name__
-            message = reason if row < 0 and Path(file).name in reason else f"{where}: {reason}"
-            raise UnreadableImageError(message) from error
-
-    def _from_parquet(self, file: str, row: int) -> dict[str, Any]:
-        if self._parquet is None or self._parquet.file != file:
-            self._parquet = ParquetImages(file)
-        return self._parquet[row]
-
-    def _encode(self, source: dict[str, Any]) -> dict[str, Any]:
-        import numpy as np
-        from PIL import Image
-
-        if self.resolution is None:
-            self.processor.load(source)  # only a test
-            return source
-        if (stored := self._as_it_is(source)) is not None:
-            return stored
-        pixels = self.processor(source, return_tensors="np")["pixel_values"][0, 0]
-        levels = np.rint((pixels + 1) * 127.5).astype(np.uint8)
-        buffer = io.BytesIO()
-        Image.fromarray(levels).save(buffer, "PNG", compress_level=1)
-        return {"bytes": buffer.getvalue(), "path": f"{Path(source['path'] or 'image').stem}.png"}
-
-    def _as_it_is(self, source: dict[str, Any]) -> dict[str, Any] | None:
-        """The encoded bytes themselves, if they are a grey PNG or JPEG of the wanted size."""
-        from PIL import Image, UnidentifiedImageError
-
-        try:
-            with Image.open(io.BytesIO(source["bytes"]) if source["bytes"] else source["path"]) as image:
-                wanted = (self.resolution, self.resolution)
-                if image.size != wanted or image.mode != "L" or image.format not in ("PNG", "JPEG"):
-                    return None
-                if image.getexif().get(0x0112, 1) != 1:  # rotated by its EXIF orientation
-                    return None
-                image.load()
-        except (UnidentifiedImageError, Image.DecompressionBombError):
-            return None  # DICOM, or an error that the processor explains
-        data = source["bytes"] or Path(source["path"]).read_bytes()
-        return {"bytes": data, "path": Path(source["path"] or "image").name}
-
-
-class ParquetImages:
-    """The `image` column of a parquet file, one row group in memory at a time."""
-
-    def __init__(self, file: str):
-        import numpy as np
-        import pyarrow.parquet as pq
-
-        self.file = file
-        self._data = pq.ParquetFile(file, memory_map=True)
-        groups = range(self._data.num_row_groups)
-        self._starts = np.cumsum([0] + [self._data.metadata.row_group(i).num_rows for i in groups])
-        self._group = -1
-        self._column: Any = None
-
-    def __getitem__(self, row: int) -> dict[str, Any]:
-        group = int(self._starts.searchsorted(row, side="right")) - 1
-        if group != self._group:
-            self._column = self._data.read_row_group(group, columns=["image"])["image"]
-            self._group = group
-        value = self._column[int(row - self._starts[group])].as_py()
-        if not isinstance(value, Mapping) or not value.get("bytes"):
-            raise CXRDataError("the image column holds no image bytes in this row.")
-        return {"bytes": value["bytes"], "path": value.get("path") or f"row{row}"}
-
-
 def _stamp(file: str) -> list[int] | None:
     try:
         status = os.stat(file)
@@ -346,7 +262,10 @@ def _complete_report(report: LoadReport, shards: list[Shard], max_skipped: float
         for entry in outcome["skipped"]:
             report.refuse(entry["image"], entry["reason"], UnreadableImageError)
         report.suspicious.extend(outcome["suspicious"])
-    images = sum(report.images.values())
+    _check_fraction(report, sum(report.images.values()), max_skipped)
+
+
+def _check_fraction(report: LoadReport, images: int, max_skipped: float) -> None:
     skipped = len(report.skipped)
     if images == 0 or skipped > max_skipped * (images + skipped):
         first = f" The first: {report.skipped[0]['reason']}" if skipped else ""

@@ -39,7 +39,8 @@ class LoadReport:
         left_out: rows that the cohort's rules exclude, counted by rule (for instance lateral views).
         altered: values that were set to unknown or capped, counted by reason.
         skipped: one `{"image", "reason"}` per unreadable image or bad row that `on_error="skip"` passed over.
-        suspicious: one `{"image", "reason"}` per image that is used but may be no frontal radiograph.
+        suspicious: one `{"image", "reason"}` per image that is used, but was read with a warning (a colour
+            photograph, for instance).
     """
 
     source: str
@@ -114,7 +115,7 @@ class LoadReport:
             )
         if self.suspicious:
             warnings.warn(
-                f"{self.source}: {len(self.suspicious)} images may be no frontal chest radiographs. "
+                f"{self.source}: {len(self.suspicious)} images were read with a warning. "
                 f"The first: {self.suspicious[0]['reason']}",
                 stacklevel=3,
             )
