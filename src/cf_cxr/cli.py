@@ -1,0 +1,348 @@
+"""The `cf-cxr` command: the bundled demonstration, and counterfactuals of one's own X-rays."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .cli_files import UsageError, free_name, plan_output, write_png
+from .version import __version__
+
+DEMO_OUTPUT = Path("outputs/cf_cxr_demo.png")
+DISCLAIMER = "For research only: not for diagnosis or any clinical use."
+
+_DESCRIPTION = f"""\
+Counterfactual chest X-rays: what would this radiograph look like if the patient were older, of the other sex,
+had a pleural effusion, or had been taken in another view? {DISCLAIMER}"""
+
+_EXAMPLES = """\
+examples:
+  cf-cxr demo
+      runs on the bundled X-rays and writes outputs/cf_cxr_demo.png
+
+  cf-cxr counterfactual chest.png --do finding=Effusion
+      one counterfactual; age, sex and the rest are inferred from the image
+
+  cf-cxr counterfactual chest.dcm --attribute age=63 --attribute sex=Male \\
+      --do finding=Effusion --do sex=Female --output chest_cf.png
+      states what is known, and asks two questions: one column each
+
+  cf-cxr counterfactual chest.png --do "sex=Female,age=80"
+      one intervention on two variables (so does --do sex=Female --do age=80 --joint)
+
+  cf-cxr counterfactual *.png --do age=80 --batch-size 8 --output results/
+      many images; a file that cannot be read is reported, the rest goes on
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `cf-cxr`.
+
+    Returns:
+        0 if all went well, 1 if an image could not be used, 2 if the command cannot be carried out.
+    """
+    arguments = build_parser().parse_args(argv)
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            return arguments.run(arguments)
+        except KeyboardInterrupt:
+            print("cf-cxr: interrupted", file=sys.stderr)
+            return 130
+        except Exception as error:
+            if not _is_users_error(error):
+                raise
+            print(f"cf-cxr: error: {error}", file=sys.stderr)
+            return 2
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line with its help."""
+    parser = argparse.ArgumentParser(
+        prog="cf-cxr",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"cf-cxr {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="counterfactuals of the bundled example X-rays")
+    demo.add_argument(
+        "--output", type=Path, help=f"PNG to write (default: {DEMO_OUTPUT}, or the next free name)"
+    )
+    _add_model_options(demo)
+    demo.set_defaults(run=run_demo)
+
+    command = commands.add_parser(
+        "counterfactual",
+        help="counterfactuals of your own X-rays",
+        description="Makes counterfactuals of frontal chest X-rays and prints what changed.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("images", nargs="+", metavar="IMAGE", help="PNG, JPEG, TIFF, DICOM ..., or a URL")
+    command.add_argument(
+        "--attribute",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="what is known about the image, e.g. age=63; the rest is inferred. May be repeated",
+    )
+    command.add_argument(
+        "--do",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE[,NAME=VALUE]",
+        help="the intervention. Repeated, each is a question of its own, shown in its own column",
+    )
+    command.add_argument("--joint", action="store_true", help="join all --do into one intervention")
+    command.add_argument(
+        "--output",
+        type=Path,
+        metavar="PATH",
+        help="a .png for one picture of everything, or a directory for one picture per image and the "
+        "counterfactuals themselves (default: outputs/IMAGE_counterfactual.png, or outputs/ for several images)",
+    )
+    command.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    command.add_argument(
+        "--batch-size", type=int, default=1, metavar="N", help="images at a time (default: 1)"
+    )
+    command.add_argument(
+        "--num-samples", type=int, default=1, metavar="N", help="draws to average over (default: 1, the mean)"
+    )
+    _add_model_options(command)
+    command.set_defaults(run=run_counterfactual)
+    return parser
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", help="folder or Hub name of the model (default: the bundled one)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps ... (default: the best available)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="precision of the model")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="makes random draws repeatable (default: 0)"
+    )
+
+
+def run_demo(arguments: argparse.Namespace) -> int:
+    """Counterfactuals of every bundled X-ray under one intervention per attribute; returns the exit code."""
+    start = time.perf_counter()
+    if arguments.output is not None and arguments.output.suffix.lower() != ".png":
+        raise UsageError(
+            f"--output {arguments.output}: the demo writes one picture, give a name that ends in .png."
+        )
+    if arguments.output is not None and arguments.output.exists():
+        raise UsageError(f"{arguments.output} exists; give another --output, or remove it.")
+    pipe = _load_pipeline(arguments)
+    from .examples import example_images
+    from .visualization import counterfactual_grid
+
+    results, names = [], []
+    for example in example_images():
+        known = {name: value for name, value in example.attributes.items() if name in pipe.schema}
+        results.append(
+            pipe(example.path, attributes=known, do=opposites(pipe.schema, known), seed=arguments.seed)
+        )
+        names.append(example.path.name)
+        print(results_table(example.path.name, results[-1]), end="\n\n")
+    output = arguments.output or free_name(DEMO_OUTPUT)
+    write_png(counterfactual_grid(results, names=names), output)
+    print(f"Wrote {output} in {time.perf_counter() - start:.0f} s. {DISCLAIMER}")
+    return 0
+
+
+def run_counterfactual(arguments: argparse.Namespace) -> int:
+    """Counterfactuals of the given images; returns the exit code."""
+    known = parse_assignments(arguments.attribute, "--attribute")
+    dos = [parse_assignments([text], "--do") for text in arguments.do]
+    if not dos:
+        raise UsageError(_which_intervention(arguments.model))
+    if arguments.joint:
+        dos = [parse_assignments(arguments.do, "--do")]
+    plan = plan_output(arguments.images, dos, arguments.output, arguments.overwrite)
+    pipe = _load_pipeline(arguments)
+    from .visualization import counterfactual_grid
+
+    outputs = pipe(
+        (image for image in arguments.images),
+        attributes=known,
+        do=dos,
+        num_samples=arguments.num_samples,
+        seed=arguments.seed,
+        batch_size=arguments.batch_size,
+        on_error="report",
+    )
+    shown, names, failed = [], [], 0
+    for index, (image, results) in enumerate(zip(arguments.images, outputs)):
+        if isinstance(results, Mapping):
+            failed += 1
+            print(f"cf-cxr: error: {results['error']}", file=sys.stderr)
+            continue
+        name = Path(image).name
+        print(results_table(name, results), end="\n\n")
+        if plan.picture:
+            shown.append(results)
+            names.append(name)
+        else:
+            pictures = [counterfactual_grid(results, names=[name]), *(result["image"] for result in results)]
+            for picture, path in zip(pictures, plan.per_image[index]):
+                write_png(picture, path, arguments.overwrite)
+            print(f"Wrote {plan.per_image[index][0]} and {len(results)} counterfactuals beside it.")
+    if shown:
+        write_png(counterfactual_grid(shown, names=names), plan.picture, arguments.overwrite)
+        print(f"Wrote {plan.picture}.")
+    if failed:
+        print(f"cf-cxr: {failed} of {len(arguments.images)} images could not be used.", file=sys.stderr)
+    if failed < len(arguments.images):
+        print(DISCLAIMER)
+    return 1 if failed else 0
+
+
+def parse_assignments(texts: Sequence[str], option: str) -> dict[str, str]:
+    """`["sex=Female,age=80"]` to `{"sex": "Female", "age": "80"}`; a comma inside a value stays in it.
+
+    Raises:
+        UsageError: a part that is not NAME=VALUE, or a name given twice.
+    """
+    values: dict[str, str] = {}
+    for text in texts:
+        for part in re.split(r",(?=[^,=]+=)", text):
+            name, equals, value = part.partition("=")
+            name, value = name.strip(), value.strip()
+            if not (name and equals and value):
+                raise UsageError(f"{option} {text!r}: write NAME=VALUE, for example {option} age=63.")
+            if name in values:
+                raise UsageError(f"{option}: {name} is given twice, as {values[name]!r} and {value!r}.")
+            values[name] = value
+    return values
+
+
+def opposites(schema: Any, known: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One intervention per attribute, away from its known value: another class, or the far end of the range."""
+    dos = []
+    for a in schema:
+        value = known.get(a.name)
+        if a.is_discrete:
+            dos.append({a.name: next(c for c in a.categories if c != value)})
+        else:
+            low, high = (a.minimum + share * (a.maximum - a.minimum) for share in (0.25, 0.8))
+            dos.append({a.name: high if value is None or value < (low + high) / 2 else low})
+    return dos
+
+
+def results_table(name: str, results: Sequence[Mapping[str, Any]]) -> str:
+    """What every intervention on one image did to every variable, as text."""
+    from .visualization import GREY_LEVELS, describe_do
+
+    header = ("intervention", "mean |change|", "variable", "before", "after", "classifier before", "after")
+    rows = [header]
+    for result in results:
+        label = describe_do(result["do"])
+        change = f"{abs(result['difference']).mean() * GREY_LEVELS:.1f}/255"
+        before, after = result["predictions"]["before"], result["predictions"]["after"]
+        for variable, value in result["attributes"].items():
+            unit = result["units"].get(variable, "")
+            given = " (inferred)" if variable in result["inferred"] else ""
+            rows.append(
+                (
+                    label,
+                    change,
+                    variable,
+                    _value(result["factual_attributes"][variable], unit) + given,
+                    _value(value, unit),
+                    _estimate(before[variable], value),
+                    _estimate(after[variable], value),
+                )
+            )
+            label = change = ""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+    rows.insert(1, tuple("-" * width for width in widths))
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    return "\n".join([name, *lines])
+
+
+def _value(value: Any, unit: str = "") -> str:
+    return f"{value:.3g} {unit}".rstrip() if isinstance(value, float) else str(value)
+
+
+def _estimate(posterior: Mapping[str, float], value: Any) -> str:
+    if "mean" in posterior:
+        return f"{posterior['mean']:.0f} ± {posterior['std']:.0f}"
+    return f"P({value}) = {posterior[value]:.2f}"
+
+
+def _load_pipeline(arguments: argparse.Namespace):
+    """The pipeline that the options ask for, without progress bars."""
+    import torch
+    from transformers import pipeline
+    from transformers.utils import logging
+
+    from .pipelines import COUNTERFACTUAL_TASK, default_model_path, register
+
+    register()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    if arguments.device is not None:
+        try:
+            device = torch.device(arguments.device)
+        except RuntimeError as error:
+            raise UsageError(f"--device {arguments.device}: {error}") from error
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise UsageError(
+                f"--device {arguments.device}: no CUDA device is available here; use --device cpu."
+            )
+    try:
+        return pipeline(
+            COUNTERFACTUAL_TASK,
+            model=arguments.model or str(default_model_path()),
+            device=arguments.device,
+            dtype=arguments.dtype or "auto",
+        )
+    except TypeError as error:  # a model of another kind
+        raise UsageError(str(error)) from error
+
+
+def _which_intervention(model: str | None) -> str:
+    """Teaches `--do`, with the model's own variables where its configuration is at hand."""
+    from .pipelines import default_model_path
+
+    text = (
+        "say which intervention with --do, for example --do finding=Effusion or --do sex=Female --do age=80."
+    )
+    config = Path(model or default_model_path()) / "config.json"
+    if not config.is_file():
+        return text
+    attributes = json.loads(config.read_text(encoding="utf-8")).get("scm_config", {}).get("attributes", [])
+    lines = []
+    for a in attributes:
+        values = (
+            " | ".join(a.get("categories") or ())
+            or f"{a['minimum']:g} to {a['maximum']:g} {a.get('unit', '')}"
+        )
+        lines.append(f"  {a['name']}: {values}".rstrip())
+    return "\n".join([text, "This model knows:", *lines]) if lines else text
+
+
+def _is_users_error(error: Exception) -> bool:
+    """Whether the message says what the user can do; anything else is a bug and keeps its traceback."""
+    from .attributes import UnknownAttributeError
+    from .pipelines.loading import ModelFileError
+
+    return isinstance(error, (UsageError, ValueError, OSError, UnknownAttributeError, ModelFileError))
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    if not issubclass(category, (DeprecationWarning, FutureWarning, PendingDeprecationWarning)):
+        print(f"cf-cxr: warning: {message}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""Where the `cf-cxr` command puts its pictures: names settled before any work, files written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+
+class UsageError(Exception):
+    """Something about the command line that the user can put right."""
+
+
+@dataclass
+class OutputPlan:
+    """The files that a run will write.
+
+    Attributes:
+        picture: one picture of everything, or None.
+        per_image: else, for each image, the picture of it and then its counterfactuals.
+    """
+
+    picture: Path | None = None
+    per_image: list[list[Path]] = field(default_factory=list)
+
+    @property
+    def files(self) -> list[Path]:
+        """All files of the plan."""
+        return [self.picture] if self.picture else [path for paths in self.per_image for path in paths]
+
+
+def plan_output(
+    images: Sequence[str], dos: Sequence[Mapping[str, str]], output: Path | None, overwrite: bool
+) -> OutputPlan:
+    """Names the files of a run and makes sure that none is in the way.
+
+    Args:
+        images: inputs, paths or URLs.
+        dos: the interventions.
+        output: a name ending in `.png` for one picture of everything; a directory for a picture of each image and
+            each counterfactual by itself; None for `outputs/<image>_counterfactual.png`, or `outputs/` for several.
+        overwrite: whether existing files may be replaced.
+
+    Raises:
+        UsageError: a file exists and may not be replaced, or `output` is neither a PNG nor a directory.
+    """
+    stems = _unique([_stem(image) for image in images])
+    if output is None:
+        output = Path("outputs") / f"{stems[0]}_counterfactual.png" if len(images) == 1 else Path("outputs")
+    if output.suffix.lower() == ".png" and not output.is_dir():
+        plan = OutputPlan(picture=output)
+    elif output.is_file() or (output.suffix and not output.is_dir()):
+        raise UsageError(f"--output {output}: give a name that ends in .png, or a directory.")
+    else:
+        labels = ["grid", *_unique(["do_" + "_".join(f"{k}={v}" for k, v in do.items()) for do in dos])]
+        plan = OutputPlan(
+            per_image=[[output / f"{stem}_{_safe(label)}.png" for label in labels] for stem in stems]
+        )
+    existing = [path for path in plan.files if path.exists()]
+    if existing and not overwrite:
+        more = f" (and {len(existing) - 1} more of the files to write)" if len(existing) > 1 else ""
+        raise UsageError(
+            f"{existing[0]} exists{more}; choose another --output, or replace it with --overwrite."
+        )
+    return plan
+
+
+def write_png(image: Any, path: Path, overwrite: bool = False) -> None:
+    """Writes a PIL image, in full or not at all; makes missing folders.
+
+    Raises:
+        UsageError: the file exists and `overwrite` is False.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        image.save(partial, format="PNG")
+        if path.exists() and not overwrite:
+            raise UsageError(f"{path} exists; choose another --output, or replace it with --overwrite.")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def free_name(path: Path) -> Path:
+    """The path itself, or with the first number from 2 that no file has: `demo.png`, `demo_2.png`, ..."""
+    candidate, number = path, 2
+    while candidate.exists():
+        candidate, number = path.with_name(f"{path.stem}_{number}{path.suffix}"), number + 1
+    return candidate
+
+
+def _stem(image: str) -> str:
+    is_url = image.startswith(("http://", "https://"))
+    return (PurePosixPath(urlsplit(image).path).stem if is_url else Path(image).stem) or "image"
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^\w.=+-]+", "-", name)
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """Numbers repeated names: a, a_2, b."""
+    taken: set[str] = set()
+    result = []
+    for name in names:
+        candidate, number = name, 2
+        while candidate in taken:
+            candidate, number = f"{name}_{number}", number + 1
+        taken.add(candidate)
+        result.append(candidate)
+    return result

@@ -1,0 +1,345 @@
+"""`pipeline("chest-xray-counterfactual")`: a radiograph and an intervention in, the counterfactual out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import Pipeline
+
+from ..attributes import AttributeSchema
+from ..image_errors import CXRImageError
+from .inputs import (
+    PipelineItem,
+    SizedItems,
+    as_item,
+    is_sized_collection,
+    is_stream,
+    stream_items,
+    torch_images,
+)
+
+ON_ERROR = ("raise", "report")
+# transformers.pipeline hands its own loading options on to the pipeline class.
+_LOADING_OPTIONS = {"local_files_only"}
+
+
+class CounterfactualPipeline(Pipeline):
+    """What would this radiograph look like if the patient, or the acquisition, were different?
+
+    Abduction, action, prediction with a `DeepSCMModel` (Pearl's three steps; Xia et al., MICCAI 2024): the noise of
+    the attributes and of the image is inferred once, then decoded under every intervention. Build it with
+    `transformers.pipeline` after `import cf_cxr`:
+
+        import cf_cxr
+        from transformers import pipeline
+
+        pipe = pipeline("chest-xray-counterfactual")
+        out = pipe("chest.png", attributes={"age": 63}, do={"finding": "Effusion"})
+        out["image"].save("with_effusion.png")
+
+    Args:
+        model: a `DeepSCMModel`, or any model with `schema`, `predict` and `counterfactual`. It is put in
+            evaluation mode.
+        image_processor: the `CXRImageProcessor` that makes the model's pixel values.
+        kwargs: as for every pipeline (`device`, `batch_size`, `num_workers`), and defaults of the arguments of
+            `__call__`.
+
+    Raises:
+        TypeError: the model cannot make counterfactuals, or there is no image processor.
+    """
+
+    _load_processor = False
+    _load_image_processor = True
+    _load_video_processor = False
+    _load_feature_extractor = False
+    _load_tokenizer = False
+
+    def __init__(self, model, *args, **kwargs):
+        if lacking := [part for part in ("schema", "predict", "counterfactual") if not hasattr(model, part)]:
+            raise TypeError(
+                f"{type(model).__name__} cannot make counterfactuals: it has no {', '.join(lacking)}. "
+                "Give a DeepSCMModel or the name of one."
+            )
+        super().__init__(model, *args, **kwargs)
+        if self.image_processor is None:
+            raise TypeError(
+                "A counterfactual pipeline needs the image processor of its model: pass "
+                "image_processor=CXRImageProcessor.from_pretrained(...)."
+            )
+        self.model.eval()
+
+    @property
+    def schema(self) -> AttributeSchema:
+        """The attributes that can be given and intervened on."""
+        return self.model.schema
+
+    def __call__(self, images=None, *, attributes=None, num_workers=None, batch_size=None, **kwargs):
+        """Makes counterfactuals.
+
+        Args:
+            images: one image (anything `CXRImageProcessor` reads), a list of images, an array `(B, ...)` of at least
+                four dimensions, a generator, a torch `Dataset`, a `datasets` column or a whole `datasets.Dataset`
+                with a column `image`. In place of an image, a dictionary `{"image": ..., "attributes": {...}}`, or
+                a row of a data set: columns named like an attribute are used, the others are not.
+            attributes: what is known about the patient and the acquisition, in human values (`{"age": 63, "sex":
+                "Female"}`), as far as it is known: the rest is inferred from the image. One dictionary holds for
+                every image; a list of dictionaries runs parallel to the images.
+            do: the intervention, e.g. `{"finding": "Effusion"}`; `{}` is the null intervention, which gives the
+                image back. A list of dictionaries asks for several counterfactuals of each image, at the price of
+                one abduction.
+            num_samples: draws of the exogenous noise. With more than one, `image` is their mean and `std` their
+                per-pixel standard deviation.
+            seed: makes the draws reproducible: the same seed and images give the same result, whatever the batch
+                size. Not together with `generator`.
+            generator: a `torch.Generator` to draw from.
+            on_error: `"raise"` stops at an image that cannot be read; `"report"` gives
+                `{"error": message, "file": name}` in its place, and the rest goes on.
+            num_workers, batch_size: as for every pipeline.
+
+        Returns:
+            For one image, a dictionary (a list of dictionaries if `do` is a list):
+
+            - `image`: the counterfactual, a grey PIL image of the model's size S;
+            - `factual_image`: the input as the model sees it, cropped and resized;
+            - `difference`: counterfactual - factual, float32 array `(S, S)` in [-2, 2] (images span [-1, 1], so
+              2/255 is one grey level); positive means brighter than the input;
+            - `std`: with `num_samples > 1`, float32 array `(S, S)` on the same scale;
+            - `attributes`, `factual_attributes`: counterfactual and factual values by name, in the units of
+              `units`, e.g. `{"age": "years"}`;
+            - `inferred`: names of the factual attributes that were not given but read from the image;
+            - `do`: the intervention, in human values;
+            - `predictions`: `{"before": ..., "after": ...}`, the classifier's calibrated posteriors on the factual
+              and on the counterfactual image: `{class: probability}`, or `{"mean": ..., "std": ...}`.
+
+            A list of these for a list or an array; an iterator of these, computed on demand, for a generator, a
+            `Dataset` or a column.
+
+        Raises:
+            UnknownAttributeError, AttributeValueError: a variable or value in `do` or `attributes` that the
+                model does not know. Raised before any image is read.
+            ValueError: `do` is missing, or a list of `attributes` is not as long as the images.
+            TypeError: an unknown argument.
+        """
+        if images is None:
+            raise ValueError("Give an image, or several: pipe('chest.png', do={...}).")
+        if kwargs.get("do") is None and "do" not in self._forward_params:
+            example = self.schema.names[-1]
+            raise ValueError(
+                f"Say which intervention: do={{{example!r}: ...}}, with any of {', '.join(self.schema.names)}; "
+                "do={} is the null intervention."
+            )
+        self._sanitize_parameters(**kwargs)  # everything is checked before the first image is read
+        kwargs |= {"num_workers": num_workers, "batch_size": batch_size}
+        images = torch_images(images)
+        attributes = self._check_attributes(attributes)
+        if is_sized_collection(images):
+            if isinstance(attributes, list) and len(attributes) != len(images):
+                raise ValueError(f"{len(attributes)} entries in attributes for {len(images)} images.")
+            if isinstance(attributes, Iterator):
+                raise TypeError("Give attributes as a list when the images have a length.")
+            outputs = super().__call__(SizedItems(images, self.schema.names, attributes), **kwargs)
+            return list(outputs) if isinstance(images, (list, tuple)) else outputs
+        if is_stream(images):
+            items = (item for item in stream_items(images, self.schema.names, attributes))
+            return super().__call__(items, **kwargs)
+        if attributes is not None and not isinstance(attributes, Mapping):
+            raise TypeError("One image takes one dictionary of attributes, not several.")
+        return super().__call__(as_item(images, self.schema.names, None, attributes), **kwargs)
+
+    def _check_attributes(self, attributes: Any) -> dict | list | Iterator | None:
+        """Refuses impossible values now, where they are at hand; those of an iterator are checked as they come."""
+        if attributes is None or isinstance(attributes, Mapping):
+            self.schema.to_tensor([attributes or {}], allow_missing=True)
+            return attributes
+        if isinstance(attributes, (str, bytes)) or not isinstance(attributes, Iterable):
+            raise TypeError(f"attributes must be a dictionary or a list of them, got {attributes!r}.")
+        if isinstance(attributes, Iterator):
+            return attributes
+        records = [dict(record or {}) for record in attributes]
+        self.schema.to_tensor(records, allow_missing=True)
+        return records
+
+    def _sanitize_parameters(self, **kwargs):
+        allowed = {"do", "attributes", "num_samples", "seed", "generator", "on_error"}
+        if unknown := set(kwargs) - allowed - _LOADING_OPTIONS:
+            raise TypeError(
+                f"The counterfactual pipeline has no argument {', '.join(sorted(unknown))}; "
+                f"it takes {', '.join(sorted(allowed))}."
+            )
+        kwargs = {name: value for name, value in kwargs.items() if name in allowed and value is not None}
+        preprocess, forward, postprocess = {}, {}, {}
+        if "attributes" in kwargs:
+            if not isinstance(kwargs["attributes"], Mapping):
+                raise TypeError(f"Default attributes are one dictionary, got {kwargs['attributes']!r}.")
+            preprocess["attributes"] = self._check_attributes(kwargs["attributes"])
+        if "do" in kwargs:
+            several = not isinstance(kwargs["do"], Mapping)
+            forward["do"] = self._check_do(kwargs["do"])
+            postprocess["as_list"] = several
+        if "num_samples" in kwargs:
+            forward["num_samples"] = _whole_number("num_samples", kwargs["num_samples"], minimum=1)
+        if "seed" in kwargs and "generator" in kwargs:
+            raise ValueError("Give seed or generator, not both.")
+        if "seed" in kwargs:
+            forward |= {"seed": _whole_number("seed", kwargs["seed"], minimum=0), "generator": None}
+        if "generator" in kwargs:
+            forward |= {"seed": None, "generator": kwargs["generator"]}
+        if "on_error" in kwargs:
+            if kwargs["on_error"] not in ON_ERROR:
+                raise ValueError(f"on_error={kwargs['on_error']!r}; choose one of {', '.join(ON_ERROR)}.")
+            preprocess["on_error"] = kwargs["on_error"]
+        return preprocess, forward, postprocess
+
+    def _check_do(self, do: Any) -> list[dict[str, float]]:
+        if isinstance(do, Mapping):
+            return [self.schema.validate_do(do)]
+        if isinstance(do, (list, tuple)) and do:
+            return [self.schema.validate_do(one) for one in do]
+        raise TypeError(
+            f"do must be a dictionary of variable to value, or a non-empty list of these, got {do!r}."
+        )
+
+    def preprocess(
+        self, item: Any, attributes: Mapping | None = None, on_error: str = "raise"
+    ) -> dict[str, Any]:
+        """One input to tensors: `pixel_values` (1, 1, S, S), `attributes` (1, n) raw with NaN for unknown, and the
+        `item` itself, which carries the error where one is reported."""
+        if not isinstance(item, PipelineItem):
+            item = as_item(item, self.schema.names)
+        try:
+            if item.error is not None:
+                raise item.error
+            known = {**(attributes or {}), **(item.attributes or {})}
+            raw = self.schema.to_tensor([known], allow_missing=True)
+            pixel_values = self.image_processor(item.image, return_tensors="pt")["pixel_values"]
+            failure = None
+        except Exception as error:
+            if isinstance(error, CXRImageError) and item.name not in str(error):
+                error = type(error)(f"{item.name}: {error}")
+            if on_error == "raise":
+                raise error
+            failure = error
+            pixel_values = torch.zeros(1, 1, *self.image_processor.size.values())
+            raw = torch.zeros(1, self.schema.n)
+        return {
+            "pixel_values": pixel_values,
+            "attributes": raw,
+            "item": replace(item, image=None, error=failure),
+        }
+
+    def _forward(
+        self,
+        inputs: dict[str, Any],
+        do: list[dict],
+        num_samples: int = 1,
+        seed: int | None = None,
+        generator=None,
+    ) -> dict[str, list[dict]]:
+        """Abducts once and decodes K interventions, for the images of a batch that could be read."""
+        items = inputs["item"] if isinstance(inputs["item"], list) else [inputs["item"]]
+        results: list[dict] = [{"item": item} for item in items]
+        rows = [i for i, item in enumerate(items) if item.error is None]
+        if not rows:
+            return {"results": results}
+        pixel_values = inputs["pixel_values"][rows]
+        attributes, given = inputs["attributes"][rows], ~inputs["attributes"][rows].isnan()
+        before = self.model.predict(pixel_values)
+        attributes = torch.where(given, attributes, before.mode().to(attributes))
+        if seed is None:
+            out = self.model.counterfactual(
+                pixel_values, attributes, do, num_samples=num_samples, generator=generator
+            )
+        else:
+            generators = [item_generator(seed, items[row].index) for row in rows]
+            out = self._counterfactual_per_item(pixel_values, attributes, do, num_samples, generators)
+        after = self.model.predict(out.pixel_values.flatten(0, 1))
+        before, after = posterior_records(before, self.schema), posterior_records(after, self.schema)
+        for place, row in enumerate(rows):
+            results[row] |= {
+                "do": do,
+                "factual_image": pixel_values[place].float(),
+                "images": out.pixel_values[place].float(),
+                "std": None if out.std is None else out.std[place].float(),
+                "attributes": out.attributes[place],
+                "factual_attributes": attributes[place],
+                "given": given[place],
+                "before": before[place],
+                "after": after[place * len(do) : (place + 1) * len(do)],
+            }
+        return {"results": results}
+
+    def _counterfactual_per_item(self, pixel_values, attributes, do, num_samples, generators):
+        """As the model's `counterfactual`, but every image draws from its own generator."""
+        rows = list(zip(pixel_values.split(1), attributes.split(1), generators))
+        if num_samples > 1:  # S * K images to decode for each: a batch by itself
+            outs = [
+                self.model.counterfactual(x, a, do, num_samples=num_samples, generator=g) for x, a, g in rows
+            ]
+            return type(outs[0])(**{name: torch.cat([out[name] for out in outs]) for name in outs[0]})
+        noise = self.model.abduct(pixel_values, attributes)  # of the image: the posterior mean, nothing drawn
+        drawn = [self.model.attribute_scm.abduct(a, generator=g) for _, a, g in rows]
+        noise.attributes = type(drawn[0])({name: torch.cat([d[name] for d in drawn]) for name in drawn[0]})
+        return self.model.counterfactual(None, None, do, noise=noise)
+
+    def postprocess(self, outputs: dict[str, Any], as_list: bool = False) -> dict | list[dict]:
+        """Tensors of one image to the dictionaries that `__call__` describes."""
+        result = outputs["results"]
+        result = result[0] if isinstance(result, list) else result
+        item: PipelineItem = result["item"]
+        if item.error is not None:
+            return {"error": f"{item.error}" or type(item.error).__name__, "file": item.name}
+        factual_image = self.image_processor.postprocess(result["factual_image"][None], output_type="pil")[0]
+        pictures = self.image_processor.postprocess(result["images"], output_type="pil")
+        values = self.schema.to_records(result["attributes"])
+        [factual] = self.schema.to_records(result["factual_attributes"][None])
+        records = []
+        for k, do in enumerate(result["do"]):
+            record = {
+                "image": pictures[k],
+                "factual_image": factual_image,
+                "difference": (result["images"][k] - result["factual_image"])[0].numpy(),
+                "attributes": values[k],
+                "factual_attributes": factual,
+                "units": {a.name: a.unit for a in self.schema if a.unit},
+                "inferred": [name for name, known in zip(self.schema.names, result["given"]) if not known],
+                "do": {name: self.schema[name].format(value) for name, value in do.items()},
+                "predictions": {"before": result["before"], "after": result["after"][k]},
+            }
+            if result["std"] is not None:
+                record["std"] = result["std"][k, 0].numpy()
+            records.append(record)
+        return records if as_list else records[0]
+
+
+def posterior_records(
+    posterior: Mapping[str, Any], schema: AttributeSchema
+) -> list[dict[str, dict[str, float]]]:
+    """A batch of posteriors as one dictionary per image: `{class: probability}`, or `{"mean", "std"}` in units."""
+    columns: dict[str, list[dict[str, float]]] = {}
+    for a in schema:
+        value = posterior[a.name]
+        if a.kind == "continuous":
+            mean, std = (v.float().cpu().tolist() for v in value)
+            columns[a.name] = [{"mean": m, "std": s} for m, s in zip(mean, std)]
+            continue
+        value = value.float().cpu()
+        table: Tensor = torch.stack([1 - value, value], dim=1) if a.kind == "binary" else value
+        columns[a.name] = [dict(zip(a.categories, row)) for row in table.tolist()]
+    return [dict(zip(columns, row)) for row in zip(*columns.values())]
+
+
+def item_generator(seed: int, index: int) -> torch.Generator:
+    """The source of all draws for image `index` of a call, on the CPU; depends on nothing else."""
+    [state] = np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state))
+
+
+def _whole_number(name: str, value: Any, minimum: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < minimum:
+        raise ValueError(f"{name} must be a whole number of at least {minimum}, got {value!r}.")
+    return int(value)

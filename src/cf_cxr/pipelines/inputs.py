@@ -1,0 +1,172 @@
+"""Everything a pipeline may be given, as a stream of items: one image with what is known about it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset, IterableDataset
+
+
+@dataclass
+class PipelineItem:
+    """One input of the pipeline.
+
+    Attributes:
+        image: anything the image processor reads.
+        attributes: known human values, possibly partial.
+        name: what to call the image in a report: its path, its `image_id`, or its position.
+        index: position in the call; seeds its draws.
+        error: what went wrong when the image was fetched from its container.
+    """
+
+    image: Any
+    attributes: Mapping[str, Any] | None = None
+    name: str = "the image"
+    index: int = 0
+    error: Exception | None = None
+
+
+def as_item(
+    value: Any, names: Sequence[str], index: int | None = None, attributes: Mapping | None = None
+) -> PipelineItem:
+    """Makes an item of an image, of `{"image": ..., "attributes": {...}}`, or of a row of a data set.
+
+    Args:
+        value: an image; a mapping with `image` and optionally `attributes`, where other keys that are attribute
+            names count as attributes and the rest is ignored; or an undecoded image of a data set
+            (`{"bytes": ..., "path": ...}`).
+        names: the attributes that the model knows.
+        index: position in the call; None for a single image.
+        attributes: values given beside the images; those in the mapping win.
+
+    Raises:
+        ValueError: a mapping in which there is no image.
+    """
+    known = dict(attributes or {})
+    title = None
+    if isinstance(value, Mapping) and "image" in value:
+        known |= {name: value[name] for name in names if name in value}
+        known |= value.get("attributes") or {}
+        title = value.get("image_id") or value.get("file")
+        value = value["image"]
+    if isinstance(value, Mapping):
+        if not {"bytes", "path"} & set(value):
+            raise ValueError(
+                f"A dictionary without an image was given: it has {', '.join(map(str, value)) or 'no keys'}. "
+                'Give {"image": ..., "attributes": {...}}, or the image itself.'
+            )
+        title = title or value.get("path")
+    title = title or _file_name(value) or ("the image" if index is None else f"image {index}")
+    return PipelineItem(value, known, str(title), index or 0)
+
+
+def _file_name(image: Any) -> str | None:
+    if isinstance(image, (str, os.PathLike)):
+        return os.fspath(image)
+    name = getattr(image, "filename", None) or getattr(image, "name", None)
+    return os.fspath(name) if isinstance(name, (str, os.PathLike)) else None
+
+
+def is_sized_collection(inputs: Any) -> bool:
+    """Whether these are several images that can be indexed (an array of up to three dimensions is one image)."""
+    if isinstance(inputs, (list, tuple)):
+        return True
+    if isinstance(inputs, Dataset) and not isinstance(inputs, IterableDataset):
+        return True
+    if datasets := sys.modules.get("datasets"):
+        from datasets.arrow_dataset import Column
+
+        if isinstance(inputs, (datasets.Dataset, Column)):
+            return True
+    return getattr(inputs, "ndim", 0) >= 4 and hasattr(inputs, "shape")
+
+
+def is_stream(inputs: Any) -> bool:
+    """Whether these are several images that can only be iterated."""
+    if isinstance(inputs, IterableDataset):
+        return True
+    if datasets := sys.modules.get("datasets"):
+        from datasets.iterable_dataset import IterableColumn
+
+        if isinstance(inputs, (datasets.IterableDataset, IterableColumn)):
+            return True
+    return isinstance(inputs, Iterator) and not hasattr(inputs, "read")
+
+
+class SizedItems(Dataset):
+    """Items of an indexable collection, made on demand.
+
+    An exception while fetching element i is kept in the item, for the pipeline to raise or to report.
+    """
+
+    def __init__(self, source: Any, names: Sequence[str], attributes: Sequence[Mapping] | Mapping | None):
+        self.source, self.names, self.attributes = source, tuple(names), attributes
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> PipelineItem:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        given = self.attributes
+        if given is not None and not isinstance(given, Mapping):
+            given = given[index]
+        try:
+            value = _with_class_names(self.source[index], self.source)
+            return as_item(value, self.names, index, given)
+        except Exception as error:
+            return PipelineItem(None, given, self._name(index), index, error)
+
+    def _name(self, index: int) -> str:
+        """The file behind an element that could not be decoded, where the data set knows it."""
+        datasets = sys.modules.get("datasets")
+        column = getattr(self.source, "column_name", "image")
+        table = getattr(self.source, "source", self.source)
+        if datasets and isinstance(table, datasets.Dataset) and column in table.column_names:
+            if isinstance(table.features[column], datasets.Image):
+                stored = table.select_columns(column).cast_column(column, datasets.Image(decode=False))
+                if path := stored[index][column]["path"]:
+                    return path
+        return f"image {index}"
+
+
+def _with_class_names(row: Any, source: Any) -> Any:
+    """A row of a data set with class labels as names, so that their order need not be the model's."""
+    features = getattr(source, "features", None)
+    if not isinstance(row, Mapping) or not isinstance(features, Mapping):
+        return row
+    return {
+        key: features[key].int2str(value)
+        if value is not None and hasattr(features.get(key), "int2str")
+        else value
+        for key, value in row.items()
+    }
+
+
+def stream_items(
+    source: Iterable, names: Sequence[str], attributes: Iterable[Mapping] | Mapping | None
+) -> Iterator[PipelineItem]:
+    """Items of a generator or another stream; `attributes` runs along with it, or holds for every image.
+
+    Raises:
+        ValueError: `attributes` ends before the images do.
+    """
+    given = None if attributes is None or isinstance(attributes, Mapping) else iter(attributes)
+    for index, value in enumerate(source):
+        values = attributes
+        if given is not None:
+            values = next(given, None)
+            if values is None:
+                raise ValueError(f"attributes ended after {index} entries, but there are more images.")
+        yield as_item(_with_class_names(value, source), names, index, values)
+
+
+def torch_images(inputs: Any) -> list | Any:
+    """Splits an array `(B, ...)` of four dimensions into its images; anything else is returned as it is."""
+    is_array = isinstance(inputs, torch.Tensor) or type(inputs).__module__.split(".")[0] == "numpy"
+    return list(inputs) if is_array and inputs.ndim >= 4 else inputs

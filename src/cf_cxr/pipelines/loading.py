@@ -1,0 +1,64 @@
+"""Loads the model of a pipeline, and says in plain words what is wrong with its files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
+
+
+class ModelFileError(Exception):
+    """A model's files are missing or damaged; the message names the file and the remedy.
+
+    Not an OSError or ValueError on purpose: `transformers.pipeline` retries those in another precision and
+    then reports every traceback at once.
+    """
+
+
+class CounterfactualModelLoader:
+    """What `transformers.pipeline` calls to load the weights: AutoModel behind a check of the files."""
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | os.PathLike, **kwargs: Any):
+        """Loads any image model that has a `counterfactual` method.
+
+        Args:
+            name_or_path: a local folder or a Hub repository.
+            kwargs: as for `AutoModel.from_pretrained`.
+
+        Raises:
+            ModelFileError: a folder without weights, or a weight file that cannot be read.
+        """
+        from transformers import AutoModel
+
+        if os.path.isdir(name_or_path):
+            _check_folder(Path(name_or_path))
+        try:
+            return AutoModel.from_pretrained(name_or_path, **kwargs)
+        except SafetensorError as error:
+            raise ModelFileError(
+                f"The weights of {name_or_path} are damaged or incomplete ({error}). Download them again: "
+                "pass model_kwargs={'force_download': True} once, or copy the model folder again."
+            ) from error
+
+
+def _check_folder(folder: Path) -> None:
+    weights = [folder / name for name in WEIGHT_FILES if (folder / name).is_file()]
+    if not weights:
+        raise ModelFileError(
+            f"The model folder {folder} has no weights: {WEIGHT_FILES[0]} is missing. Give a folder written by "
+            "save_pretrained, or copy or download the model again."
+        )
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                tensors.keys()
+        except SafetensorError as error:
+            raise ModelFileError(
+                f"The weight file {file} is damaged or incomplete ({os.path.getsize(file)} bytes; {error}). "
+                "Copy or download the model again."
+            ) from error

@@ -1,0 +1,250 @@
+"""The pipeline on a tiny model: what goes in, what comes out, and that batching and seeding do not change answers."""
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+from transformers import ResNetConfig, ResNetModel, pipeline
+
+import cf_cxr  # noqa: F401  (registers the task)
+from cf_cxr.pipelines import COUNTERFACTUAL_TASK, CounterfactualPipeline
+from tests.pipelines.tiny import SCHEMA, SIDE, grey_image, save_tiny, tiny_model, tiny_processor
+
+KNOWN = {"age": 63, "sex": "Male", "site": "B", "finding": "No Finding"}
+OTHERS = [{"sex": "Female"}, {"age": 10}, {"site": "A", "finding": "Effusion"}]
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return pipeline(COUNTERFACTUAL_TASK, model=tiny_model(), image_processor=tiny_processor())
+
+
+@pytest.fixture(scope="module")
+def images():
+    return [grey_image(seed, side=24) for seed in range(5)]
+
+
+def levels(image) -> np.ndarray:
+    return np.asarray(image).astype(int)
+
+
+def same(first, second) -> bool:
+    """Two results agree in everything random or computed."""
+    return (
+        np.allclose(first["difference"], second["difference"], atol=1e-5)
+        and first["attributes"] == pytest.approx(second["attributes"])
+        and first["do"] == second["do"]
+        and np.allclose(first.get("std", 0), second.get("std", 0), atol=1e-5)
+    )
+
+
+def test_one_image_one_intervention(pipe, images):
+    out = pipe(images[0], attributes=KNOWN, do={"sex": "Female"})
+    assert isinstance(out["image"], Image.Image) and out["image"].mode == "L"
+    assert out["image"].size == out["factual_image"].size == (SIDE, SIDE)
+    assert out["difference"].shape == (SIDE, SIDE) and out["difference"].dtype == np.float32
+    change = (levels(out["image"]) - levels(out["factual_image"])) / 127.5
+    assert np.abs(change).max() > 0.05
+    np.testing.assert_allclose(out["difference"], change, atol=1.01 / 127.5)
+    assert out["factual_attributes"] == KNOWN
+    assert out["attributes"] == {**KNOWN, "sex": "Female"}
+    assert out["units"] == {"age": "years"}
+    assert out["inferred"] == [] and out["do"] == {"sex": "Female"} and "std" not in out
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_null_intervention_returns_the_input(images, tmp_path, dtype):
+    pipe = pipeline(COUNTERFACTUAL_TASK, model=save_tiny(tmp_path), dtype=dtype)
+    assert str(pipe.model.dtype) == f"torch.{dtype}"
+    for image, out in zip(images, pipe(images, do={}, batch_size=2)):
+        expected = tiny_processor().postprocess(tiny_processor()(image)["pixel_values"])[0]
+        np.testing.assert_array_equal(levels(out["image"]), levels(expected))
+        assert np.abs(out["difference"]).max() <= 1 / 127.5
+        assert out["attributes"] == out["factual_attributes"]
+
+
+def test_several_interventions_cost_one_abduction_and_equal_single_ones(pipe, images):
+    passes = []
+    hook = pipe.model.image_mechanism.encoder.register_forward_hook(lambda *_: passes.append(1))
+    together = pipe(images[0], attributes=KNOWN, do=OTHERS, seed=1)
+    hook.remove()
+    assert len(passes) == 1
+    assert [out["do"] for out in together] == [
+        {"sex": "Female"},
+        {"age": 10.0},
+        {"site": "A", "finding": "Effusion"},
+    ]
+    for out, do in zip(together, OTHERS):
+        assert same(out, pipe(images[0], attributes=KNOWN, do=do, seed=1))
+
+
+@pytest.mark.parametrize("num_samples", [1, 3])
+@pytest.mark.parametrize("batch_size", [2, 5])
+def test_batch_size_does_not_change_the_answer(pipe, images, num_samples, batch_size):
+    settings = {"do": [{"age": 48}, {"sex": "Female"}], "num_samples": num_samples, "seed": 3}
+    for one, many in zip(pipe(images, **settings), pipe(images, batch_size=batch_size, **settings)):
+        assert all(same(a, b) for a, b in zip(one, many))
+
+
+def test_seed_repeats_and_generator_is_used(pipe, images):
+    def draw(**source):
+        return pipe(images[0], do={"sex": "Female"}, num_samples=2, **source)["std"]
+
+    np.testing.assert_array_equal(draw(seed=1), draw(seed=1))
+    assert np.abs(draw(seed=1) - draw(seed=2)).max() > 0
+    generator = torch.Generator().manual_seed(7)
+    first, second = draw(generator=generator), draw(generator=generator)
+    assert np.abs(first - second).max() > 0
+    np.testing.assert_array_equal(first, draw(generator=torch.Generator().manual_seed(7)))
+
+
+def test_images_of_one_call_draw_different_noise(pipe, images):
+    """Under do(age) the finding is random: with one noise for all images it would flip for all or none."""
+    outs = pipe(
+        [images[0]] * 40, attributes={**KNOWN, "finding": "Effusion"}, do={"age": 48}, seed=0, batch_size=20
+    )
+    assert {out["attributes"]["finding"] for out in outs} == {"No Finding", "Effusion"}
+
+
+def test_missing_attributes_are_inferred_and_said_to_be(pipe, images):
+    out = pipe(images[1], attributes={"age": 63, "site": None}, do={"age": 64})
+    assert out["inferred"] == ["sex", "site", "finding"]
+    guess = pipe.model.infer_attributes(tiny_processor()(images[1])["pixel_values"])
+    [expected] = SCHEMA.to_records(guess)
+    assert out["factual_attributes"] == {**expected, "age": 63.0}
+
+
+def test_predictions_are_the_classifiers_before_and_after(pipe, images):
+    out = pipe(images[0], attributes=KNOWN, do={"site": "A"})
+    factual = tiny_processor()(images[0])["pixel_values"]
+    after = factual + torch.from_numpy(out["difference"])[None, None]
+    for moment, pixel_values in (("before", factual), ("after", after)):
+        posterior, reported = pipe.model.predict(pixel_values), out["predictions"][moment]
+        assert reported["sex"]["Female"] == pytest.approx(posterior["sex"].item(), abs=1e-4)
+        assert sum(reported["sex"].values()) == pytest.approx(1)
+        assert list(reported["site"].values()) == pytest.approx(posterior["site"][0].tolist(), abs=1e-4)
+        mean, std = (value.item() for value in posterior["age"])
+        assert reported["age"] == pytest.approx({"mean": mean, "std": std}, abs=1e-2)
+    assert out["predictions"]["before"] != out["predictions"]["after"]
+
+
+def test_num_samples_gives_mean_and_standard_deviation(pipe, images):
+    out = pipe(images[0], attributes=KNOWN, do={"sex": "Female"}, num_samples=4, seed=0)
+    assert out["std"].shape == (SIDE, SIDE) and out["std"].min() >= 0 and out["std"].max() > 0
+
+
+def test_every_kind_of_input_gives_the_same(pipe, images):
+    settings = {"attributes": KNOWN, "do": {"sex": "Female"}, "seed": 0}
+    expected = pipe(images, **settings)
+    assert isinstance(expected, list)
+
+    class Films(Dataset):
+        def __len__(self):
+            return len(images)
+
+        def __getitem__(self, index):
+            return images[index]
+
+    rows = datasets.Dataset.from_dict({"image": images}).cast_column("image", datasets.Image())
+    arrays = np.stack([np.asarray(image, dtype=np.uint8)[..., None] for image in images])
+    kinds = {
+        "tuple": tuple(images),
+        "generator": (image for image in images),
+        "iterator": map(np.asarray, images),
+        "column": rows["image"],
+        "undecoded column": rows.cast_column("image", datasets.Image(decode=False))["image"],
+        "iterable column": rows.to_iterable_dataset()["image"],
+        "torch data set": Films(),
+        "array": arrays,
+        "dictionaries": [{"image": image, "attributes": KNOWN} for image in images],
+    }
+    for kind, inputs in kinds.items():
+        got = list(pipe(inputs, batch_size=2, **settings))
+        assert len(got) == len(images), kind
+        assert all(same(a, b) for a, b in zip(got, expected)), kind
+
+
+def test_streams_are_computed_on_demand(pipe, images):
+    taken = []
+
+    def films():
+        for image in images:
+            taken.append(image)
+            yield image
+
+    outputs = iter(pipe(films(), do={"sex": "Female"}))
+    next(outputs)
+    assert len(taken) <= 2
+
+
+def test_attributes_go_with_their_image(pipe, images):
+    records = [{"age": 20 + i, "sex": "Male"} for i in range(5)]
+    for inputs in (images, (image for image in images)):
+        outs = list(pipe(inputs, attributes=records, do={"sex": "Female"}, batch_size=2))
+        assert [out["factual_attributes"]["age"] for out in outs] == [20, 21, 22, 23, 24]
+    mixed = [{"image": images[0], "attributes": {"age": 30}}, images[1]]
+    outs = pipe(mixed, attributes={"age": 50, "sex": "Female"}, do={})
+    assert [out["factual_attributes"]["age"] for out in outs] == [30, 50]
+    assert all(out["factual_attributes"]["sex"] == "Female" for out in outs)
+
+
+def test_rows_of_a_data_set_bring_their_attributes(pipe, images):
+    table = datasets.Dataset.from_dict(
+        {"image": images[:2], "age": [40.0, None], "sex": [1, 0], "patient_id": ["a", "b"]},
+        features=datasets.Features(
+            {
+                "image": datasets.Image(),
+                "age": datasets.Value("float32"),
+                "sex": datasets.ClassLabel(names=["Female", "Male"]),  # not the model's order
+                "patient_id": datasets.Value("string"),
+            }
+        ),
+    )
+    first, second = pipe(table, do={}, batch_size=2)
+    assert first["factual_attributes"]["age"] == 40 and first["factual_attributes"]["sex"] == "Male"
+    assert first["inferred"] == ["site", "finding"]
+    assert second["factual_attributes"]["sex"] == "Female" and "age" in second["inferred"]
+
+
+def test_saved_pipeline_is_reloaded_without_code(pipe, images, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    }
+    again = pipeline(COUNTERFACTUAL_TASK, model=str(tmp_path), device="cpu")
+    assert isinstance(again, CounterfactualPipeline)
+    assert same(pipe(images[0], do={"sex": "Female"}, seed=0), again(images[0], do={"sex": "Female"}, seed=0))
+
+
+def test_defaults_can_be_set_when_the_pipeline_is_built(images):
+    pipe = pipeline(
+        COUNTERFACTUAL_TASK,
+        model=tiny_model(),
+        image_processor=tiny_processor(),
+        do={"sex": "Female"},
+        attributes={"sex": "Male"},
+        batch_size=2,
+    )
+    assert all(out["attributes"]["sex"] == "Female" for out in pipe(images))
+    assert pipe(images[0], do={"sex": "Male"})["attributes"]["sex"] == "Male"
+
+
+def test_model_in_training_mode_is_put_into_evaluation(images):
+    model = tiny_model().train()
+    assert not CounterfactualPipeline(model, image_processor=tiny_processor()).model.training
+
+
+def test_wrong_parts_are_refused(images):
+    resnet = ResNetModel(ResNetConfig(embedding_size=4, hidden_sizes=[4], depths=[1]))
+    with pytest.raises(TypeError, match="ResNetModel cannot make counterfactuals"):
+        CounterfactualPipeline(resnet, image_processor=tiny_processor())
+    with pytest.raises(TypeError, match="needs the image processor"):
+        CounterfactualPipeline(tiny_model())
+
+
+def test_empty_list_gives_empty_list(pipe):
+    assert pipe([], do={}) == []
