@@ -1,0 +1,215 @@
+"""The `cf-cxr` command: what it prints and writes, and what it refuses."""
+
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cf_cxr import cli
+from cf_cxr.cli_files import UsageError, free_name, plan_output, write_png
+from tests.pipelines.tiny import SCHEMA, SIDE, grey_image, save_tiny
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    return save_tiny(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A working directory with two X-rays and a file that is none."""
+    monkeypatch.chdir(tmp_path)
+    grey_image(0, side=40).save("a.png")
+    grey_image(1, side=40).save("b.png")
+    (tmp_path / "broken.png").write_bytes((tmp_path / "a.png").read_bytes()[:100])
+    return tmp_path
+
+
+def written(folder) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {
+        "a.png",
+        "b.png",
+        "broken.png",
+    }
+
+
+def test_two_questions_make_a_picture_and_a_table(here, model, capsys):
+    command = [
+        "counterfactual",
+        "a.png",
+        "--model",
+        model,
+        "--attribute",
+        "age=63",
+        "--attribute",
+        "sex=Male",
+    ]
+    assert cli.main([*command, "--do", "finding=Effusion", "--do", "sex=Female,age=80"]) == 0
+    out, err = capsys.readouterr()
+    assert written(here) == {"outputs/a_counterfactual.png"}
+    with Image.open("outputs/a_counterfactual.png") as picture:
+        assert picture.width > 3 * 200
+    assert "do(finding=Effusion)" in out and "do(sex=Female, age=80)" in out
+    [row] = [line for line in out.splitlines() if line.startswith("do(sex=Female, age=80)")]
+    assert re.search(r"\d+\.\d/255 +age +63 years +80 years +\d+ ± \d+ +\d+ ± \d+", row)
+    assert re.search(r"sex +Male +Female +P\(Female\) = 0\.\d\d +P\(Female\) = 0\.\d\d", out)
+    assert "(inferred)" in out and "not for diagnosis" in out and err == ""
+
+
+def test_joint_makes_one_intervention(here, model, capsys):
+    command = ["counterfactual", "a.png", "--model", model, "--do", "sex=Female", "--do", "age=80", "--joint"]
+    assert cli.main(command) == 0
+    assert capsys.readouterr().out.count("do(") == 1
+
+
+def test_directory_holds_the_counterfactuals_and_bad_files_are_reported(here, model, capsys):
+    command = ["counterfactual", "a.png", "broken.png", "b.png", "--model", model, "--output", "results"]
+    assert cli.main([*command, "--do", "sex=Female", "--batch-size", "2"]) == 1
+    out, err = capsys.readouterr()
+    assert written(here) == {
+        f"results/{name}_{kind}.png" for name in "ab" for kind in ("grid", "do_sex=Female")
+    }
+    with Image.open("results/b_do_sex=Female.png") as counterfactual:
+        assert counterfactual.size == (SIDE, SIDE) and counterfactual.mode == "L"
+    assert re.search(r"cf-cxr: error: .*broken\.png", err) and "1 of 3 images" in err
+    assert "Traceback" not in err
+
+
+def test_only_bad_files_leave_nothing_behind(here, model, capsys):
+    assert cli.main(["counterfactual", "broken.png", "--model", model, "--do", "sex=Female"]) == 1
+    assert written(here) == set() and "broken.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], r"--do finding=Effusion.*\n.*model knows.*\n *age: 0 to 100 years\n *sex: Male \| Female"),
+        (["--do", "sex=Banana"], "sex='Banana'.*'Male', 'Female'"),
+        (["--do", "age=-3"], "age=-3.*0 to 100 years"),
+        (["--do", "age=sixty"], "age='sixty' is not a number"),
+        (["--do", "race=White"], "Unknown attribute 'race'.*age, sex, site, finding"),
+        (["--do", "Female"], "--do 'Female': write NAME=VALUE"),
+        (["--do", ""], "--do '': write NAME=VALUE"),
+        (["--do", "age=3,age=4"], "age is given twice, as '3' and '4'"),
+        (["--do", "age=3", "--do", "age=4", "--joint"], "age is given twice"),
+        (["--do", "age=3", "--attribute", "sex"], "--attribute 'sex': write NAME=VALUE"),
+        (["--do", "age=3", "--attribute", "sex=Banana"], "sex='Banana'"),
+        (["--do", "age=3", "--output", "x.jpg"], "x.jpg: give a name that ends in .png, or a directory"),
+        (["--do", "age=3", "--output", "a.png"], "a.png exists; choose another --output"),
+        (["--do", "age=3", "--output", "a.png/x"], "a.png"),
+        (["--do", "age=3", "--num-samples", "0"], "num_samples.*got 0"),
+        (["--do", "age=3", "--seed", "-1"], "seed.*got -1"),
+        (["--do", "age=3", "--device", "toaster"], "--device toaster"),
+    ],
+)
+def test_usage_errors_are_explained_and_write_nothing(here, model, capsys, arguments, message):
+    before = (here / "a.png").read_bytes()
+    assert cli.main(["counterfactual", "a.png", "--model", model, *arguments]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("cf-cxr: error: ") and re.search(message, err) and "Traceback" not in err
+    assert written(here) == set() and (here / "a.png").read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated"])
+def test_broken_model_is_explained(here, tmp_path_factory, capsys, damage):
+    folder = tmp_path_factory.mktemp("broken")
+    save_tiny(folder)
+    weights = folder / "model.safetensors"
+    weights.unlink() if damage == "missing" else weights.write_bytes(weights.read_bytes()[:-10])
+    assert cli.main(["counterfactual", "a.png", "--model", str(folder), "--do", "sex=Female"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("cf-cxr: error: ") and str(folder) in err and len(err.splitlines()) == 1
+
+
+def test_existing_output_is_only_replaced_when_asked(here, model, capsys):
+    command = ["counterfactual", "a.png", "--model", model, "--do", "sex=Female", "--output", "x.png"]
+    (here / "x.png").write_text("mine")
+    assert cli.main(command) == 2
+    assert "x.png exists" in capsys.readouterr().err and (here / "x.png").read_text() == "mine"
+    assert cli.main([*command, "--overwrite"]) == 0
+    with Image.open("x.png") as picture:
+        assert picture.format == "PNG"
+
+
+def test_failed_write_leaves_no_partial_file(tmp_path):
+    class Fails:
+        def save(self, path, format):
+            path.write_bytes(b"half")
+            raise OSError("disk full")
+
+    target = tmp_path / "new" / "x.png"
+    with pytest.raises(OSError, match="disk full"):
+        write_png(Fails(), target)
+    assert list(target.parent.iterdir()) == []
+    target.write_text("mine")
+    with pytest.raises(UsageError, match="exists"):
+        write_png(grey_image(0), target)
+    assert target.read_text() == "mine" and len(list(target.parent.iterdir())) == 1
+
+
+def test_demo_shows_every_example_under_every_intervention(here, model, capsys, monkeypatch):
+    assert cli.main(["demo", "--model", model]) == 0
+    out = capsys.readouterr().out
+    from cf_cxr import example_images
+
+    examples = example_images()
+    assert all(example.path.name in out for example in examples)
+    assert out.count("do(") == SCHEMA.n * len(examples)
+    assert "Wrote outputs/cf_cxr_demo.png" in out and written(here) == {"outputs/cf_cxr_demo.png"}
+    monkeypatch.setattr("cf_cxr.examples.example_images", lambda: examples[:1])
+    assert cli.main(["demo", "--model", model]) == 0
+    assert "Wrote outputs/cf_cxr_demo_2.png" in capsys.readouterr().out
+    assert written(here) == {"outputs/cf_cxr_demo.png", "outputs/cf_cxr_demo_2.png"}
+
+
+def test_help_teaches_by_example(capsys):
+    for arguments in (["--help"], ["counterfactual", "--help"]):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(arguments)
+        out = capsys.readouterr().out
+        assert stop.value.code == 0 and "cf-cxr counterfactual chest.png --do finding=Effusion" in out
+
+
+def test_assignments():
+    assert cli.parse_assignments(["sex=Female,age=80", "site=A"], "--do") == {
+        "sex": "Female",
+        "age": "80",
+        "site": "A",
+    }
+    assert cli.parse_assignments(["finding=Edema, mild"], "--do") == {"finding": "Edema, mild"}
+
+
+def test_opposites_move_every_attribute_away():
+    known = {"age": 70.0, "sex": "Female", "site": "A", "finding": "No Finding"}
+    assert cli.opposites(SCHEMA, known) == [
+        {"age": 25.0},
+        {"sex": "Male"},
+        {"site": "B"},
+        {"finding": "Effusion"},
+    ]
+    assert cli.opposites(SCHEMA, {"age": 30.0})[0] == {"age": 80.0}
+
+
+def test_output_names(tmp_path):
+    dos = [{"sex": "Female"}, {"site": "A/B"}, {"sex": "Female"}]
+    plan = plan_output(["x/a.png", "y/a.dcm", "https://host/scan.png?size=1"], dos, tmp_path, False)
+    names = [[path.name for path in paths] for paths in plan.per_image]
+    assert names[0] == ["a_grid.png", "a_do_sex=Female.png", "a_do_site=A-B.png", "a_do_sex=Female_2.png"]
+    assert names[1][0] == "a_2_grid.png" and names[2][0] == "scan_grid.png"
+    assert free_name(tmp_path / "d.png") == tmp_path / "d.png"
+    for name in ("d.png", "d_2.png"):
+        (tmp_path / name).touch()
+    assert free_name(tmp_path / "d.png") == tmp_path / "d_3.png"
+
+
+def test_counterfactual_file_holds_the_pipelines_image(here, model):
+    """The picture in the directory is what the pipeline gives, not a rendering of it."""
+    from transformers import pipeline
+
+    assert (
+        cli.main(["counterfactual", "a.png", "--model", model, "--do", "sex=Female", "--output", "out"]) == 0
+    )
+    expected = pipeline("chest-xray-counterfactual", model=model)("a.png", do={"sex": "Female"}, seed=0)
+    with Image.open("out/a_do_sex=Female.png") as picture:
+        np.testing.assert_array_equal(np.asarray(picture), np.asarray(expected["image"]))
