@@ -4,6 +4,7 @@ import os
 
 import datasets
 import pytest
+from torch.utils.data import Dataset
 from transformers import pipeline
 
 import cf_cxr  # noqa: F401  (registers the task)
@@ -52,6 +53,15 @@ class NeverRead:
 def test_impossible_question_is_refused_before_the_image_is_read(pipe, arguments, error, message):
     with pytest.raises(error, match=message):
         pipe(NeverRead(), **arguments)
+
+
+def test_impossible_question_is_refused_before_a_stream_is_started(pipe):
+    def films():
+        raise AssertionError("the stream was started")
+        yield
+
+    with pytest.raises(AttributeValueError, match="age=-3"):
+        pipe(films(), do={"age": -3})
 
 
 @pytest.mark.parametrize("record", [{"age": -3}, {"weight": 80}])
@@ -117,10 +127,11 @@ def test_undecodable_row_of_a_data_set_is_reported_with_its_file(pipe, files):
     rows = datasets.Dataset.from_dict({"image": files[:2] + files[-1:]}).cast_column(
         "image", datasets.Image()
     )
-    for inputs in (rows["image"], rows):
+    stream = rows.to_iterable_dataset()
+    for inputs in (rows["image"], rows, stream["image"], stream):
         outs = list(pipe(inputs, do={}, on_error="report", batch_size=3))
         assert ["error" in out for out in outs] == [False, True, False]
-        assert outs[1]["file"] == files[1]
+        assert outs[1]["file"] == files[1] and "truncated.png" in outs[1]["error"]
 
 
 def test_bad_attributes_of_one_row_are_reported_too(pipe):
@@ -150,3 +161,19 @@ def test_corrupted_weights(tmp_path, damage):
 def test_folder_without_configuration(tmp_path):
     with pytest.raises((OSError, ValueError), match="config.json"):
         pipeline(COUNTERFACTUAL_TASK, model=str(tmp_path))
+
+
+def test_failing_torch_data_set_is_reported_by_position(pipe):
+    class Films(Dataset):
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            if index == 1:
+                raise OSError("the archive is damaged")
+            return grey_image(index)
+
+    outs = list(pipe(Films(), do={}, on_error="report", batch_size=3))
+    assert outs[1] == {"error": "the archive is damaged", "file": "image 1"} and "image" in outs[2]
+    with pytest.raises(OSError, match="archive"):
+        list(pipe(Films(), do={}))

@@ -21,6 +21,7 @@ from .inputs import (
     is_stream,
     stream_items,
     torch_images,
+    undecoded,
 )
 
 ON_ERROR = ("raise", "report")
@@ -135,7 +136,7 @@ class CounterfactualPipeline(Pipeline):
             )
         self._sanitize_parameters(**kwargs)  # everything is checked before the first image is read
         kwargs |= {"num_workers": num_workers, "batch_size": batch_size}
-        images = torch_images(images)
+        images = undecoded(torch_images(images))
         attributes = self._check_attributes(attributes)
         if is_sized_collection(images):
             if isinstance(attributes, list) and len(attributes) != len(images):

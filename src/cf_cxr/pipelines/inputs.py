@@ -120,19 +120,26 @@ class SizedItems(Dataset):
             value = _with_class_names(self.source[index], self.source)
             return as_item(value, self.names, index, given)
         except Exception as error:
-            return PipelineItem(None, given, self._name(index), index, error)
+            return PipelineItem(None, given, f"image {index}", index, error)
 
-    def _name(self, index: int) -> str:
-        """The file behind an element that could not be decoded, where the data set knows it."""
-        datasets = sys.modules.get("datasets")
-        column = getattr(self.source, "column_name", "image")
-        table = getattr(self.source, "source", self.source)
-        if datasets and isinstance(table, datasets.Dataset) and column in table.column_names:
-            if isinstance(table.features[column], datasets.Image):
-                stored = table.select_columns(column).cast_column(column, datasets.Image(decode=False))
-                if path := stored[index][column]["path"]:
-                    return path
-        return f"image {index}"
+
+def undecoded(inputs: Any) -> Any:
+    """A data set, or a column of images, with the image files as they are stored; other inputs as they come.
+
+    The image processor then reads them: a damaged one is reported like any other file, by its name, and 16-bit
+    images keep their depth. A data set that has been given a format or a transform is left alone.
+    """
+    if (datasets := sys.modules.get("datasets")) is None:
+        return inputs
+    table, column = getattr(inputs, "source", inputs), getattr(inputs, "column_name", "image")
+    if not isinstance(table, (datasets.Dataset, datasets.IterableDataset)):
+        return inputs
+    feature = (table.features or {}).get(column)
+    formatted = isinstance(table, datasets.Dataset) and table.format["type"] is not None
+    if formatted or not isinstance(feature, datasets.Image) or not feature.decode:
+        return inputs
+    stored = table.cast_column(column, datasets.Image(decode=False))
+    return stored if inputs is table else stored[column]
 
 
 def _with_class_names(row: Any, source: Any) -> Any:
