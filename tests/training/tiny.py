@@ -27,6 +27,7 @@ SCHEMA = AttributeSchema(
         {"name": "site", "kind": "categorical", "categories": ["A", "B", "C"]},
     ]
 )
+POISON = -0.5
 LOOP = {
     "seed": 3,
     "per_device_batch_size": 4,
@@ -44,7 +45,7 @@ LOOP = {
 
 
 class TinyData:
-    """`size` images whose brightness depends on age, in batches; `poison` is the index of an image of NaN."""
+    """`size` images whose brightness depends on age, in batches; `poison` marks images (first pixel is -0.5)."""
 
     def __init__(self, size=24, seed=0, poison=()):
         generator = torch.Generator().manual_seed(seed)
@@ -59,8 +60,8 @@ class TinyData:
         noise = torch.rand(size, 1, 16, 16, generator=generator) * 0.2
         self.images = (noise + self.attributes[:, 0, None, None, None] / 50 - 1).clamp(-1, 1)
         self.attributes[::7, 1] = torch.nan
-        for index in poison:
-            self.images[index] = torch.nan
+        self.images[:, :, 0, 0] = -1.0
+        self.images[list(poison), :, 0, 0] = POISON
 
     def __len__(self):
         return len(self.images)

@@ -44,6 +44,11 @@ class DataArguments:
         'JSON or YAML file {"attributes": [...], "graph": {...}}; without it the default of the source.',
     )
     resolution: int = _option(128, "Side of the square training images in pixels.")
+    finding: str | None = _option(
+        None, "Label set against 'No Finding', in the owner's spelling; default: pleural effusion."
+    )
+    num_images: int | None = _option(None, "Training images to render (phantom only; default 4000).")
+    num_proc: int | None = _option(None, "Processes that prepare images the first time.")
     cache_dir: str | None = _option(None, "Where prepared data sets are kept between runs.")
     cache_images: bool = _option(
         False, "Keep the prepared images in memory as 8-bit pixels (16 kB per 128x128 image)."
@@ -59,7 +64,7 @@ class DataArguments:
     def __post_init__(self) -> None:
         _require(self.resolution >= 8, "resolution", self.resolution, "an integer of at least 8")
         _require(self.num_workers >= 0, "num_workers", self.num_workers, "0 or a positive integer")
-        for name in ("max_train_samples", "max_val_samples"):
+        for name in ("max_train_samples", "max_val_samples", "num_images", "num_proc"):
             value = getattr(self, name)
             _require(value is None or value > 0, name, value, "a positive integer")
 

@@ -91,7 +91,7 @@ def load_schema(args: DataArguments) -> tuple[AttributeSchema, CausalGraph]:
         ValueError: the file lacks an entry or describes something impossible.
     """
     if args.schema is None:
-        return cxr_schema(args.dataset)
+        return cxr_schema(args.dataset, finding=args.finding, data_dir=args.data_dir)
     content = read_config(args.schema)
     missing = [key for key in ("attributes", "graph") if key not in content]
     if missing:
@@ -103,18 +103,28 @@ def load_schema(args: DataArguments) -> tuple[AttributeSchema, CausalGraph]:
     return schema, CausalGraph(content["graph"], schema.names)
 
 
-def load_splits(args: DataArguments) -> Mapping[str, Any]:
-    """Train and validation rows, cut to `max_*_samples`."""
+def load_splits(args: DataArguments, schema: AttributeSchema) -> Mapping[str, Any]:
+    """Train and validation rows, cut to `max_*_samples`.
+
+    Raises:
+        ValueError: there is no training split, or its columns are not the schema's attributes.
+    """
+    options: dict[str, Any] = {"finding": args.finding, "num_images": args.num_images}
+    if args.dataset == "folder" and args.schema is not None:
+        options["schema"] = schema
     splits = load_cxr(
         args.dataset,
         data_dir=args.data_dir,
         resolution=args.resolution,
         seed=args.data_seed,
+        num_proc=args.num_proc,
         cache_dir=args.cache_dir,
         on_error=args.on_error,
+        **{name: value for name, value in options.items() if value is not None},
     )
     if "train" not in splits:
         raise ValueError(f"{args.dataset} at {args.data_dir!r} has no train split, only {', '.join(splits)}.")
+    check_columns(splits["train"], schema)
     chosen = {}
     for name, limit in (("train", args.max_train_samples), ("validation", args.max_val_samples)):
         if name in splits:
@@ -123,11 +133,31 @@ def load_splits(args: DataArguments) -> Mapping[str, Any]:
     return chosen
 
 
+def check_columns(rows: Any, schema: AttributeSchema) -> None:
+    """Refuse a schema that the columns of a data set do not follow.
+
+    Raises:
+        ValueError: an attribute has no column, or its classes are others or in another order.
+    """
+    for attribute in schema:
+        if attribute.name not in rows.column_names:
+            raise ValueError(
+                f"The schema's attribute {attribute.name!r} is no column of the data set; it has "
+                f"{', '.join(name for name in rows.column_names if name != 'image')}."
+            )
+        classes = getattr(rows.features[attribute.name], "names", None)
+        if attribute.is_discrete and classes is not None and tuple(classes) != tuple(attribute.categories):
+            raise ValueError(
+                f"The schema gives {attribute.name!r} the classes {list(attribute.categories)}, but the data set "
+                f"has {list(classes)}; write them alike and in the same order."
+            )
+
+
 def make_datasets(
     args: DataArguments, schema: AttributeSchema, *, progress: bool = True
 ) -> tuple[CXRBatches, CXRBatches | None, CXRImageProcessor, dict[str, Any]]:
     """Train and validation batches, the processor that made them, and what `run.json` says about them."""
-    splits = load_splits(args)
+    splits = load_splits(args, schema)
     processor = CXRImageProcessor(size=args.resolution)
     made = {
         name: CXRBatches(rows, CXRCollator(schema, processor), cache=args.cache_images, progress=progress)
@@ -142,6 +172,8 @@ def describe_data(args: DataArguments, schema: AttributeSchema, splits: Mapping[
         "data": {
             "dataset": args.dataset,
             "data_dir": args.data_dir,
+            "finding": args.finding,
+            "data_seed": args.data_seed,
             "resolution": args.resolution,
             "splits": {
                 name: {"images": len(rows), "fingerprint": getattr(rows, "_fingerprint", None)}

@@ -53,10 +53,11 @@ class RunRecords:
                 tracker.log_images({name: pixels[None, None]}, step=step)
 
     def finish(self, **facts: Any) -> None:
-        """Complete run.json and close the trackers."""
+        """Complete run.json, close the trackers and, once all processes are here, their group."""
         if self.accelerator.is_main_process:
             self.manifest.update(facts, finished=True)
             checkpointing.write_json(self.folder / MANIFEST_FILE, self.manifest)
+        self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
 
 

@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> AttributeSCMModel:
     accelerator = build_accelerator(loop)
     schema, graph = load_schema(data)
     with accelerator.main_process_first():
-        splits = load_splits(data)
+        splits = load_splits(data, schema)
     train, validation = (
         AttributeBatches(splits[name], schema) if name in splits else None for name in ("train", "validation")
     )

@@ -15,13 +15,14 @@ import random
 import shutil
 import time
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast
+from accelerate.utils import InitProcessGroupKwargs, broadcast
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -54,6 +55,8 @@ def build_accelerator(args: TrainerArguments) -> Accelerator:
         mixed_precision=args.mixed_precision,
         log_with=None if args.report_to == "none" else args.report_to,
         project_dir=args.output_dir,
+        # The main process prepares data and evaluates while the others wait, for longer than the default.
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],
     )
 
 
@@ -594,7 +597,6 @@ class CXRTrainer:
             best_step=self.best_step,
             metrics={name: str(v) if not math.isfinite(v) else v for name, v in metrics.items()},
         )
-        self.accelerator.wait_for_everyone()
 
     def _save_final(self) -> None:
         folder = self.output_dir / ".incomplete-final"
