@@ -2,17 +2,11 @@
 
 import argparse
 import json
+import math
 import pickle
 
 import pytest
 import torch
-from literal_reference import (
-    PAPER_A_192,
-    LiteralHVAE,
-    make_hparams,
-    randomise,
-    save_checkpoint,
-)
 
 from cf_cxr.models.causal_hvae import CausalHVAEModel
 from cf_cxr.models.causal_hvae.convert_causal_hvae_original import (
@@ -20,6 +14,14 @@ from cf_cxr.models.causal_hvae.convert_causal_hvae_original import (
     convert_checkpoint,
     main,
     rename,
+)
+
+from .literal_reference import (
+    PAPER_A_192,
+    LiteralHVAE,
+    make_hparams,
+    randomise,
+    save_checkpoint,
 )
 
 TOLERANCE = 1e-4
@@ -137,6 +139,23 @@ def test_paper_a_at_192_reproduces_the_reference(tmp_path):
     model = convert_checkpoint(path, tmp_path / "converted")
     assert model.num_parameters() == 7_976_658
     assert_equal(reference, model, make_hparams(z_dim=16, **PAPER_A_192), batch=2)
+
+
+def test_scales_below_the_bound_are_clamped(tmp_path):
+    """exp(-9) is the smallest pixel scale; random weights do not come near it by themselves."""
+    reference, path = write(tmp_path)
+    with torch.no_grad():
+        reference.likelihood.x_logscale.bias.fill_(-9.0)
+        assert (reference.likelihood.x_logscale(torch.randn(1, 8, 9, 9)) < -9).any()
+    save_checkpoint(path, reference, make_hparams())
+    model = convert_checkpoint(path, tmp_path / "converted")
+    x, parents, cf_parents = inputs(make_hparams())
+    with torch.no_grad():
+        expected = reference.counterfactual(x, parents, cf_parents, generator=generator())
+        noise = model.abduct(x, parents, sample=True, generator=generator())
+        _, scale = reference.forward_latents(noise.latents, cf_parents)
+        assert (scale == math.exp(-9)).float().mean() > 0.1, "the bound would not be tested"
+        torch.testing.assert_close(model.decode(noise, cf_parents), expected, rtol=0, atol=TOLERANCE)
 
 
 def test_gradients_reproduce_the_reference(tmp_path):
