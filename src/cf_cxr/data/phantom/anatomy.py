@@ -103,12 +103,12 @@ class Anatomy:
 
 def fluid_height(severity: Tensor) -> Tensor:
     """Height of the meniscus at the chest wall in film units; strictly increasing in the severity factor."""
-    return 0.11 * softplus(1.3 * (severity - 1.0)) + 0.002 * (severity + 6.0)
+    return 0.14 * softplus(1.3 * (severity - 1.0)) + 0.002 * (severity + 6.0)
 
 
 def heart_scale(severity: Tensor, size: Tensor) -> Tensor:
     """Size of the heart relative to the mean; strictly increasing in severity."""
-    return torch.exp(0.080 * (severity - 0.4) + 0.015 * size)
+    return torch.exp(0.095 * (severity - 0.8) + 0.015 * size)
 
 
 def build_anatomy(latents: Latents, config: PhantomConfig) -> Anatomy:
@@ -131,7 +131,7 @@ def build_anatomy(latents: Latents, config: PhantomConfig) -> Anatomy:
     narrowing, shoulders = f("thorax_narrowing"), f("shoulder_narrowing")
     half_width = 0.70 * torch.exp(-0.035 * narrowing + 0.03 * z("thorax_width"))
     unfolding, loss = f("aortic_unfolding"), f("bone_loss")
-    breast = 1.55 * softplus(1.1 * f("breast")) + 0.03 * (f("breast") + 6.0)
+    breast = 1.9 * softplus(1.1 * f("breast")) + 0.03 * (f("breast") + 6.0)
     inspiration = 0.035 * z("inspiration")
     return Anatomy(
         depth=22.0 * torch.exp(0.07 * z("depth")),

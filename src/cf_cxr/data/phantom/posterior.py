@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -53,11 +53,18 @@ def _log_likelihood(factors: Tensor, names: dict, means: Tensor) -> Tensor:
     return -0.5 * ((observed[:, None] - means[None]) ** 2).sum(-1)
 
 
-def bayes_posterior(factors: Tensor, config: PhantomConfig, grid: int = 400) -> BayesPosterior:
+def bayes_posterior(factors: Tensor, config: PhantomConfig, grid: int = 200) -> BayesPosterior:
     """Exact posteriors (age by quadrature on ``grid`` points) for factors ``(n, len(FACTORS))``.
 
     Age and finding are inferred jointly, since age causes the finding; sex and site are independent of both.
     """
+    blocks = [_posterior(block, config, grid) for block in factors.split(1024)]
+    return BayesPosterior(
+        **{f.name: torch.cat([getattr(b, f.name) for b in blocks]) for f in fields(BayesPosterior)}
+    )
+
+
+def _posterior(factors: Tensor, config: PhantomConfig, grid: int) -> BayesPosterior:
     width = (AGE_MAXIMUM - AGE_MINIMUM) / grid
     ages = AGE_MINIMUM + width * (torch.arange(grid, dtype=torch.float64) + 0.5)
     classes = torch.tensor([0.0, 1.0], dtype=torch.float64)

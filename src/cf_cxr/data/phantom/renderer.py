@@ -77,13 +77,13 @@ class _Chest:
     q: Tensor  # 0 at the midline, 1 at the chest wall
     cavity: Tensor  # cm
     diaphragm: Tensor  # its height at every pixel
-    heart: Tensor  # squared normalised radius
+    heart: Tensor  # fourth power of its relative thickness, 0 outside
     mediastinum: Tensor  # share of the cavity
 
 
-def _windowed(shape: Tensor, box: Box, draw: Callable[[Window], Tensor], outside: float = 0.0) -> Tensor:
-    """A map that is ``outside`` except in a box, where it is drawn."""
-    result = torch.full_like(shape, outside)
+def _windowed(shape: Tensor, box: Box, draw: Callable[[Window], Tensor]) -> Tensor:
+    """A map that is zero except in a box, where it is drawn."""
+    result = torch.zeros_like(shape)
     place = window(shape.shape[-1], *box)
     result[place] = draw(place)
     return result
@@ -96,7 +96,7 @@ def _chest(a: Anatomy, g: Grid) -> _Chest:
         q=q,
         cavity=tissue.cavity(a, g, q, profile),
         diaphragm=tissue.diaphragm_height(a, g.by_side(a.dome_right, a.dome_left), q),
-        heart=_windowed(q, tissue.HEART_BOX, lambda w: tissue.heart_radius(a, g.crop(w), a.heart_scale), 9.0),
+        heart=_windowed(q, tissue.HEART_BOX, lambda w: tissue.heart_power(a, g.crop(w), a.heart_scale)),
         mediastinum=_windowed(q, tissue.MEDIASTINUM_BOX, lambda w: tissue.mediastinum(a, g.crop(w))),
     )
 
@@ -105,7 +105,7 @@ def _lung_air(a: Anatomy, g: Grid, c: _Chest) -> Tensor:
     """Cavity above the diaphragm that neither heart nor vessels nor aorta fill, cm."""
     air = (1.0 - c.mediastinum).mul_(c.cavity)
     heart = window(len(g.u[0]), *tissue.HEART_BOX)
-    air[heart] -= tissue.dome(c.heart[heart]).mul_(0.52 * a.depth)
+    air[heart] -= c.heart[heart].sqrt().sqrt_().mul_(0.52 * a.depth)
     below = c.diaphragm - g.v
     clear = tissue.step(below).mul_(0.82).add_(tissue.step(below.add_(0.05), 0.05), alpha=0.18)
     return air.clamp_(min=0.0).mul_(clear)
@@ -150,7 +150,7 @@ def _pathology(a: Anatomy, g: Grid, c: _Chest, config: PhantomConfig) -> _Pathol
     else:
         spread = tissue.step(0.44 - c.q, 0.12).mul_(tissue.step(0.30 - (g.v - 0.02).abs(), 0.10))
         largest = a.heart_scale_maximum
-        reach = _windowed(c.q, tissue.HEART_BOX, lambda w: 1.0 - tissue.heart_radius(a, g.crop(w), largest))
+        reach = _windowed(c.q, tissue.HEART_BOX, lambda w: tissue.heart_power(a, g.crop(w), largest))
     acts = (torch.maximum(reach, spread) > 0) & (c.cavity > 0) & (g.v - 0.11 < c.diaphragm)
     return _Pathology(fluid, spread * a.haze, _dilate(acts))
 
@@ -203,7 +203,7 @@ def _soft_tissue(a: Anatomy, g: Grid, habitus: Tensor, lung: Tensor) -> Tensor:
 
 
 def _masks(a: Anatomy, g: Grid, c: _Chest, fluid: Tensor, devices: Tensor, finding: str) -> dict[str, Tensor]:
-    heart = c.heart < 1.0
+    heart = c.heart > 0
     pleura = (c.cavity > 0) & (g.x > tissue.apex_medial(a, g.v)) & (g.v > a.apex) & (g.v < c.diaphragm)
     pleura = pleura & (c.mediastinum < 0.4) & ~heart
     wet = pleura & (fluid > 0.5)

@@ -15,7 +15,6 @@ from .anatomy import Anatomy
 from .grid import Grid
 
 EDGE = 0.016  # half width of a tissue edge in film units
-_BLEND = 0.9  # of the heart's two ellipsoids
 KNOB_Y, TRUNK_Y, HEART_Y, ATRIUM_Y = -0.33, -0.14, 0.215, 0.185
 
 # Boxes (v, u) outside which a map is zero, for every possible anatomy.
@@ -28,7 +27,7 @@ SHOULDER_BOX = (-0.80, 0.22), (-9.0, 9.0)
 ARCH_BOX = (-0.62, -0.04), (-0.02, 0.48)
 CARTILAGE_BOX = (-0.56, 0.66), (-0.48, 0.48)
 BREAST_BOX = (-0.45, 0.95), (-9.0, 9.0)
-FLUID_BOX = (-0.30, 9.0), (-9.0, 9.0)
+FLUID_BOX = (-0.50, 9.0), (-9.0, 9.0)
 GAS_BOX = (0.15, 9.0), (-0.05, 0.80)
 
 
@@ -150,15 +149,12 @@ def heart_ellipses(a: Anatomy, scale: Tensor) -> tuple[dict[str, Tensor], dict[s
     return {**left, "angle": a.heart_angle}, {**right, "angle": torch.zeros_like(scale)}
 
 
-def heart_radius(a: Anatomy, g: Grid, scale: Tensor) -> Tensor:
-    """Squared normalised radius of the heart, 1 on the outline.
-
-    A smooth minimum of two ellipsoids; at the silhouette's lateral extremes it is the nearer one exactly.
-    """
+def heart_power(a: Anatomy, g: Grid, scale: Tensor) -> Tensor:
+    """Fourth power of the heart's relative thickness: 0 outside, a smooth union of two ellipsoids inside."""
     left, right = heart_ellipses(a, scale)
-    left, right = _ellipse(g, cy=HEART_Y, **left), _ellipse(g, cy=ATRIUM_Y, **right)
-    share = ((right - left) * (0.5 / _BLEND)).add_(0.5).clamp_(0.0, 1.0)
-    return torch.lerp(right, left, share).sub_((1.0 - share).mul_(share).mul_(_BLEND))
+    left = (1.0 - _ellipse(g, cy=HEART_Y, **left)).clamp_(min=0.0)
+    right = (1.0 - _ellipse(g, cy=ATRIUM_Y, **right)).clamp_(min=0.0)
+    return left.mul_(left).add_(right.mul_(right))
 
 
 def heart_extent(a: Anatomy, shear: Tensor) -> tuple[Tensor, Tensor]:
