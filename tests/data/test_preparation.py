@@ -99,6 +99,17 @@ def test_a_second_call_reads_no_image(root, decoded):
     assert first["train"]._fingerprint == second["train"]._fingerprint
 
 
+def test_a_finished_cache_is_not_written_to(root, tmp_path):
+    damage(root)
+    with pytest.warns(SkippedImagesWarning):
+        load(root, on_error="skip")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")}
+    with pytest.warns(SkippedImagesWarning) as caught:
+        load(root, on_error="skip")
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")} == before
+    assert caught[0].filename == __file__  # the warning points at the caller
+
+
 @pytest.mark.parametrize(
     "options",
     [{"resolution": 24}, {"seed": 1}, {"processor": CXRImageProcessor(size=16, crop_mode="pad")}],

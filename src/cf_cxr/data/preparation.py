@@ -90,21 +90,23 @@ def prepare(
     folder = Path(cache_dir) / f"{table.report.source}-{cache_key(table, resolution, processor)}"
     folder.mkdir(parents=True, exist_ok=True)
     shards = list(_shards(table, folder, resolution, processor))
-    with FileLock(folder / ".lock"):  # a second process, for instance of accelerate, waits and then reads
-        if overwrite_cache:
-            for shard in shards:
-                shard.sidecar.unlink(missing_ok=True)
-        for leftover in folder.glob(".*.tmp"):  # of a process that was killed
-            leftover.unlink()
-        _work(shards, num_proc)
-        try:
-            _complete_report(table.report, shards, max_skipped)
-        except CXRDataError:
-            for shard in shards:  # try these again next time
-                if (shard.outcome() or {}).get("skipped"):
+    lock = FileLock(folder / ".lock")  # a second process, for instance of accelerate, waits and then reads
+    if overwrite_cache or any(shard.outcome() is None for shard in shards):
+        with lock:
+            for leftover in folder.glob(".*.tmp"):  # of a process that was killed
+                leftover.unlink()
+            if overwrite_cache:
+                for shard in shards:
                     shard.sidecar.unlink(missing_ok=True)
-            raise
-        table.report.save(folder)
+            _work(shards, num_proc)
+    try:
+        _complete_report(table.report, shards, max_skipped)
+    except CXRDataError:
+        _forget_skipped(shards)
+        raise
+    if not table.report.is_saved(folder):  # a finished cache may be read-only
+        with lock:
+            table.report.save(folder)
     table.report.announce(folder)
     return _open(shards)
 
@@ -244,6 +246,13 @@ def _batches(rows: Iterator[dict]) -> Iterator[list[dict]]:
             batch = []
     if batch:
         yield batch
+
+
+def _forget_skipped(shards: list[Shard]) -> None:
+    """Lets the next call try the shards again that have unreadable images."""
+    for shard in shards:
+        if (shard.outcome() or {}).get("skipped"):
+            shard.sidecar.unlink(missing_ok=True)
 
 
 def _stamp(file: str) -> list[int] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import os
 import warnings
 from collections import Counter
 from collections.abc import Mapping
@@ -77,7 +78,6 @@ class LoadReport:
         """JSON-able form; `from_dict` is its inverse."""
         return {
             "source": self.source,
-            "on_error": self.on_error,
             "images": dict(self.images),
             "left_out": dict(self.left_out),
             "altered": dict(self.altered),
@@ -102,6 +102,11 @@ class LoadReport:
                 writer.writeheader()
                 writer.writerows(self.skipped)
 
+    def is_saved(self, folder: str | Path) -> bool:
+        """Whether the folder holds this very report."""
+        path = Path(folder) / REPORT_NAME
+        return path.is_file() and json.loads(path.read_text(encoding="utf-8")) == self.to_dict()
+
     def announce(self, folder: str | Path | None = None) -> None:
         """Warns about skipped images, and logs the rest at level INFO (altered values: WARNING)."""
         logger.log(logging.WARNING if self.altered else logging.INFO, "%s", self)
@@ -111,13 +116,13 @@ class LoadReport:
                 f"{self.source}: {len(self.skipped)} images were skipped{where}. "
                 f"The first: {self.skipped[0]['reason']}",
                 SkippedImagesWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
         if self.suspicious:
             warnings.warn(
                 f"{self.source}: {len(self.suspicious)} images were read with a warning. "
                 f"The first: {self.suspicious[0]['reason']}",
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def __str__(self) -> str:
@@ -153,6 +158,6 @@ def load_report(data: datasets.DatasetDict | datasets.Dataset | str | Path) -> L
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file in one step: readers see the old file or the whole new one."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
