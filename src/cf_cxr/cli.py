@@ -299,10 +299,13 @@ def _load_pipeline(arguments: argparse.Namespace):
             raise UsageError(
                 f"--device {arguments.device}: no CUDA device is available here; use --device cpu."
             )
+    model = arguments.model or str(default_model_path())
+    if arguments.model is None and not default_model_path().is_dir():
+        raise UsageError(f"the bundled model is missing at {model}; install cf_cxr again, or give --model.")
     try:
         return pipeline(
             COUNTERFACTUAL_TASK,
-            model=arguments.model or str(default_model_path()),
+            model=model,
             device=arguments.device,
             dtype=arguments.dtype or "auto",
         )

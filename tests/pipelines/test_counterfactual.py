@@ -37,7 +37,14 @@ def same(first, second) -> bool:
         and first["attributes"] == pytest.approx(second["attributes"])
         and first["do"] == second["do"]
         and np.allclose(first.get("std", 0), second.get("std", 0), atol=1e-5)
+        and np.allclose(estimates(first), estimates(second), rtol=1e-4, atol=1e-6)
     )
+
+
+def estimates(result) -> list[float]:
+    """All numbers of the classifier's predictions, before and after."""
+    moments = result["predictions"].values()
+    return [number for moment in moments for posterior in moment.values() for number in posterior.values()]
 
 
 def test_one_image_one_intervention(pipe, images):
