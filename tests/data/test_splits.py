@@ -4,7 +4,7 @@ import pytest
 from cf_cxr.data import CXRDataError, split_by_patient
 from cf_cxr.data.splits import carve_validation, check_no_overlap
 
-PATIENTS = [f"p{i % 200}" for i in range(1000)]
+PATIENTS = np.random.default_rng(0).permutation([f"p{i % 200}" for i in range(1000)]).tolist()
 
 
 def patients_of(splits, ids=PATIENTS):
