@@ -82,7 +82,7 @@ def counterfactual_grid(
     if limit is None:
         limit = difference_limit([r["difference"] for block in blocks for r in block])
     columns = 1 + max(len(block) for block in blocks)
-    header = 0.45  # inches above every image, for its title
+    header = 0.12 + 0.15 * _title_lines(blocks)  # inches above every panel
     height = len(blocks) * (2 * panel_inches + 2 * header) + 0.2
     figure = Figure(figsize=(columns * panel_inches + 0.95, height), dpi=_DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
@@ -129,6 +129,13 @@ def _draw_block(figure, grid, row: int, block: Sequence[Mapping], name: str, lim
             interpolation="nearest",
         )
     return maps
+
+
+def _title_lines(blocks: Sequence[Sequence[Mapping]]) -> int:
+    """Lines of the longest title."""
+    results = [result for block in blocks for result in block]
+    titles = [_wrapped(describe_do(result["do"])).split("\n") for result in results]
+    return max(1, *map(len, titles), *(len(describe_changes(result)) for result in results))
 
 
 def _panel(figure, cell, image, title: str) -> None:
