@@ -62,6 +62,14 @@ class CFTArguments:
     do_variables: list[str] | None = field(
         default=None, metadata={"help": "Variables to intervene on, one per batch at random (default: all)."}
     )
+    do_values: str = field(
+        default="permute",
+        metadata={
+            "help": "Intervened values: permute those of the batch (paper A), or draw the classes of discrete "
+            "variables with equal probability, so that rare findings are practised as often as common ones.",
+            "choices": ["permute", "balanced"],
+        },
+    )
     attribute_weights: list[str] = field(
         default_factory=list,
         metadata={"help": "Weights of attributes in the auxiliary loss, as age=10 sex=1 (default 1 each)."},
@@ -156,8 +164,7 @@ class CFTTrainer(CXRTrainer):
         """Lagrangian of one batch under a random intervention; draws from the global generator."""
         pixels, factual = batch["pixel_values"], batch["attributes"]
         variable = self.do_variables[int(torch.randint(len(self.do_variables), ()))]
-        permutation = torch.randperm(len(factual), device=factual.device)
-        values = factual[permutation, self.schema.index(variable)]
+        values = self._draw_values(factual, variable)
         counterfactual = self.scm.counterfactual(factual, {variable: values})
         output = self.model(
             pixels,
@@ -180,6 +187,14 @@ class CFTTrainer(CXRTrainer):
             exposure_share=exposure_share(pixels, output.counterfactual).detach().nan_to_num(0).mean(),
         )
         return loss, logs
+
+    def _draw_values(self, factual: torch.Tensor, variable: str) -> torch.Tensor:
+        """Raw intervened values `(B,)` of a variable; see `CFTArguments.do_values`."""
+        attribute = self.schema[variable]
+        if self.stage_args.do_values == "balanced" and attribute.is_discrete:
+            return torch.randint(attribute.n_classes, (len(factual),)).to(factual)
+        permutation = torch.randperm(len(factual)).to(factual.device)
+        return factual[permutation, self.schema.index(variable)]
 
     def _auxiliary(self, factual_image, counterfactual_image, factual, counterfactual, variable):
         """Weighted classifier loss, averaged over classifiers, and its parts for the log."""

@@ -1,0 +1,253 @@
+"""Counterfactual fine-tuning on images whose attributes are written plainly into them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cf_cxr import AttributeSCMConfig, AttributeSCMModel
+from cf_cxr.models.attribute_classifier import (
+    AttributeClassifierConfig,
+    AttributeClassifierModel,
+    AttributeClassifierOutput,
+)
+from cf_cxr.training.arguments import TrainerArguments
+from cf_cxr.training.counterfactual_finetuning import (
+    CFTArguments,
+    CFTTrainer,
+    fully_labelled,
+    measure_free_energy,
+)
+from cf_cxr.training.trainer import build_accelerator
+
+from .tiny import LOOP, SCHEMA, TinyData, tiny_hvae
+
+ROOT = Path(__file__).parents[2]
+GRAPH = {"age": [], "sex": [], "site": []}
+BACKBONE = {
+    "model_type": "resnet",
+    "embedding_size": 4,
+    "hidden_sizes": [4, 8],
+    "depths": [1, 1],
+    "layer_type": "basic",
+}
+
+
+def labelled_data(size=24):
+    data = TinyData(size)
+    data.attributes = data.attributes.nan_to_num(0.0)
+    return data
+
+
+class HalvesClassifier(AttributeClassifierModel):
+    """A classifier with a known reading: sex is the left half's brightness, site 'C' the right half's."""
+
+    def forward(self, pixel_values, labels=None, **kwargs):
+        left, right = (half.mean((1, 2, 3)) for half in pixel_values.chunk(2, dim=3))
+        zero = torch.zeros_like(left)
+        return AttributeClassifierOutput(logits=torch.stack([zero, zero, 6 * left, zero, zero, 6 * right], 1))
+
+
+def frozen_parts(kind=AttributeClassifierModel):
+    torch.manual_seed(1)
+    scm = AttributeSCMModel(AttributeSCMConfig(attributes=SCHEMA.to_list(), graph=GRAPH, hidden_sizes=[4]))
+    config = AttributeClassifierConfig(
+        attributes=SCHEMA.to_list(), image_size=16, backbone_config=BACKBONE, standardize=False
+    )
+    return scm, [kind(config) for _ in range(2)]
+
+
+def cft_trainer(folder, *, data=None, bound=1e6, stage=None, kind=AttributeClassifierModel, **loop):
+    scm, classifiers = frozen_parts(kind)
+    args = TrainerArguments(output_dir=str(folder), **(LOOP | loop))
+    return CFTTrainer(
+        tiny_hvae(),
+        args,
+        data or labelled_data(),
+        accelerator=build_accelerator(args),
+        attribute_scm=scm,
+        classifiers=classifiers,
+        stage_args=CFTArguments(**({"augmentation": "none"} | (stage or {}))),
+        bound=bound,
+    )
+
+
+def records(folder, name):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)[name] for line in lines if name in json.loads(line)]
+
+
+@torch.no_grad()
+def half_changes(trainer, **do):
+    """Mean change of the left and right half when do() is raised from the first class to the last, model in eval."""
+    model, data = trainer.model.eval(), labelled_data(16)
+    noise = model.abduct(data.images, SCHEMA.encode(data.attributes))
+    images = []
+    for value in (0, SCHEMA[next(iter(do))].n_classes - 1):
+        changed = data.attributes.clone()
+        changed[:, SCHEMA.index(next(iter(do)))] = value
+        images.append(model.decode(noise, SCHEMA.encode(changed)))
+    return [half.mean().item() for half in (images[1] - images[0]).chunk(2, dim=3)]
+
+
+@pytest.mark.parametrize("kind", ["soft", "hard"])
+def test_finetuning_teaches_the_generator_what_the_classifiers_read(tmp_path, kind):
+    trainer = cft_trainer(
+        tmp_path,
+        kind=HalvesClassifier,
+        bound=7.0,
+        stage={"target_labels": kind, "do_variables": ["sex"], "attribute_weights": ["age=0"]},
+        max_steps=80,
+        learning_rate=3e-3,
+        save_steps=0,
+        ema_decay=0.0,
+        eval_steps=-1,
+    )
+    before, _ = half_changes(trainer, sex=1)
+    trainer.train()
+    after, _ = half_changes(trainer, sex=1)
+    assert after > 0.1 and after - before > 0.15
+
+
+def test_only_the_image_mechanism_learns(tmp_path):
+    trainer = cft_trainer(tmp_path, max_steps=2)
+    frozen = [trainer.scm, *trainer.classifiers]
+    before = [{k: v.clone() for k, v in m.state_dict().items()} for m in frozen]
+    image = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    trainer.train()
+    for model, state in zip(frozen, before):
+        assert not model.training
+        assert all(torch.equal(v, model.state_dict()[k]) for k, v in state.items())
+    assert any(not torch.equal(v, trainer.model.state_dict()[k]) for k, v in image.items())
+
+
+def test_intervened_values_are_permuted_or_balanced(tmp_path):
+    data = labelled_data()
+    data.attributes[:, 1] = 0  # nobody is female
+    factual = data.attributes
+    permuted = cft_trainer(tmp_path / "a", data=data)._draw_values(factual, "age")
+    assert sorted(permuted.tolist()) == sorted(factual[:, 0].tolist()) and not torch.equal(
+        permuted, factual[:, 0]
+    )
+    balanced = cft_trainer(tmp_path / "b", data=data, stage={"do_values": "balanced"})
+    draws = torch.stack([balanced._draw_values(factual, "sex") for _ in range(50)])
+    assert abs(draws.mean().item() - 0.5) < 0.06
+    assert sorted(balanced._draw_values(factual, "age").tolist()) == sorted(factual[:, 0].tolist())
+
+
+def test_step_costs_one_encoder_and_two_decoder_passes(tmp_path):
+    trainer, calls = cft_trainer(tmp_path, max_steps=1), []
+    trainer.model.encoder.register_forward_hook(lambda *_: calls.append("encoder"))
+    trainer.model.decoder.register_forward_hook(lambda *_: calls.append("decoder"))
+    trainer.train()
+    assert calls == ["encoder", "decoder", "decoder"]
+
+
+def test_violated_constraint_raises_the_multiplier(tmp_path):
+    loose, tight = (
+        cft_trainer(tmp_path / "loose"),
+        cft_trainer(tmp_path / "tight", bound=-5.0, skip_threshold=0),
+    )
+    for trainer in (loose, tight):
+        trainer.train()
+    assert loose.constraint.multiplier == 0
+    assert tight.constraint.multiplier > 1
+
+
+def test_measured_bound_is_the_mean_free_energy():
+    data, model = labelled_data(6), tiny_hvae().eval()
+    model.forward, forward = (
+        lambda *a, **k: forward(*a, **{**k, "sample_posterior": False, "generator": None}),
+        model.forward,
+    )
+    with torch.no_grad():
+        expected = forward(data.images, SCHEMA.encode(data.attributes), sample_posterior=False).loss
+    measured = measure_free_energy(model, SCHEMA, data, batch_size=2)
+    assert measured == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_rows_with_unknown_attributes_are_left_out():
+    data = TinyData(24)
+    subset = fully_labelled(data)
+    assert len(subset) == int((~data.attributes.isnan().any(1)).sum()) < 24
+    assert not subset.__getitems__(list(range(len(subset))))["attributes"].isnan().any()
+    data.attributes[:] = torch.nan
+    with pytest.raises(ValueError, match="all attributes known"):
+        fully_labelled(data)
+
+
+@pytest.mark.parametrize("text", ["weight=1", "age", "age=-1", "age=old"])
+def test_malformed_attribute_weights_are_refused(text):
+    with pytest.raises(ValueError, match="name=number"):
+        CFTArguments(attribute_weights=[text]).weights(SCHEMA.names)
+
+
+def test_classifier_of_other_attributes_is_refused(tmp_path):
+    scm, _ = frozen_parts()
+    other = AttributeClassifierModel(
+        AttributeClassifierConfig(attributes=SCHEMA.to_list()[:2], image_size=16, backbone_config=BACKBONE)
+    )
+    args = TrainerArguments(output_dir=str(tmp_path), **LOOP)
+    with pytest.raises(ValueError, match="train both alike"):
+        CFTTrainer(
+            tiny_hvae(),
+            args,
+            labelled_data(),
+            attribute_scm=scm,
+            classifiers=[other],
+            stage_args=CFTArguments(),
+            bound=1.0,
+        )
+
+
+def launch(folder, *words, processes=1, kill=""):
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes)]
+    command = command if processes > 1 else [sys.executable]
+    command += ["-m", "tests.training.test_cft", str(folder), *words]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TINY_KILL": kill}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def test_killed_and_resumed_run_ends_with_the_same_bits(tmp_path):
+    assert launch(tmp_path / "whole").returncode == 0
+    assert launch(tmp_path / "killed", kill="7").returncode == -signal.SIGKILL
+    result = launch(tmp_path / "killed", "latest")
+    assert result.returncode == 0, result.stderr[-2000:]
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
+    assert all(torch.equal(first[k], second[k]) for k in first)
+
+
+def test_two_processes_train_one_model(tmp_path):
+    result = launch(tmp_path / "two", processes=2)
+    assert result.returncode == 0, result.stderr[-3000:]
+    run = json.loads((tmp_path / "two" / "run.json").read_text())
+    assert run["num_processes"] == 2 and run["finished"]
+    assert len(records(tmp_path / "two", "auxiliary")) == 12
+
+
+def main():
+    """A run in a process of its own: folder, then optionally what to resume from."""
+    folder, *resume = sys.argv[1:]
+    trainer = cft_trainer(
+        Path(folder), bound=-5.0, skip_threshold=0, resume_from_checkpoint=resume[0] if resume else None
+    )
+    if kill := os.environ.get("TINY_KILL"):
+        after = trainer.after_step
+
+        def after_step(logs):
+            after(logs)
+            if trainer.global_step >= int(kill):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        trainer.after_step = after_step
+    trainer.train()
+
+
+if __name__ == "__main__":
+    main()
