@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[2]
 
 def launch(*words, script="tests/training/run_tiny.py"):
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "MASTER_"))}
-    environment = inherited | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = inherited | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", script, *words]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 

@@ -117,7 +117,9 @@ def test_two_half_batches_are_one_batch(tmp_path):
     assert losses == pytest.approx(others, rel=1e-5)
 
 
-@pytest.mark.parametrize("option", ["channels_last", "gradient_checkpointing"])
+@pytest.mark.parametrize(
+    "option", ["channels_last", "gradient_checkpointing", pytest.param("compile", marks=pytest.mark.slow)]
+)
 def test_options_do_not_change_the_result(tmp_path, option):
     losses = []
     for value in (False, True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 from collections.abc import Mapping
@@ -17,6 +18,8 @@ from PIL import Image
 from . import checkpointing
 from .output_dir import MANIFEST_FILE, METRICS_FILE, SAMPLES, TRACKERS
 
+logger = logging.getLogger(__name__)
+
 
 class RunRecords:
     """Writes a run's records; does nothing on other processes than the main one."""
@@ -28,6 +31,8 @@ class RunRecords:
     def start(self, manifest: Mapping[str, Any], step: int, *, trackers: bool) -> None:
         """Begin, or go on after `step`: what a killed run logged later is removed."""
         if trackers:
+            if not self.accelerator.log_with and self.accelerator.is_main_process:
+                logger.warning("No tracker is installed (pip install tensorboard); see metrics.jsonl instead.")
             self.accelerator.init_trackers(TRACKERS)
         if self.accelerator.is_main_process:
             _drop_after(self.folder / METRICS_FILE, step)
