@@ -127,9 +127,30 @@ def test_existing_output_is_only_replaced_when_asked(here, model, capsys):
     (here / "x.png").write_text("mine")
     assert cli.main(command) == 2
     assert "x.png exists" in capsys.readouterr().err and (here / "x.png").read_text() == "mine"
+    no_model = [*command[:3], "./no/model", *command[4:]]
+    assert cli.main(no_model) == 2 and "x.png exists" in capsys.readouterr().err  # before anything is loaded
     assert cli.main([*command, "--overwrite"]) == 0
     with Image.open("x.png") as picture:
         assert picture.format == "PNG"
+
+
+def test_one_existing_file_in_a_directory_refuses_the_whole_run(here, model, capsys):
+    (here / "results").mkdir()
+    (here / "results" / "b_do_sex=Female.png").write_text("mine")
+    command = [
+        "counterfactual",
+        "a.png",
+        "b.png",
+        "--model",
+        model,
+        "--do",
+        "sex=Female",
+        "--output",
+        "results",
+    ]
+    assert cli.main(command) == 2
+    assert "b_do_sex=Female.png exists" in capsys.readouterr().err
+    assert written(here) == {"results/b_do_sex=Female.png"}
 
 
 def test_failed_write_leaves_no_partial_file(tmp_path):
