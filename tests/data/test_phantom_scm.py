@@ -6,8 +6,15 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from cf_cxr.attributes import AttributeValueError, UnknownAttributeError
-from cf_cxr.data.phantom import FACTORS, NOISE_COLUMNS, ChestPhantom, PhantomConfig, phantom_schema
-from cf_cxr.data.phantom.factors import age_means, factor_means, site_means
+from cf_cxr.data.phantom import (
+    FACTORS,
+    NOISE_COLUMNS,
+    ChestPhantom,
+    PhantomConfig,
+    bayes_posterior,
+    phantom_schema,
+)
+from cf_cxr.data.phantom.factors import AGE_FACTORS, age_means, factor_means, site_means
 from cf_cxr.data.phantom.scm import abduct_finding, age_log_density, finding_probability
 
 PHANTOM = ChestPhantom(PhantomConfig(resolution=32))
@@ -165,6 +172,25 @@ def test_ideal_observer_agrees_with_theory(observed):
         1.0, abs=0.05
     )
     assert torch.allclose(posterior.site.sum(1), torch.ones(6000, dtype=torch.float64))
+
+
+def test_posterior_equals_brute_force_weighting(population):
+    """Weak factors, so that priors matter: weight 20 000 draws of the attributes by their likelihood."""
+    config = PhantomConfig(age_noise=25.0, sex_separation=0.5, site_separation=0.5, finding_separation=1.0)
+    attributes = population[0]
+    factors = torch.randn(6, len(FACTORS), generator=torch.Generator().manual_seed(0)).double()
+    factors[:, : len(AGE_FACTORS)] += torch.linspace(-1.2, 1.2, 6)[:, None]
+    distance = factors[:, None] - factor_means(attributes, config)[None]
+    weight = torch.softmax(-0.5 * distance.square().sum(-1), dim=1)
+    error = weight.square().sum(1).sqrt()  # one standard error of a weighted mean, per unit of spread
+    posterior = bayes_posterior(factors, config)
+    age, sex, site, finding = attributes.double().unbind(1)
+    assert error.max() < 0.06
+    assert ((posterior.age_mean - weight @ age).abs() < 4 * error * posterior.age_std).all()
+    assert ((posterior.sex - weight @ sex).abs() < 2 * error).all()  # spread of a coin is at most 1/2
+    assert ((posterior.finding - weight @ finding).abs() < 2 * error).all()
+    for k in range(3):
+        assert ((posterior.site[:, k] - weight @ (site == k).double()).abs() < 2 * error).all()
 
 
 def test_ambiguity_is_inside_the_design_bands(observed):
