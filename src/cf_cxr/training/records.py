@@ -32,7 +32,9 @@ class RunRecords:
         """Begin, or go on after `step`: what a killed run logged later is removed."""
         if trackers:
             if not self.accelerator.log_with and self.accelerator.is_main_process:
-                logger.warning("No tracker is installed (pip install tensorboard); see metrics.jsonl instead.")
+                logger.warning(
+                    "No tracker is installed (pip install tensorboard); see metrics.jsonl instead."
+                )
             self.accelerator.init_trackers(TRACKERS)
         if self.accelerator.is_main_process:
             _drop_after(self.folder / METRICS_FILE, step)
