@@ -28,7 +28,7 @@ class ModelCardFacts:
         summary: one paragraph: what it is.
         license: SPDX-like identifier for the Hub.
         datasets: names of the training data for the Hub's metadata.
-        training_data, training_procedure, unknown_labels, limits, ethics, attribution: paragraphs of Markdown.
+        training_data, training_procedure, unknown_labels, examples, limits, ethics, attribution: Markdown.
         evaluation_command: how the numbers were made.
     """
 
@@ -39,6 +39,7 @@ class ModelCardFacts:
     training_data: str = "Not described."
     training_procedure: str = "Not described."
     unknown_labels: str = ""
+    examples: str = ""
     limits: str = ""
     ethics: str = ""
     attribution: str = ""
@@ -97,6 +98,7 @@ def write_model_card(
         "Training": facts.training_procedure,
         "Unknown labels": facts.unknown_labels,
         "Measured": results_section(results, schema, facts.evaluation_command),
+        "Examples": facts.examples,
         "Limits": facts.limits,
         "Ethical notes": facts.ethics,
         "Attribution": facts.attribution,
