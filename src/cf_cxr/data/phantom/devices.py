@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .anatomy import Anatomy, Latents
+from .grid import window
 from .thickness import HEART_Y, step
 
 
@@ -33,6 +34,14 @@ def _wire(u: Tensor, v: Tensor, curve: Tensor, half: float) -> Tensor:
     return flat.scatter_reduce_(0, rows * resolution + columns, chord, "amax").view(resolution, resolution)
 
 
+def _generator(x: Tensor, y: Tensor) -> Tensor:
+    """The can with its battery, and the header above; x and y relative to the can's half sides."""
+    can = step(1.0 - (x.abs() ** 3 + y.abs() ** 3) ** (1.0 / 3.0), 0.12)
+    can = can * (1.15 + 0.5 * step(0.55 - (x**2 + y**2).sqrt(), 0.1))
+    header = step(0.5 - x.abs(), 0.1) * step(0.17 - (y + 1.1).abs(), 0.06)
+    return torch.maximum(can, 0.8 * header)
+
+
 def _pacemaker(u: Tensor, v: Tensor, a: Anatomy, latents: Latents, wire: float) -> Tensor:
     """Generator below a clavicle, two leads to the right atrium and ventricle; a batch of one image."""
 
@@ -41,16 +50,15 @@ def _pacemaker(u: Tensor, v: Tensor, a: Anatomy, latents: Latents, wire: float) 
 
     side = 1.0 if float(latents.p("pacemaker_side")) < 0.8 else -1.0
     cx, cy = side * (0.52 + 0.03 * z("pacemaker_x")), -0.38 + 0.05 * z("pacemaker_y")
-    x, y = (u - cx).abs() / 0.115, (v - cy).abs() / 0.10
-    can = step(1.0 - (x**3 + y**3) ** (1.0 / 3.0), 0.12)
-    can = can * (1.15 + 0.5 * step(0.55 - (x**2 + y**2).sqrt(), 0.1))
-    header = step(0.5 - x, 0.1) * step(0.17 - ((cy - v) / 0.10 - 1.1).abs(), 0.06)
+    _, rows, columns = window(len(u), (cy - 0.14, cy + 0.13), (cx - 0.14, cx + 0.14))
+    generator = torch.zeros_like(u)
+    generator[rows, columns] = _generator((u[rows, columns] - cx) / 0.115, (v[rows] - cy) / 0.10)
     heart, sway, samples = float(a.heart_x), 0.03 * z("lead_sway"), 2 * len(u)
     atrium = [[cx, cy - 0.10], [side * 0.30, -0.66], [-0.13 + sway, -0.60], [-0.10, 0.12]]
     tip = [heart + 0.13, HEART_Y + 0.10]
     ventricle = [[cx, cy - 0.10], [side * 0.26, -0.72], [-0.17 + sway, 0.35], tip]
     leads = [_wire(u, v, _curve(points, samples), wire) for points in (atrium, ventricle)]
-    return torch.maximum(torch.maximum(can, 0.8 * header), 0.75 * torch.maximum(*leads))
+    return torch.maximum(generator, torch.maximum(*leads).mul_(0.75))
 
 
 def _tube(u: Tensor, v: Tensor, latents: Latents, wire: float) -> Tensor:
