@@ -87,6 +87,15 @@ def test_rows_depend_on_seed_and_index_only():
     assert PHANTOM.sample_noise(2, np.random.default_rng(0)).shape == (2, len(NOISE_COLUMNS))
 
 
+def test_bad_seeds_and_indices_are_refused():
+    with pytest.raises(ValueError, match="-1"):
+        PHANTOM.sample_noise(2, -1)
+    with pytest.raises(TypeError, match="str"):
+        PHANTOM.sample_attributes(2, "1")
+    with pytest.raises(ValueError, match="indices"):
+        PHANTOM.noise_at(0, [3, -2])
+
+
 def test_null_interventions_change_nothing(population):
     attributes, noise = population
     assert torch.equal(PHANTOM.counterfactual_attributes(attributes, noise, {}), attributes)

@@ -59,11 +59,11 @@ class ChestPhantom:
 
     def attributes_at(self, seed: int, indices: Sequence[int]) -> Tensor:
         """Attributes of images ``indices`` of the endless data set number ``seed``."""
-        return attributes_from_uniform(attribute_uniforms(seed, np.asarray(indices, dtype=np.int64)))
+        return attributes_from_uniform(attribute_uniforms(seed_from(seed), indices))
 
     def noise_at(self, seed: int, indices: Sequence[int]) -> Tensor:
         """Exogenous noise of images ``indices`` of the endless data set number ``seed``."""
-        return noise_rows(seed, np.asarray(indices, dtype=np.int64))
+        return noise_rows(seed_from(seed), indices)
 
     def factors(self, attributes: Tensor, noise: Tensor) -> Tensor:
         """Image factors ``(n, len(FACTORS))``: mean by the attributes plus standard normal noise."""

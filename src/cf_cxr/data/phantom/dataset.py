@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     import datasets
 
 SPLIT_OFFSETS = {"train": 0, "validation": 10**9, "test": 2 * 10**9}  # splits never share an image
+RENDERER_VERSION = (
+    1  # raise it when pictures change: it is part of the key under which Arrow files are cached
+)
 _BLOCK = 64
 
 
@@ -36,8 +39,8 @@ def phantom_features(config: PhantomConfig) -> datasets.Features:
     return Features(columns)
 
 
-def _rows(shards: list[tuple[int, int]], config: PhantomConfig, seed: int) -> Iterator[dict]:
-    """Rows of images ``first`` to ``last - 1`` of every shard."""
+def _rows(shards: list[tuple[int, int]], config: PhantomConfig, seed: int, version: int) -> Iterator[dict]:
+    """Rows of images ``first`` to ``last - 1`` of every shard; ``version`` only enters the cache's key."""
     from PIL import Image
 
     phantom = ChestPhantom(config)
@@ -107,7 +110,7 @@ def phantom_dataset(
         result[split] = Dataset.from_generator(
             _rows,
             features=phantom_features(config),
-            gen_kwargs={"shards": shards, "config": config, "seed": int(seed)},
+            gen_kwargs={"shards": shards, "config": config, "seed": int(seed), "version": RENDERER_VERSION},
             num_proc=min(num_proc, len(shards)) if num_proc else None,
             cache_dir=cache_dir,
             split=NamedSplit(split),
