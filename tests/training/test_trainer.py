@@ -1,6 +1,7 @@
 """The loop itself: skipping, accumulation, averaging, output folder, records."""
 
 import json
+import logging
 import math
 
 import pytest
@@ -118,15 +119,21 @@ def test_two_half_batches_are_one_batch(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "option", ["channels_last", "gradient_checkpointing", pytest.param("compile", marks=pytest.mark.slow)]
+    ("option", "tolerance"),
+    [
+        ("channels_last", 1e-4),
+        ("gradient_checkpointing", 1e-4),
+        pytest.param("compile", 1e-2, marks=pytest.mark.slow),  # compiled code draws its own noise
+    ],
 )
-def test_options_do_not_change_the_result(tmp_path, option):
+def test_options_do_not_change_the_result(tmp_path, monkeypatch, option, tolerance):
+    monkeypatch.setattr(logging.getLogger("torch.__trace"), "propagate", False)
     losses = []
     for value in (False, True):
         folder = tmp_path / str(value)
         tiny_trainer(folder, max_steps=3, eval_steps=-1, **{option: value}).train()
         losses.append([line["loss"] for line in lines(folder)])
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0] == pytest.approx(losses[1], rel=tolerance)
 
 
 def test_bf16_stays_close(tmp_path):
