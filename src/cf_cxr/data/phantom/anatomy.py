@@ -150,7 +150,7 @@ def build_anatomy(latents: Latents, config: PhantomConfig) -> Anatomy:
         heart_x=0.115 + 0.015 * z("heart_shift"),
         heart_angle=0.65 + 0.10 * z("heart_tilt"),
         mediastinum=0.125 + 0.012 * z("mediastinum"),
-        knob_radius=0.088 * torch.exp(0.11 * unfolding),
+        knob_radius=0.080 * torch.exp(0.11 * unfolding),
         knob_x=0.080 + 0.016 * unfolding,
         calcification=0.45 * softplus(0.9 * f("calcification")),
         bone=torch.exp(-0.14 * loss),

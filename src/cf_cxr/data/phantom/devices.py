@@ -45,7 +45,7 @@ def _generator(x: Tensor, y: Tensor) -> Tensor:
 def _pacemaker(u: Tensor, v: Tensor, a: Anatomy, latents: Latents, wire: float) -> Tensor:
     """Generator below a clavicle, two leads to the right atrium and ventricle; a batch of one image."""
 
-    def z(name: str) -> float:
+    def z(name: str) -> float:  # a nuisance of this image
         return float(latents.z(name))
 
     side = 1.0 if float(latents.p("pacemaker_side")) < 0.8 else -1.0

@@ -24,7 +24,7 @@ AIRWAY_BOX = (-9.0, 0.25), (-0.20, 0.20)
 SPINE_BOX = (-9.0, 9.0), (-0.16, 0.16)
 CLAVICLE_BOX = (-1.05, -0.42), (-0.85, 0.85)
 SHOULDER_BOX = (-0.80, 0.22), (-9.0, 9.0)
-ARCH_BOX = (-0.62, -0.04), (-0.02, 0.48)
+ARCH_BOX = (-0.66, 0.0), (-0.02, 0.48)
 CARTILAGE_BOX = (-0.56, 0.66), (-0.48, 0.48)
 BREAST_BOX = (-0.45, 0.95), (-9.0, 9.0)
 FLUID_BOX = (-0.50, 9.0), (-9.0, 9.0)
@@ -58,9 +58,9 @@ def bone_profile(t: Tensor) -> Tensor:
     return (1.0 - t2 * t2 * t2).clamp_(min=0.0).mul_(t2.mul_(0.75).add_(0.55))
 
 
-def _disc(g: Grid, cx: Tensor | float, cy: float, radius: Tensor | float) -> Tensor:
-    """Squared distance from (cx, cy) over squared radius."""
-    x, y = (g.u - cx) * (1.0 / radius), (g.v - cy) * (1.0 / radius)
+def _oval(g: Grid, cx: Tensor | float, cy: float, radius: Tensor | float) -> Tensor:
+    """Squared distance from (cx, cy) relative to an upright oval, a quarter higher than wide."""
+    x, y = (g.u - cx) * (1.0 / radius), (g.v - cy) * (1.0 / (1.25 * radius))
     return x.mul_(x).add_(y * y)
 
 
@@ -182,12 +182,12 @@ def thorax_extent(a: Anatomy, shear: Tensor) -> tuple[Tensor, Tensor]:
 
 def mediastinum(a: Anatomy, g: Grid) -> Tensor:
     """Share of the cavity's depth taken by great vessels and aorta, in [0, 1]."""
-    flare = 0.05 * smoothstep((g.v + 0.25) / 0.35) + 0.03 * smoothstep((-0.45 - g.v) / 0.3)
-    result = step(a.mediastinum + flare - g.x, 0.03).mul_(0.85)
-    knob = dome(_disc(g, a.knob_x, KNOB_Y, a.knob_radius)).mul_(0.85)
-    trunk = dome(_disc(g, 0.10, TRUNK_Y, 0.10)).mul_(0.70)
-    below = 0.55 * step(g.v - KNOB_Y, 0.05)
-    descending = step(a.knob_x + 0.75 * a.knob_radius - g.u, 0.022).mul_(below).mul_(step(g.u, 0.05))
+    flare = 0.07 * smoothstep((g.v + 0.25) / 0.35) + 0.03 * smoothstep((-0.45 - g.v) / 0.3)
+    result = step(a.mediastinum + flare - g.x, 0.035).mul_(0.95)
+    knob = dome(_oval(g, a.knob_x, KNOB_Y, a.knob_radius)).mul_(0.75)
+    trunk = dome(_oval(g, 0.10, TRUNK_Y, 0.10)).mul_(0.70)
+    below = 0.60 * step(g.v - KNOB_Y, 0.05)
+    descending = step(a.knob_x + 0.80 * a.knob_radius - g.u, 0.03).mul_(below).mul_(step(g.u, 0.05))
     return torch.maximum(torch.maximum(result, knob), torch.maximum(trunk, descending))
 
 
@@ -268,7 +268,7 @@ def shoulders(a: Anatomy, g: Grid) -> Tensor:
 
 def aortic_calcium(a: Anatomy, g: Grid) -> Tensor:
     """Calcified rim of the aortic arch, cm of bone."""
-    radius = _disc(g, a.knob_x, KNOB_Y, a.knob_radius).sqrt_()
+    radius = _oval(g, a.knob_x, KNOB_Y, a.knob_radius).sqrt_()
     rim = bump((radius - 0.86) * (a.knob_radius / 0.022)).mul_(step(g.u - 0.04, 0.04))
     return rim.mul_(0.85 * a.calcification)
 
