@@ -326,12 +326,17 @@ class LiteralHVAE(nn.Module):
 
 
 def randomise(model, seed=0, gain=0.7):
-    """Random values in *every* parameter, so that no path is silent (published models start with zero priors)."""
+    """Random values in *every* parameter, so that no path is silent (published models start with zero priors).
+
+    The pixel scale's head is kept small: where a pixel lies many scales from its mean, the probability of its bin is
+    a difference of two float32 numbers next to 1, and no two implementations agree on its logarithm.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             fan_in = parameter[0].numel() if name.endswith("weight") else 25.0
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * gain / math.sqrt(fan_in))
+            size = gain / math.sqrt(fan_in) * (0.2 if "x_logscale" in name else 1.0)
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * size)
     return model
 
 

@@ -19,6 +19,7 @@ from cf_cxr.models.causal_hvae.convert_causal_hvae_original import (
 from .literal_reference import (
     PAPER_A_192,
     LiteralHVAE,
+    expand_parents,
     make_hparams,
     randomise,
     save_checkpoint,
@@ -29,7 +30,7 @@ TOLERANCE = 1e-4
 SETTINGS = {
     "exogenous prior": {},
     "conditional prior": {"cond_prior": True},
-    "free bits": {"kl_free_bits": 5.0},
+    "free bits": {"kl_free_bits": 1.0},
     # 24 -> 12 -> 3, padded to 4 -> 1
     "odd resolution": {
         "input_res": 24,
@@ -66,10 +67,11 @@ def generator(seed=5):
 
 
 def inputs(hparams, batch=3, seed=1):
-    """Images with pixels at both ends of the range, factual and counterfactual parents."""
+    """Images of different contrast with pixels at both ends of the range, factual and counterfactual parents."""
     g = generator(seed)
     size = hparams["input_res"]
-    x = torch.rand(batch, 1, size, size, generator=g) * 2 - 1
+    contrast = torch.linspace(0.1, 0.9, batch)[:, None, None, None]
+    x = (torch.rand(batch, 1, size, size, generator=g) * 2 - 1) * contrast + 0.1
     x[:, :, 0], x[:, :, -1] = -1.0, 1.0
     parents = torch.rand(2, batch, hparams["context_dim"], generator=g) * 2 - 1
     return x, parents[0], parents[1]
@@ -139,6 +141,27 @@ def test_paper_a_at_192_reproduces_the_reference(tmp_path):
     model = convert_checkpoint(path, tmp_path / "converted")
     assert model.num_parameters() == 7_976_658
     assert_equal(reference, model, make_hparams(z_dim=16, **PAPER_A_192), batch=2)
+
+
+def test_free_bits_apply_to_the_mean_over_the_batch(tmp_path):
+    """The floor is put between two images' KL of one channel, where the order of mean and floor matters."""
+    reference, path = write(tmp_path)
+    model = convert_checkpoint(path, tmp_path / "converted")
+    x, parents, _ = inputs(make_hparams())
+    with torch.no_grad():
+        maps = expand_parents(parents, 16)
+        _, layers = reference.decoder(maps, acts=reference.encoder(x), generator=generator())
+        kl = torch.cat([layer["kl"].sum((2, 3)) for layer in layers], dim=1)  # images x channels
+        low, high = kl.aminmax(dim=0)
+        floor = ((low + high) / 2)[(high - low).argmax()].item()
+        expected = kl.mean(0).clamp(min=floor).sum() / x[0].numel()
+        assert (kl.clamp(min=floor).mean(0).sum() / x[0].numel() - expected).abs() > TOLERANCE
+
+        model.config.free_bits = reference.hp.kl_free_bits = floor
+        theirs = reference(x, parents, generator=generator())["kl"]
+        ours = model(x, parents, generator=generator()).kl
+    torch.testing.assert_close(theirs, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
 
 
 def test_scales_below_the_bound_are_clamped(tmp_path):
