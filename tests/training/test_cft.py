@@ -207,10 +207,13 @@ def test_classifier_of_other_attributes_is_refused(tmp_path):
 
 
 def launch(folder, *words, processes=1, kill=""):
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes)]
-    command = command if processes > 1 else [sys.executable]
-    command += ["-m", "tests.training.test_cft", str(folder), *words]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TINY_KILL": kill}
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "MASTER_"))}
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = inherited | {"OMP_NUM_THREADS": "1", "TINY_KILL": kill, "PYTHONPATH": path}
+    launcher = (
+        ["-m", "accelerate.commands.launch", "--num_processes", str(processes)] if processes > 1 else []
+    )
+    command = [sys.executable, *launcher, "tests/training/run_tiny_cft.py", str(folder), *words]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
@@ -247,7 +250,3 @@ def main():
 
         trainer.after_step = after_step
     trainer.train()
-
-
-if __name__ == "__main__":
-    main()
