@@ -97,8 +97,17 @@ def _chest(a: Anatomy, g: Grid) -> _Chest:
         cavity=tissue.cavity(a, g, q, profile),
         diaphragm=tissue.diaphragm_height(a, g.by_side(a.dome_right, a.dome_left), q),
         heart=_windowed(q, tissue.HEART_BOX, lambda w: tissue.heart_power(a, g.crop(w), a.heart_scale)),
-        mediastinum=_windowed(q, tissue.MEDIASTINUM_BOX, lambda w: tissue.mediastinum(a, g.crop(w))),
+        mediastinum=_mediastinum(a, g),
     )
+
+
+def _mediastinum(a: Anatomy, g: Grid) -> Tensor:
+    """Share of the cavity's depth taken by all great vessels, ``(B, R, R)``."""
+    result = _windowed(g.u, tissue.MEDIASTINUM_BOX, lambda w: tissue.mediastinum(a, g.crop(w)))
+    for box, draw in ((tissue.ARCH_BOX, tissue.aortic_knob), (tissue.PULMONARY_BOX, tissue.pulmonary_trunk)):
+        place = window(g.u.shape[-1], *box)
+        result[place] = torch.maximum(result[place], draw(a, g.crop(place)))
+    return result
 
 
 def _lung_air(a: Anatomy, g: Grid, c: _Chest) -> Tensor:
@@ -118,6 +127,13 @@ def _vessels(g: Grid, air: Tensor, latents: Latents) -> Tensor:
     vessels = sample_vessels(g.u, g.v, tree, flip, 0.92 + 0.05 * latents.z("vessel_scale"))
     strength = 1.9 * torch.exp(0.2 * latents.z("vessel_strength"))
     return vessels.mul_(strength).mul_(air).div_(air + 3.0)
+
+
+def _all_positive(first: Tensor, *others: Tensor) -> Tensor:
+    """Where every map is above zero; one comparison, since comparisons cost more than minima."""
+    for other in others:
+        first = torch.minimum(first, other)
+    return first > 0
 
 
 def _dilate(mask: Tensor) -> Tensor:
@@ -151,7 +167,8 @@ def _pathology(a: Anatomy, g: Grid, c: _Chest, config: PhantomConfig) -> _Pathol
         spread = tissue.step(0.44 - c.q, 0.12).mul_(tissue.step(0.30 - (g.v - 0.02).abs(), 0.10))
         largest = a.heart_scale_maximum
         reach = _windowed(c.q, tissue.HEART_BOX, lambda w: tissue.heart_power(a, g.crop(w), largest))
-    acts = (torch.maximum(reach, spread) > 0) & (c.cavity > 0) & (g.v - 0.11 < c.diaphragm)
+    acts = torch.maximum(reach, spread)
+    acts = _all_positive(acts, c.cavity, (c.diaphragm - g.v).add_(0.11))
     return _Pathology(fluid, spread * a.haze, _dilate(acts))
 
 
@@ -204,8 +221,8 @@ def _soft_tissue(a: Anatomy, g: Grid, habitus: Tensor, lung: Tensor) -> Tensor:
 
 def _masks(a: Anatomy, g: Grid, c: _Chest, fluid: Tensor, devices: Tensor, finding: str) -> dict[str, Tensor]:
     heart = c.heart > 0
-    pleura = (c.cavity > 0) & (g.x > tissue.apex_medial(a, g.v)) & (g.v > a.apex) & (g.v < c.diaphragm)
-    pleura = pleura & (c.mediastinum < 0.4) & ~heart
+    row = torch.minimum(g.x - tissue.apex_medial(a, g.v), g.v - a.apex)
+    pleura = _all_positive(row, c.cavity, c.diaphragm - g.v, 0.4 - c.mediastinum) & ~heart
     wet = pleura & (fluid > 0.5)
     return {
         "lung_mask": pleura & ~wet,

@@ -25,6 +25,7 @@ SPINE_BOX = (-9.0, 9.0), (-0.16, 0.16)
 CLAVICLE_BOX = (-1.05, -0.42), (-0.85, 0.85)
 SHOULDER_BOX = (-0.80, 0.22), (-9.0, 9.0)
 ARCH_BOX = (-0.66, 0.0), (-0.02, 0.48)
+PULMONARY_BOX = (-0.28, 0.0), (-0.01, 0.21)
 CARTILAGE_BOX = (-0.56, 0.66), (-0.48, 0.48)
 BREAST_BOX = (-0.45, 0.95), (-9.0, 9.0)
 FLUID_BOX = (-0.50, 9.0), (-9.0, 9.0)
@@ -181,14 +182,22 @@ def thorax_extent(a: Anatomy, shear: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def mediastinum(a: Anatomy, g: Grid) -> Tensor:
-    """Share of the cavity's depth taken by great vessels and aorta, in [0, 1]."""
+    """Share of the cavity's depth taken by great vessels and descending aorta, in [0, 1]."""
     flare = 0.07 * smoothstep((g.v + 0.25) / 0.35) + 0.03 * smoothstep((-0.45 - g.v) / 0.3)
-    result = step(a.mediastinum + flare - g.x, 0.035).mul_(0.95)
-    knob = dome(_oval(g, a.knob_x, KNOB_Y, a.knob_radius)).mul_(0.75)
-    trunk = dome(_oval(g, 0.10, TRUNK_Y, 0.10)).mul_(0.70)
+    middle = step(a.mediastinum + flare - g.x, 0.035).mul_(0.95)
     below = 0.60 * step(g.v - KNOB_Y, 0.05)
     descending = step(a.knob_x + 0.80 * a.knob_radius - g.u, 0.03).mul_(below).mul_(step(g.u, 0.05))
-    return torch.maximum(torch.maximum(result, knob), torch.maximum(trunk, descending))
+    return torch.maximum(middle, descending)
+
+
+def aortic_knob(a: Anatomy, g: Grid) -> Tensor:
+    """Share of the cavity's depth taken by the aortic arch."""
+    return dome(_oval(g, a.knob_x, KNOB_Y, a.knob_radius)).mul_(0.75)
+
+
+def pulmonary_trunk(a: Anatomy, g: Grid) -> Tensor:
+    """Share of the cavity's depth taken by the pulmonary trunk."""
+    return dome(_oval(g, 0.10, TRUNK_Y, 0.10)).mul_(0.70)
 
 
 def airway(g: Grid) -> Tensor:
