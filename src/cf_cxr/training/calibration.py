@@ -1,4 +1,4 @@
-"""Temperature calibration of the attribute classifier, and its measure.
+"""Temperature calibration of the attribute classifier; its measure comes from `cf_cxr.metrics.calibration`.
 
 Soft targets of counterfactual fine-tuning are the classifier's posteriors, so they are only as good as its
 calibration (design 4). One scale per attribute is fitted on held-out data after training and stored in
@@ -13,9 +13,9 @@ import warnings
 import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
-from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
 
 from ..attributes import Attribute, AttributeSchema
+from ..metrics.calibration import expected_calibration_error
 from ..models.attribute_classifier.modeling_attribute_classifier import attribute_nll, split_attribute_logits
 
 # Where a temperature is looked for: perfectly separated validation data would otherwise drive it to 0.
@@ -72,35 +72,6 @@ def _fit_continuous(logits: Tensor, value: Tensor, attribute: Attribute) -> floa
     target = (value - attribute.minimum) / (attribute.maximum - attribute.minimum) * 2 - 1
     scale = ((target - mean) / log_sigma.exp()).double().square().mean().sqrt().item()
     return min(max(scale, TEMPERATURE_RANGE[0]), TEMPERATURE_RANGE[1])
-
-
-def expected_calibration_error(probabilities: Tensor, labels: Tensor, n_bins: int = 15) -> float:
-    """Expected calibration error with bins of equal width, in [0, 1].
-
-    Args:
-        probabilities: `(N,)` of class 1 for a binary attribute, compared with its frequency; `(N, C)` for a
-            categorical one, whose largest probability is compared with the accuracy.
-        labels: `(N,)` class indices; NaN is left out.
-        n_bins: number of bins.
-
-    Raises:
-        ValueError: for values outside [0, 1], wrong shapes, or no known label.
-    """
-    if probabilities.ndim not in (1, 2) or labels.shape != probabilities.shape[:1]:
-        raise ValueError(
-            "Expected probabilities (N,) or (N, C) and labels (N,), got "
-            f"{tuple(probabilities.shape)} and {tuple(labels.shape)}."
-        )
-    if not bool(((probabilities >= 0) & (probabilities <= 1)).all()):
-        raise ValueError("Probabilities must be in [0, 1]; apply sigmoid or softmax to logits first.")
-    known = ~labels.isnan() if labels.is_floating_point() else torch.ones_like(labels, dtype=torch.bool)
-    if not known.any():
-        raise ValueError("The calibration error needs at least one known label.")
-    probabilities, labels = probabilities[known].float(), labels[known].long()
-    if probabilities.ndim == 1:
-        return binary_calibration_error(probabilities, labels, n_bins=n_bins).item()
-    classes = probabilities.shape[1]
-    return multiclass_calibration_error(probabilities, labels, classes, n_bins=n_bins).item()
 
 
 __all__ = ["TEMPERATURE_RANGE", "expected_calibration_error", "fit_temperature"]
