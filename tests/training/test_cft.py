@@ -21,6 +21,7 @@ from cf_cxr.training.arguments import TrainerArguments
 from cf_cxr.training.counterfactual_finetuning import (
     CFTArguments,
     CFTTrainer,
+    fit_readout_mechanisms,
     fully_labelled,
     measure_free_energy,
 )
@@ -66,6 +67,10 @@ def frozen_parts(kind=AttributeClassifierModel):
 def cft_trainer(folder, *, data=None, bound=1e6, stage=None, kind=AttributeClassifierModel, **loop):
     scm, classifiers = frozen_parts(kind)
     args = TrainerArguments(output_dir=str(folder), **(LOOP | loop))
+    stage_args = CFTArguments(**({"augmentation": "none", "target_labels": "soft"} | (stage or {})))
+    mechanisms = []
+    if stage_args.needs_readouts:
+        mechanisms = fit_readout_mechanisms(classifiers, SCHEMA, data or labelled_data(64))
     return CFTTrainer(
         tiny_hvae(),
         args,
@@ -73,8 +78,9 @@ def cft_trainer(folder, *, data=None, bound=1e6, stage=None, kind=AttributeClass
         accelerator=build_accelerator(args),
         attribute_scm=scm,
         classifiers=classifiers,
-        stage_args=CFTArguments(**({"augmentation": "none"} | (stage or {}))),
+        stage_args=stage_args,
         bound=bound,
+        readout_mechanisms=mechanisms,
     )
 
 
@@ -86,7 +92,7 @@ def records(folder, name):
 @torch.no_grad()
 def half_changes(trainer, **do):
     """Mean change of the left and right half when do() is raised from the first class to the last, model in eval."""
-    model, data = trainer.model.eval(), labelled_data(16)
+    model, data = trainer.model.eval(), written_data(16)
     noise = model.abduct(data.images, SCHEMA.encode(data.attributes))
     images = []
     for value in (0, SCHEMA[next(iter(do))].n_classes - 1):
@@ -96,13 +102,38 @@ def half_changes(trainer, **do):
     return [half.mean().item() for half in (images[1] - images[0]).chunk(2, dim=3)]
 
 
-@pytest.mark.parametrize("kind", ["soft", "hard"])
+def written_data(size=64):
+    """Left half brighter by 0.3 in women, right half by 0.3 at site C; readable, with noise."""
+    data = labelled_data(size)
+    g = torch.Generator().manual_seed(5)
+    left, right = (
+        (0.3 * (data.attributes[:, k] == c).float() + 0.1 * torch.randn(size, generator=g) - 0.15)
+        for k, c in ((1, 1), (2, 2))
+    )
+    data.images = data.images * 0.1
+    data.images[..., :8] += left[:, None, None, None]
+    data.images[..., 8:] += right[:, None, None, None]
+    return data
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"target_labels": "soft"},
+        {"target_labels": "hard"},
+        {"target_labels": "soft", "drift_weight": 0.1},
+        {"target_labels": "matched", "auxiliary_loss": "readout", "paired_augmentation": True},
+        {"target_labels": "matched_draw"},
+    ],
+    ids=lambda kind: "-".join(map(str, kind.values())),
+)
 def test_finetuning_teaches_the_generator_what_the_classifiers_read(tmp_path, kind):
     trainer = cft_trainer(
         tmp_path,
+        data=written_data(),
         kind=HalvesClassifier,
         bound=7.0,
-        stage={"target_labels": kind, "do_variables": ["sex"], "attribute_weights": ["age=0"]},
+        stage=kind | {"do_variables": ["sex"], "attribute_weights": ["age=0"]},
         max_steps=80,
         learning_rate=3e-3,
         save_steps=0,
@@ -112,7 +143,62 @@ def test_finetuning_teaches_the_generator_what_the_classifiers_read(tmp_path, ki
     before, _ = half_changes(trainer, sex=1)
     trainer.train()
     after, _ = half_changes(trainer, sex=1)
-    assert after > 0.1 and after - before > 0.15
+    assert after > 0.1 and after - before > 0.1
+
+
+def auxiliary(trainer, images, factual, counterfactual, variable="sex"):
+    """The classifiers' disagreement, by attribute."""
+    return trainer._auxiliary(images, images, factual, counterfactual, variable)[1]
+
+
+@pytest.mark.parametrize("augmentation", ["none", "strong"])
+def test_paired_matched_targets_ask_nothing_of_a_null_intervention(tmp_path, augmentation):
+    data = labelled_data(8)
+    stage = {"target_labels": "matched", "auxiliary_loss": "readout", "augmentation": augmentation}
+    for paired in (True, False):
+        trainer = cft_trainer(tmp_path / str(paired), stage=stage | {"paired_augmentation": paired})
+        losses = auxiliary(trainer, data.images, data.attributes, data.attributes)
+        if paired or augmentation == "none":
+            assert all(float(value) == 0 for value in losses.values())
+        else:
+            assert float(losses["aux_sex"]) > 0, "augmentation alone moves the classifier"
+
+
+def test_drift_penalty_counts_untouched_attributes_only(tmp_path):
+    data = labelled_data(8)
+    changed = data.attributes.clone()
+    changed[:, 1] = 1 - changed[:, 1]
+    plain = cft_trainer(tmp_path / "a", kind=HalvesClassifier, stage={"target_labels": "soft"})
+    held = cft_trainer(
+        tmp_path / "b", kind=HalvesClassifier, stage={"target_labels": "soft", "drift_weight": 3.0}
+    )
+    other = (data.images * 0.5).roll(4, dims=3)
+    before, after = (
+        t._auxiliary(data.images, other, data.attributes, changed, "sex")[1] for t in (plain, held)
+    )
+    assert torch.equal(before["aux_sex"], after["aux_sex"])
+    assert after["aux_site"] > before["aux_site"] + 1e-4
+
+
+def test_a_readout_loss_of_hard_labels_is_refused():
+    with pytest.raises(ValueError, match="logit of a hard label is infinite"):
+        CFTArguments(target_labels="hard", auxiliary_loss="readout")
+    with pytest.raises(ValueError, match="drift_weight is -1"):
+        CFTArguments(drift_weight=-1)
+
+
+def test_matched_targets_without_mechanisms_are_refused(tmp_path):
+    trainer = cft_trainer(tmp_path, stage={"target_labels": "matched"})
+    with pytest.raises(ValueError, match="0 readout mechanisms for 2 classifiers"):
+        CFTTrainer(
+            tiny_hvae(),
+            trainer.args,
+            labelled_data(),
+            attribute_scm=trainer.scm,
+            classifiers=trainer.classifiers,
+            stage_args=trainer.stage_args,
+            bound=1.0,
+        )
 
 
 def test_only_the_image_mechanism_learns(tmp_path):

@@ -67,7 +67,7 @@ class AugmentationConfig:
 
     @classmethod
     def from_preset(cls, name: str) -> AugmentationConfig:
-        """`"none"`, `"light"` or `"strong"`; raises ValueError for another name."""
+        """`"none"`, `"geometry"`, `"light"` or `"strong"`; raises ValueError for another name."""
         if name not in AUGMENTATION_PRESETS:
             raise ValueError(
                 f"Unknown augmentation preset {name!r}; choose one of {', '.join(AUGMENTATION_PRESETS)}."
@@ -77,6 +77,7 @@ class AugmentationConfig:
 
 AUGMENTATION_PRESETS: dict[str, AugmentationConfig] = {
     "none": AugmentationConfig(),
+    "geometry": AugmentationConfig(rotation=2.0, translation=0.025, scale=0.02),  # leaves intensities alone
     "light": AugmentationConfig(
         rotation=5.0,
         translation=0.03,

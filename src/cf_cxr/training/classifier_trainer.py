@@ -52,6 +52,13 @@ class ClassifierArguments:
             "choices": list(AUGMENTATION_PRESETS),
         },
     )
+    standardize: bool = field(
+        default=True,
+        metadata={
+            "help": "Bring every image to zero mean and unit variance inside the model, which makes it blind to "
+            "global exposure. Switch off where exposure is evidence (the site of a phantom)."
+        },
+    )
     label_smoothing: float = field(
         default=0.0,
         metadata={"help": "Share of the target spread evenly over the classes (discrete attributes)."},
@@ -193,13 +200,18 @@ def build_classifier_config(
     """Configuration from arguments: a preset, or any backbone from a file."""
     if args.backbone_config is None:
         return AttributeClassifierConfig.from_preset(
-            args.preset, schema, image_size=resolution, dropout=args.dropout
+            args.preset,
+            schema,
+            image_size=resolution,
+            dropout=args.dropout,
+            standardize=args.standardize,
         )
     return AttributeClassifierConfig(
         attributes=schema.to_list(),
         backbone_config=read_config(args.backbone_config),
         image_size=resolution,
         dropout=args.dropout,
+        standardize=args.standardize,
     )
 
 

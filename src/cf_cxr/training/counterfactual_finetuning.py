@@ -23,13 +23,21 @@ from ..models.attribute_classifier import AttributeClassifierModel
 from ..models.attribute_scm import AttributeSCMModel
 from ..models.image_mechanism import ImageMechanism
 from .arguments import DataArguments, TrainerArguments, parse_arguments
-from .augmentation import CXRAugmentation
+from .augmentation import AUGMENTATION_PRESETS, CXRAugmentation
 from .data import CXRBatches, make_datasets
 from .losses import (
+    TARGET_LABELS,
     FreeEnergyConstraint,
     attribute_target_loss,
     counterfactual_targets,
     mean_discrete_posterior,
+)
+from .matched_targets import (
+    ReadoutMechanism,
+    matched_readouts,
+    readout_loss,
+    readouts,
+    targets_from_readouts,
 )
 from .pictures import image_grid
 from .trainer import CXRTrainer, build_accelerator
@@ -52,11 +60,39 @@ class CFTArguments:
         metadata={"help": "One or several trained attribute classifiers (frozen); several transfer better."},
     )
     target_labels: str = field(
-        default="soft",
+        default="matched",
         metadata={
-            "help": "soft: untouched attributes keep the classifier's posterior on the factual image; hard: all "
-            "attributes get their label (amplifies, kept for comparison).",
-            "choices": ["soft", "hard"],
+            "help": "matched: as soft, and the intervened variable and its descendants get the answer that the "
+            "classifier would give on a real image with the new value and the same exogenous noise; matched_draw: "
+            "the answer on a random real image with the new value; soft (paper A): untouched attributes keep the "
+            "classifier's posterior on the factual image, the others get their label; hard: all attributes get their "
+            "label (amplifies, kept for comparison).",
+            "choices": list(TARGET_LABELS),
+        },
+    )
+    auxiliary_loss: str = field(
+        default="cross_entropy",
+        metadata={
+            "help": "cross_entropy (paper A; squared error for continuous variables), or readout: Huber loss on "
+            "logits and means in units of their spread, which also holds images of which the classifier is sure.",
+            "choices": ["cross_entropy", "readout"],
+        },
+    )
+    drift_weight: float = field(
+        default=0.0,
+        metadata={"help": "Weight of a Huber penalty on the drift of untouched attributes' readouts."},
+    )
+    paired_augmentation: bool = field(
+        default=False,
+        metadata={
+            "help": "Show the classifier the factual image under the same random augmentation as the counterfactual "
+            "one, so that what the augmentation does to its answer is not asked of the image."
+        },
+    )
+    matching_images: int = field(
+        default=1024,
+        metadata={
+            "help": "Validation images on which the classifiers' answers are measured for matched targets and drift."
         },
     )
     do_variables: list[str] | None = field(
@@ -78,7 +114,7 @@ class CFTArguments:
         default="light",
         metadata={
             "help": "Random geometry and exposure between image and classifier, against adversarial solutions.",
-            "choices": ["none", "light", "strong"],
+            "choices": list(AUGMENTATION_PRESETS),
         },
     )
     exposure_weight: float = field(
@@ -99,6 +135,21 @@ class CFTArguments:
     multiplier_lr: float = field(default=0.1, metadata={"help": "Ascent rate of the multiplier."})
     damping: float = field(default=10.0, metadata={"help": "Damping of the Lagrangian."})
     num_sample_images: int = field(default=6, metadata={"help": "Images in the sample pictures."})
+
+    def __post_init__(self) -> None:
+        matched = self.target_labels.startswith("matched")
+        if self.auxiliary_loss == "readout" and not matched:
+            raise ValueError(
+                f"--auxiliary_loss readout needs --target_labels matched or matched_draw, got {self.target_labels!r}: "
+                "the logit of a hard label is infinite."
+            )
+        if self.drift_weight < 0:
+            raise ValueError(f"--drift_weight is {self.drift_weight}, but must be 0 or a positive number.")
+
+    @property
+    def needs_readouts(self) -> bool:
+        """Whether the classifiers' readout mechanisms must be fitted first."""
+        return self.target_labels.startswith("matched") or self.drift_weight > 0
 
     def weights(self, names: Sequence[str]) -> dict[str, float]:
         """`attribute_weights` as numbers; raises ValueError for a malformed or unknown entry."""
@@ -129,6 +180,8 @@ class CFTTrainer(CXRTrainer):
         attribute_scm, classifiers: frozen models; all must have one schema.
         stage_args: `CFTArguments`.
         bound: c, in nats per dimension.
+        readout_mechanisms: one per classifier, from `fit_readout_mechanisms`; needed for matched targets, the readout
+            loss and the drift penalty.
     """
 
     def __init__(
@@ -138,6 +191,7 @@ class CFTTrainer(CXRTrainer):
         classifiers: Sequence[AttributeClassifierModel],
         stage_args: CFTArguments,
         bound: float,
+        readout_mechanisms: Sequence[ReadoutMechanism] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -155,6 +209,12 @@ class CFTTrainer(CXRTrainer):
             self.schema.index(name)
         self.attribute_weights = stage_args.weights(self.schema.names)
         self.augment = CXRAugmentation(stage_args.augmentation)
+        self.readout_mechanisms = list(readout_mechanisms)
+        if stage_args.needs_readouts and len(self.readout_mechanisms) != len(self.classifiers):
+            raise ValueError(
+                f"{len(self.readout_mechanisms)} readout mechanisms for {len(self.classifiers)} classifiers; "
+                "fit_readout_mechanisms makes one for each."
+            )
         self.constraint = FreeEnergyConstraint(
             bound, stage_args.multiplier_lr, stage_args.damping, stage_args.multiplier_init
         )
@@ -197,30 +257,71 @@ class CFTTrainer(CXRTrainer):
         return factual[permutation, self.schema.index(variable)]
 
     def _auxiliary(self, factual_image, counterfactual_image, factual, counterfactual, variable):
-        """Weighted classifier loss, averaged over classifiers, and its parts for the log."""
-        posterior = None
-        if self.stage_args.target_labels == "soft":
-            with torch.no_grad():
-                posterior = mean_discrete_posterior(
-                    [c.predict(factual_image) for c in self.classifiers], self.schema
-                )
-        targets = counterfactual_targets(
-            self.stage_args.target_labels,
-            factual,
-            counterfactual,
-            [variable],
-            posterior,
-            self.schema,
-            self.graph,
-        )
-        seen = self.augment(counterfactual_image)
+        """Weighted disagreement with the targets, averaged over classifiers, and its parts for the log."""
+        seen_factual, seen = self._what_classifiers_see(factual_image, counterfactual_image)
+        with torch.no_grad():
+            raw = [c(seen_factual).logits for c in self.classifiers]
+        before = [c.calibrated_logits(value) for c, value in zip(self.classifiers, raw, strict=True)]
+        after = [c.calibrated_logits(c(seen).logits) for c in self.classifiers]
+        affected = {variable} | self.graph.descendants(variable)
+        posteriors = [c.posterior_from_logits(value) for c, value in zip(self.classifiers, raw, strict=True)]
+        label_targets = self._label_targets(posteriors, factual, counterfactual, variable)
         total, logs = 0.0, {}
-        for classifier in self.classifiers:
-            logits = classifier.calibrated_logits(classifier(seen).logits)
-            for name, value in attribute_target_loss(logits, targets, self.schema).items():
+        for index, (logits, old) in enumerate(zip(after, before, strict=True)):
+            losses = self._losses(index, logits, old, factual, counterfactual, affected, label_targets)
+            for name, value in losses.items():
                 total = total + self.attribute_weights[name] * value / len(self.classifiers)
                 logs[f"aux_{name}"] = logs.get(f"aux_{name}", 0.0) + value.detach() / len(self.classifiers)
         return total, logs
+
+    def _what_classifiers_see(self, factual_image, counterfactual_image):
+        """Factual and augmented counterfactual image; with paired augmentation both under the same draw."""
+        if not self.stage_args.paired_augmentation:
+            return factual_image, self.augment(counterfactual_image)
+        seed = int(torch.randint(2**31, ()))
+        return tuple(
+            self.augment(image, torch.Generator().manual_seed(seed))
+            for image in (factual_image, counterfactual_image)
+        )
+
+    def _label_targets(self, posteriors, factual, counterfactual, variable) -> dict[str, torch.Tensor] | None:
+        """Targets of paper A, common to all classifiers; None for matched ones."""
+        labels = self.stage_args.target_labels
+        if labels not in ("soft", "hard"):
+            return None
+        posterior = None
+        if labels == "soft":
+            posterior = mean_discrete_posterior(posteriors, self.schema)
+        return counterfactual_targets(
+            labels, factual, counterfactual, [variable], posterior, self.schema, self.graph
+        )
+
+    def _losses(self, index, logits, old, factual, counterfactual, affected, targets):
+        """Loss per attribute of one classifier, the drift penalty included."""
+        if not self.stage_args.needs_readouts:
+            return attribute_target_loss(logits, targets, self.schema)
+        mechanism = self.readout_mechanisms[index]
+        new, before = readouts(logits, self.schema), readouts(old, self.schema)
+        wanted = None
+        if targets is None:
+            wanted = matched_readouts(
+                mechanism,
+                before,
+                factual,
+                counterfactual,
+                affected,
+                random=self.stage_args.target_labels == "matched_draw",
+            )
+            targets = targets_from_readouts(wanted, self.schema)
+        if self.stage_args.auxiliary_loss == "readout":
+            losses = readout_loss(new, wanted, mechanism)
+        else:
+            losses = attribute_target_loss(logits, targets, self.schema)
+        if self.stage_args.drift_weight > 0:
+            untouched = [name for name in self.schema.names if name not in affected]
+            for name, value in readout_loss(new, before, mechanism, untouched).items():
+                losses[name] = losses[name] + self.stage_args.drift_weight * value
+        return losses
 
     def after_step(self, logs: Mapping[str, float]) -> None:
         """Moves the Lagrange multiplier."""
@@ -246,6 +347,40 @@ class CFTTrainer(CXRTrainer):
 
 def _freeze(model: nn.Module, device: torch.device) -> nn.Module:
     return model.to(device).eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def fit_readout_mechanisms(
+    classifiers: Sequence[AttributeClassifierModel],
+    schema,
+    dataset: Any,
+    num_images: int = 0,
+    batch_size: int = 64,
+    device="cpu",
+) -> list[ReadoutMechanism]:
+    """One `ReadoutMechanism` per classifier, fitted on evenly spaced images of a data set with known attributes.
+
+    Args:
+        dataset: gives batches through `__getitems__`; held out from the classifiers' training if possible.
+        num_images: at least as many (all if 0 or fewer are there).
+    """
+    step = max(1, len(dataset) // num_images) if num_images else 1
+    indices = list(range(0, len(dataset), step))
+    answers: list[dict[str, list[torch.Tensor]]] = [{n: [] for n in schema.names} for _ in classifiers]
+    attributes = []
+    for start in tqdm(range(0, len(indices), batch_size), desc="Measuring readouts", leave=False):
+        batch = dataset.__getitems__(indices[start : start + batch_size])
+        attributes.append(batch["attributes"])
+        for classifier, answer in zip(classifiers, answers, strict=True):
+            classifier.eval().to(device)
+            logits = classifier.calibrated_logits(classifier(batch["pixel_values"].to(device)).logits)
+            for name, value in readouts(logits, schema).items():
+                answer[name].append(value.cpu())
+    attributes = torch.cat(attributes)
+    return [
+        ReadoutMechanism.fit({n: torch.cat(v) for n, v in answer.items()}, attributes, schema)
+        for answer in answers
+    ]
 
 
 @torch.no_grad()
@@ -334,6 +469,15 @@ def main(argv: Sequence[str] | None = None) -> nn.Module:
         )
         bound = measured + stage.bound_margin
         accelerator.print(f"Measured free energy {measured:.4f} nats per dimension; c = {bound:.4f}.")
+    mechanisms = []
+    if stage.needs_readouts:
+        mechanisms = fit_readout_mechanisms(
+            classifiers,
+            scm.schema,
+            train if validation is None else validation,
+            stage.matching_images,
+            device=accelerator.device,
+        )
     set_seed(loop.seed)
     trainer = CFTTrainer(
         model,
@@ -348,6 +492,7 @@ def main(argv: Sequence[str] | None = None) -> nn.Module:
         classifiers=classifiers,
         stage_args=stage,
         bound=bound,
+        readout_mechanisms=mechanisms,
     )
     trainer.train()
     return model

@@ -15,6 +15,9 @@ from torch import Tensor
 from ..attributes import AttributeSchema
 from ..causal_graph import CausalGraph
 
+#: What the classifiers should say of a counterfactual image; see `CFTArguments.target_labels`.
+TARGET_LABELS = ("matched", "matched_draw", "soft", "hard")
+
 
 def mean_discrete_posterior(posteriors: Sequence[Mapping], schema: AttributeSchema) -> dict[str, Tensor]:
     """Averages several classifiers' posteriors of the discrete attributes.
