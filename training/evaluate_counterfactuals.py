@@ -3,7 +3,8 @@
     accelerate launch training/evaluate_counterfactuals.py --model outputs/deep_scm --judge outputs/judge \
         --dataset parquet --data_dir path/to/parquet --output_dir outputs/evaluation
 
-All arguments: `python training/evaluate_counterfactuals.py --help`.
+With `--dataset phantom` also the error to the true counterfactual. Any number of processes gives the same numbers;
+an interrupted run goes on when it is started again. All arguments: `python training/evaluate_counterfactuals.py --help`.
 """
 
 from cf_cxr.training.counterfactual_evaluation import main

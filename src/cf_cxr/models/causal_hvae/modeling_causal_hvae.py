@@ -410,6 +410,27 @@ class CausalHVAEModel(CausalHVAEPreTrainedModel):
         )
         return output if return_dict else output.to_tuple()
 
+    def free_energy_terms(
+        self, pixel_values: Tensor, parents: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The two terms of the free energy of every image, for measurement.
+
+        Args:
+            pixel_values: `(B, C, H, W)` in [-1, 1].
+            parents: `(B, context_dim)`.
+            generator: source of the posterior noise.
+
+        Returns:
+            nll and kl, each `(B,)` in nats per dimension, with one draw of z per image. Their means are the `nll`
+            and `kl` of `forward` (without free bits, which are defined on the batch).
+        """
+        self._check(pixel_values, parents)
+        pixel_values, parents = pixel_values.to(self.dtype), parents.to(self.dtype)
+        state = self.decoder(parents, self.encoder(pixel_values), generator=generator)
+        nll = -self.likelihood.log_prob(pixel_values, *self.likelihood(state.hidden)).flatten(1).mean(1)
+        kl = torch.stack([kl.float().sum((1, 2, 3)) for kl in state.kls]).sum(0)
+        return nll, kl / pixel_values[0].numel()
+
     def _kl(self, kls: Sequence[Tensor], dimensions: int) -> Tensor:
         """Sum over latents in nats per image dimension, batch mean; with free bits per latent channel."""
         if self.config.free_bits > 0:

@@ -1,0 +1,232 @@
+"""One batch of an evaluation: counterfactuals of every intervention, and what is measured on each image.
+
+M = Monteiro et al., ICLR 2023; H = De Sousa Ribeiro et al., ICML 2023.
+
+Records are float32 arrays by name, one row per image of the batch; j is an attribute, k an intervened variable:
+
+    factual                           (B, n) raw attributes
+    real/judge/{j}, real/model/{j}    the judge's and the model's own classifier's prediction on the real image:
+                                      binary (B,) P(class 1), categorical (B, C), continuous (B,) mean in units
+    real/embedding                    (B, D) the judge's pooled features
+    real/nll, real/kl                 (B,) nats per dimension; NaN where the image mechanism cannot tell
+    real/composition/{m}              (B,) grey levels, after m = 1 and 10 null interventions (M)
+    do/{k}/attributes                 (B, n) raw counterfactual attributes
+    do/{k}/judge/{j}, do/{k}/model/{j}, do/{k}/embedding    as above, on the counterfactual image
+    do/{k}/change                     (B,) mean |x* - x|, grey levels
+    do/{k}/exposure                   (B,) share of the change that is exposure, in [0, 1]; NaN without change
+    do/{k}/reversibility/{m}          (B,) grey levels, after m = 1 and 5 cycles of do(a) and back (M)
+    examples/...                      the first images of the data set, uint8, and their attributes
+
+With a phantom, those of `phantom_truth` too. Records of m > 1 are NaN beyond the first `num_cycle_images` images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...metrics.exposure import exposure_share
+from ...metrics.soundness import image_distance
+from ...models.attribute_classifier import AttributeClassifierModel
+from ...models.deep_scm import DeepSCMModel
+from ...models.image_mechanism import repeat_noise
+from .phantom_truth import TrueCounterfactuals
+
+COMPOSITION_CYCLES = 10
+REVERSIBILITY_CYCLES = 5
+NUM_EXAMPLES = 4
+
+
+class PredictionError(ValueError):
+    """A classifier predicted NaN or infinity."""
+
+
+def batch_generator(seed: int, index: int) -> torch.Generator:
+    """The source of all draws of a batch, on the CPU, so that every device draws the same."""
+    [state] = np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state))
+
+
+def ask(classifier: AttributeClassifierModel, images: Tensor) -> tuple[dict[str, Tensor], Tensor | None]:
+    """A classifier's prediction of every attribute (continuous: the mean in units) and its pooled features."""
+    output = classifier(images)
+    posterior = classifier.posterior_from_logits(output.logits)
+    values = {name: value[0] if isinstance(value, tuple) else value for name, value in posterior.items()}
+    return values, getattr(output, "embedding", None)
+
+
+class Collector:
+    """Measures batches.
+
+    Args:
+        model, judge: in evaluation mode, on one device, with one schema.
+        seed: of the draws, together with a batch's number.
+        num_cycle_images: repeated cycles are measured on this many first images of the data set.
+        autocast: context of the image mechanism's passes; classifiers run outside of it, in float32.
+        truth: renders true counterfactuals, where the images are a phantom's.
+    """
+
+    def __init__(
+        self,
+        model: DeepSCMModel,
+        judge: AttributeClassifierModel,
+        *,
+        seed: int = 0,
+        num_cycle_images: int = 64,
+        autocast: Callable[[], AbstractContextManager] = nullcontext,
+        truth: TrueCounterfactuals | None = None,
+    ):
+        self.model, self.judge, self.truth = model, judge, truth
+        self.seed, self.num_cycle_images, self.autocast = seed, num_cycle_images, autocast
+        self.schema, self.device = model.schema, model.device
+
+    @torch.no_grad()
+    def __call__(self, index: int, first: int, batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """The records of a batch.
+
+        Args:
+            index: the batch's number. first: its first image's number in the data set.
+            batch: `pixel_values` (B, 1, S, S) in [-1, 1]; `attributes` raw (B, n); `do`: variable -> raw values
+                (B,); with a phantom, `noise`.
+
+        Raises:
+            PredictionError: a classifier predicts NaN; names it, the attribute and the number of images.
+        """
+        pixels, factual = batch["pixel_values"].to(self.device), batch["attributes"].to(self.device)
+        generator = batch_generator(self.seed, index)
+        parents = self.schema.encode(factual).to(self.device)
+        names = list(batch["do"])
+        records: dict[str, Any] = {"factual": factual}
+        with self.autocast():
+            records["real/nll"], records["real/kl"] = self._free_energy(pixels, parents, generator)
+        attributes = self._counterfactual_attributes(factual, batch["do"], generator)
+        every = torch.stack([factual, *attributes.values()], dim=1)  # the null intervention first
+        images = self._decode_all(pixels, parents, every)
+        again, counterfactuals = images[:, 0], dict(zip(names, images[:, 1:].unbind(1)))
+        cycles = min(max(self.num_cycle_images - first, 0), len(pixels))
+        composed = self._compose(again[:cycles], parents[:cycles])
+        records["real/composition/1"] = image_distance(again, pixels)
+        records[f"real/composition/{COMPOSITION_CYCLES}"] = _padded(
+            image_distance(composed, pixels[:cycles]), len(pixels)
+        )
+        for name, image in counterfactuals.items():
+            records[f"do/{name}/attributes"] = attributes[name]
+            records[f"do/{name}/change"] = image_distance(image, pixels)
+            records[f"do/{name}/exposure"] = exposure_share(pixels, image)
+        records |= self._reversibility(pixels, parents, counterfactuals, attributes, cycles)
+        judged = {"real": pixels, **{f"do/{name}": image for name, image in counterfactuals.items()}}
+        examples = {"real": pixels, **{f"do/{name}": image for name, image in counterfactuals.items()}}
+        if self.truth is not None:
+            found = self.truth(pixels, factual, batch["noise"], counterfactuals, attributes)
+            records |= found.records
+            judged |= {f"do/{name}/true": image for name, image in found.images.items()}
+            examples |= {f"true/{name}": image for name, image in found.images.items()}
+        records |= self._ask_all(index, judged)
+        count = min(max(NUM_EXAMPLES - first, 0), len(pixels))
+        if count:
+            records |= {f"examples/{name}": _grey(image[:count]) for name, image in examples.items()}
+            records["examples/attributes"] = factual[:count]
+            for name, values in attributes.items():
+                records[f"examples/do/{name}/attributes"] = values[:count]
+        return {name: _numpy(value) for name, value in records.items()}
+
+    def _free_energy(self, pixels: Tensor, parents: Tensor, generator) -> tuple[Tensor, Tensor]:
+        terms = getattr(self.model.image_mechanism, "free_energy_terms", None)
+        if terms is None:  # an image mechanism without a likelihood
+            unknown = torch.full((len(pixels),), torch.nan)
+            return unknown, unknown
+        return terms(pixels, parents, generator=generator)
+
+    def _counterfactual_attributes(self, factual: Tensor, dos: Mapping, generator) -> dict[str, Tensor]:
+        scm = self.model.attribute_scm
+        noise = scm.abduct(factual, generator=generator)
+        return {k: scm.counterfactual(factual, {k: v.to(self.device)}, noise=noise) for k, v in dos.items()}
+
+    def _abduct(self, pixels: Tensor, parents: Tensor) -> Any:
+        with self.autocast():
+            return self.model.image_mechanism.abduct(pixels, parents)
+
+    def _decode(self, noise: Any, parents: Tensor) -> Tensor:
+        with self.autocast():
+            return self.model.image_mechanism.decode(noise, parents).float()
+
+    def _decode_all(self, pixels: Tensor, parents: Tensor, attributes: Tensor) -> Tensor:
+        """Images `(B, K, C, H, W)` under raw attributes `(B, K, n)`: one abduction, one batched decoding."""
+        b, k, n = attributes.shape
+        noise = repeat_noise(self._abduct(pixels, parents), k)
+        targets = self.schema.encode(attributes.reshape(b * k, n)).to(self.device)
+        return self._decode(noise, targets).reshape(b, k, *pixels.shape[1:])
+
+    def _compose(self, images: Tensor, parents: Tensor) -> Tensor:
+        """After `COMPOSITION_CYCLES` null interventions, of which the given images are the first."""
+        if len(images):
+            for _ in range(COMPOSITION_CYCLES - 1):
+                images = self._decode(self._abduct(images, parents), parents)
+        return images
+
+    def _reversibility(self, pixels, parents, images, attributes, cycles: int) -> dict[str, Tensor]:
+        """Distances after 1 and `REVERSIBILITY_CYCLES` times do(a), do(back), all interventions in one batch.
+
+        The attributes go back and forth between the same two values, so that this is the image mechanism's error.
+        """
+        k, b = len(images), len(pixels)
+        there = torch.cat([self.schema.encode(attributes[name]).to(self.device) for name in images])
+        back = parents.repeat(k, 1)
+        forth = torch.cat(list(images.values()))
+        image = self._decode(self._abduct(forth, there), back)
+        once = image_distance(image, pixels.repeat(k, 1, 1, 1)).reshape(k, b)
+        some = torch.arange(k * b).reshape(k, b)[:, :cycles].flatten().to(self.device)
+        image, there, back = image[some], there[some], back[some]
+        if cycles:
+            for _ in range(REVERSIBILITY_CYCLES - 1):
+                image = self._decode(self._abduct(image, back), there)
+                image = self._decode(self._abduct(image, there), back)
+        often = image_distance(image, pixels[:cycles].repeat(k, 1, 1, 1)).reshape(k, cycles)
+        out = {}
+        for row, name in enumerate(images):
+            out[f"do/{name}/reversibility/1"] = once[row]
+            out[f"do/{name}/reversibility/{REVERSIBILITY_CYCLES}"] = _padded(often[row], b)
+        return out
+
+    def _ask_all(self, index: int, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Predictions of both classifiers on all images, in one batch each; true images go to the judge only."""
+        out = {}
+        for who, classifier in (("judge", self.judge), ("model", self.model.classifier)):
+            kinds = [name for name in images if who == "judge" or not name.endswith("/true")]
+            size = len(images[kinds[0]])
+            values, embedding = ask(classifier, torch.cat([images[name] for name in kinds]))
+            for attribute, value in values.items():
+                for kind, part in zip(kinds, value.split(size)):
+                    bad = int((~part.isfinite()).reshape(size, -1).any(1).sum())
+                    if bad:
+                        raise PredictionError(
+                            f"{'The judge' if who == 'judge' else 'The classifier inside the model'} predicts NaN or "
+                            f"infinity for {attribute!r} on {bad} of {size} images of batch {index} ({kind} images). "
+                            "Batches that are finished are kept; correct the classifier and run again."
+                        )
+                    out[f"{kind}/{who}/{attribute}"] = part
+            if who == "judge" and embedding is not None:
+                for kind, part in zip(kinds, embedding.split(size)):
+                    if not kind.endswith("/true"):
+                        out[f"{kind}/embedding"] = part
+        return out
+
+
+def _padded(values: Tensor, length: int) -> Tensor:
+    """Values of the first images, NaN for the rest."""
+    return torch.cat([values, values.new_full((length - len(values),), torch.nan)])
+
+
+def _grey(images: Tensor) -> Tensor:
+    """Images in [-1, 1] as 8-bit grey levels."""
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def _numpy(value: Any) -> np.ndarray:
+    value = value.detach().cpu()
+    return value.numpy() if value.dtype == torch.uint8 else value.float().numpy()
