@@ -45,6 +45,25 @@ def untouched(graph: CausalGraph, names: tuple[str, ...], k: str) -> tuple[str, 
     return tuple(j for j in names if j not in affected)
 
 
+def amplification_samples(
+    kind: str, prediction: Any, real_prediction: Any, value: Any, weights: Any, name: str = "attribute"
+) -> np.ndarray:
+    """One cell of the matrix on all rows and on every resample.
+
+    Args:
+        kind: of attribute j.
+        prediction, real_prediction: the judge's prediction of j on the images under do(k), and on the factual images.
+        value: factual values of j, `(N,)`.
+        weights: `(R, N)`.
+        name: of the attribute, for messages.
+
+    Returns:
+        `(1 + R,)`; see `amplification`.
+    """
+    after = score_samples(kind, prediction, value, weights, f"{name} (counterfactual)")
+    return after - score_samples(kind, real_prediction, value, weights, f"{name} (real)")
+
+
 def amplification(
     schema: AttributeSchema,
     graph: CausalGraph,
@@ -194,6 +213,7 @@ __all__ = [
     "AUC_POINTS",
     "AmplificationResult",
     "amplification",
+    "amplification_samples",
     "paired_difference",
     "posterior_drift",
     "untouched",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +27,7 @@ def image_distance(first: Any, second: Any) -> Any:
     if isinstance(first, Tensor) and isinstance(second, Tensor):
         return (first.float() - second.float()).abs().flatten(1).mean(1) * 127.5
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    return np.abs(first - second).reshape(len(first), -1).mean(1) * 127.5
+    return np.abs(first - second).reshape(len(first), math.prod(first.shape[1:])).mean(1) * 127.5
 
 
 def composition(null_intervention: Callable[[Any], Any], images: Any, n: int = 1) -> Any:
