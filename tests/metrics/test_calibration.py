@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+import torch
+
+from cf_cxr.metrics.calibration import expected_calibration_error
+from cf_cxr.training.calibration import expected_calibration_error as re_exported
+
+
+def test_constructed_binary_case():
+    """Ten rows at 0.9 of which six are positive, thirty at 0.25 of which nine are."""
+    probability = np.repeat([0.9, 0.25], [10, 30])
+    value = np.r_[np.repeat([1, 0], [6, 4]), np.repeat([1, 0], [9, 21])]
+    assert expected_calibration_error(probability, value) == pytest.approx(0.25 * 0.3 + 0.75 * 0.05)
+
+
+def test_constructed_categorical_case():
+    probability = np.tile([0.7, 0.2, 0.1], (10, 1))
+    value = np.repeat([0, 1, 2], [5, 3, 2])  # confidence 0.7, accuracy 0.5
+    assert expected_calibration_error(probability, value) == pytest.approx(0.2)
+
+
+def test_errors_cancel_within_a_bin_only():
+    probability, value = [0.25, 0.75], [1, 0]  # +0.75 and -0.75
+    assert expected_calibration_error(probability, value, n_bins=2) == pytest.approx(0.75)
+    assert expected_calibration_error(probability, value, n_bins=1) == pytest.approx(0)
+
+
+def test_bins_are_closed_below_and_the_last_one_above():
+    assert expected_calibration_error([0.5, 0.75], [0, 1], n_bins=2) == pytest.approx(abs(0.5 - 0.25) / 2)
+    assert expected_calibration_error([0.95, 1.0], [1, 1], n_bins=10) == pytest.approx(0.025)
+
+
+def test_calibrated_probabilities_have_an_error_near_zero():
+    rng = np.random.default_rng(0)
+    p = rng.random(200_000)
+    value = rng.random(200_000) < p
+    assert expected_calibration_error(p, value) < 0.005
+    assert expected_calibration_error(np.where(p > 0.5, 0.99, 0.01), value) == pytest.approx(0.24, abs=0.01)
+
+
+def test_unknown_is_left_out_and_torch_accepted():
+    p = torch.tensor([1.0, 0.0, 0.5], dtype=torch.bfloat16)
+    assert re_exported(p, torch.tensor([1, 0, float("nan")])) == 0
+
+
+@pytest.mark.parametrize(
+    "probability, value, message",
+    [
+        ([0.2, 1.2], [0, 1], r"\[0, 1\]"),
+        ([0.2, np.nan], [0, 1], r"\[0, 1\]"),
+        ([0.2, 0.3], [0], "Expected probabilities"),
+        ([0.2], [np.nan], "known label"),
+        ([], [], "known label"),
+        ([0.2], [2], "2 classes"),
+        (np.eye(3), [0, 1, 3], "3 classes"),
+    ],
+)
+def test_bad_input(probability, value, message):
+    with pytest.raises(ValueError, match=message):
+        expected_calibration_error(probability, value)

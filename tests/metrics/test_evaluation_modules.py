@@ -1,0 +1,346 @@
+"""Every `evaluate` module gives what its plain function gives, through add_batch, offline."""
+
+import subprocess
+import sys
+
+import evaluate
+import numpy as np
+import pytest
+import torch
+
+import cf_cxr.metrics as metrics
+from cf_cxr.metrics.amplification import amplification, amplification_samples
+from cf_cxr.metrics.bootstrap import interval, mean_samples, patient_weights
+from cf_cxr.metrics.calibration import expected_calibration_error
+from cf_cxr.metrics.distribution import frechet_distance, kernel_distance, kernel_distance_samples
+from cf_cxr.metrics.effectiveness import effectiveness
+from cf_cxr.metrics.exposure import exposure_share
+from cf_cxr.metrics.fooling import fooling_gap
+from cf_cxr.metrics.minimality import latent_minimality
+from cf_cxr.metrics.soundness import image_distance
+from cf_cxr.metrics.true_counterfactual import counterfactual_error
+
+from .gaussian_toy import GRAPH, SCHEMA
+
+N = 60
+OPTIONS = {"n_resamples": 20, "seed": 3}
+RNG = np.random.default_rng(0)
+PATIENTS = [f"p{i}" for i in RNG.integers(0, 30, N)]
+WEIGHTS = patient_weights(PATIENTS, 20, 3)
+X, Y = RNG.uniform(-1, 1, (2, N, 1, 6, 6)).astype(np.float32)
+MASK = RNG.random((N, 1, 6, 6)) < 0.4
+LATENT, LATENT_NEW = RNG.normal(size=(2, N, 5))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """Nothing outside the test's folder is written."""
+    monkeypatch.setattr("evaluate.config.HF_METRICS_CACHE", str(tmp_path))
+
+
+def classes(kind):
+    if kind == "continuous":
+        return RNG.uniform(20, 90, N)
+    return RNG.permutation(np.arange(N) % (3 if kind == "categorical" else 2))
+
+
+def predictions(kind):
+    if kind == "continuous":
+        return RNG.uniform(20, 90, N)
+    return RNG.dirichlet([1, 1, 1], N) if kind == "categorical" else RNG.random(N)
+
+
+def flat(results):
+    return {n: v for name, (e, *b) in results.items() for n, v in ((name, e), (f"{name}_interval", b))}
+
+
+def mean(name, values):
+    return flat({name: interval(mean_samples(values, WEIGHTS))})
+
+
+def case(name, kind):
+    """Columns, further options, and the expected result from the plain functions."""
+    p, q, value, other = predictions(kind), predictions(kind), classes(kind), classes(kind)
+    cell = {"predictions": p, "references": value}
+    if name == "effectiveness":
+        columns = {**cell, "real_predictions": q, "real_references": other}
+        return columns, {}, flat(effectiveness(kind, p, value, q, other, WEIGHTS))
+    if name == "amplification":
+        samples = amplification_samples(kind, p, q, value, WEIGHTS)
+        return {**cell, "real_predictions": q}, {}, flat({"amplification": interval(samples)})
+    if name == "fooling_gap":
+        return {**cell, "model_predictions": q}, {}, flat(fooling_gap(kind, p, q, value, WEIGHTS))
+    if name == "minimality":
+        columns = {"predictions": LATENT_NEW, "references": LATENT}
+        columns |= {"values": value, "counterfactual_values": other}
+        per_image = latent_minimality(kind, LATENT, LATENT_NEW, value, other, n_bins=4)
+        expected = {**mean("minimality", per_image), "defined_share": 1 - np.isnan(per_image).mean()}
+        return columns, {"n_bins": 4}, expected
+    if name == "calibration_error":
+        return cell, {"n_bins": 7}, {"calibration_error": expected_calibration_error(p, value, 7)}
+    images = {"predictions": X, "references": Y}
+    if name == "composition":
+        error = image_distance(X, Y)
+        return images, {}, {**mean("composition", error), "composition_max": error.max()}
+    if name == "reversibility":
+        return images, {}, mean("reversibility", image_distance(X, Y))
+    if name == "exposure_share":
+        share = exposure_share(torch.tensor(Y), torch.tensor(X)).numpy()
+        expected = {"exposure_share_median": np.median(share), "changed_share": 1.0}
+        return images, {}, {**mean("exposure_share", share), **expected}
+    if name == "true_counterfactual_error":
+        inside, outside = counterfactual_error(X, Y, MASK)
+        return {**images, "masks": MASK}, {}, mean("error_inside", inside) | mean("error_outside", outside)
+    features = {"predictions": LATENT, "references": LATENT_NEW}
+    named = {"extractor": "toy"}
+    if name == "frechet_distance":
+        return features, named, {"frechet_distance": frechet_distance(LATENT, LATENT_NEW), **named}
+    return features, named, {"kernel_distance": kernel_distance(LATENT, LATENT_NEW), **named}
+
+
+CASES = [
+    *(
+        (n, k)
+        for n in ("effectiveness", "amplification", "fooling_gap", "minimality")
+        for k in ("binary", "categorical", "continuous")
+    ),
+    ("calibration_error", "binary"),
+    ("calibration_error", "categorical"),
+    *(
+        (n, None)
+        for n in (
+            "composition",
+            "reversibility",
+            "exposure_share",
+            "true_counterfactual_error",
+            "frechet_distance",
+            "kernel_distance",
+        )
+    ),
+]
+
+
+def test_every_module_is_tested():
+    assert {name for name, _ in CASES} == set(metrics.NAMES)
+    assert sorted(
+        p.parent.name for p in metrics.MODULES_FOLDER.glob("*/*.py") if p.stem != "__init__"
+    ) == sorted(metrics.NAMES)
+
+
+def same(result, expected):
+    assert set(result) == set(expected)
+    for name, value in expected.items():
+        if isinstance(value, str):
+            assert result[name] == value
+        else:
+            np.testing.assert_allclose(result[name], value, rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("name, kind", CASES)
+def test_module_equals_plain_function(name, kind):
+    columns, options, expected = case(name, kind or "binary")
+    module = evaluate.load(metrics.module_path(name), kind)
+    if "patients" in module.features:
+        columns, options = {**columns, "patients": PATIENTS}, {**options, **OPTIONS}
+    same(module.compute(**columns, **options), expected)
+    for rows in (slice(0, 7), slice(7, 8), slice(8, N)):
+        batch = {n: v[rows] for n, v in columns.items()}
+        module.add_batch(**{n: torch.tensor(v) if isinstance(v, np.ndarray) else v for n, v in batch.items()})
+    same(module.compute(**options), expected)  # the same instance, in chunks, from tensors
+
+
+@pytest.mark.parametrize("name", metrics.NAMES)
+def test_modules_describe_themselves(name):
+    module = metrics.load(name)
+    assert module.name == name and module.module_type == "metric"
+    assert len(module.description) > 80 and "@" in module.citation and "Returns:" in module.inputs_description
+    assert "predictions" in module.features
+    for column in module.features:
+        assert column in module.inputs_description
+    assert module.inputs_description in module.compute.__doc__
+
+
+def amplification_records():
+    factual = np.stack([classes(a.kind) for a in SCHEMA], axis=1).astype(float)
+    real = {a.name: predictions(a.kind) for a in SCHEMA}
+    changed = {k: {a.name: predictions(a.kind) for a in SCHEMA} for k in ("age", "sex")}
+    return factual, real, changed
+
+
+def test_the_amplification_matrix():
+    factual, real, changed = amplification_records()
+    module = metrics.load("amplification", schema=SCHEMA.to_list(), graph=GRAPH, interventions=["age", "sex"])
+    assert "do/age/finding" not in module.features and "do/age/sex" in module.features
+    for rows in (slice(0, 25), slice(25, N)):
+        module.add_batch(
+            factual=factual[rows],
+            real={j: p[rows] for j, p in real.items()},
+            counterfactual={k: {j: p[rows] for j, p in row.items()} for k, row in changed.items()},
+            patients=PATIENTS[rows],
+        )
+    out = module.compute(**OPTIONS)
+    expected = amplification(SCHEMA, GRAPH, real, changed, factual, WEIGHTS)
+    assert out["matrix"] == {k: {j: list(i) for j, i in row.items()} for k, row in expected.matrix.items()}
+    assert out["mean_abs_auc"] == expected.mean_abs_auc[0]
+    assert out["mean_abs_auc_interval"] == list(expected.mean_abs_auc[1:])
+    assert out["mean_abs_units"] == {"age": list(expected.mean_abs_units["age"])} and out["undefined"] == []
+
+
+def test_the_matrix_needs_schema_and_graph():
+    with pytest.raises(ValueError, match="schema=..., graph="):
+        metrics.load("amplification", "matrix")
+    with pytest.raises(KeyError, match="height"):
+        metrics.load("amplification", schema=SCHEMA, graph=GRAPH, interventions=["height"])
+    module = metrics.load("amplification", schema=SCHEMA, graph=GRAPH, interventions=["age"])
+    factual, real, changed = amplification_records()
+    with pytest.raises(ValueError, match=r"do\(sex\)"):
+        module.add_batch(factual=factual, real=real, counterfactual=changed)
+    with pytest.raises(ValueError, match="do/age/site missing"):
+        module.add_batch(factual=factual, real=real, counterfactual={"age": {"sex": changed["age"]["sex"]}})
+
+
+def test_without_patients_every_image_is_one():
+    columns, _, _ = case("effectiveness", "binary")
+    expected = effectiveness("binary", *columns.values(), weights=patient_weights(np.arange(N), 20, 3))
+    same(metrics.load("effectiveness").compute(**columns, **OPTIONS), flat(expected))
+
+
+@pytest.mark.parametrize("ids", [("a", "b"), (None, None)], ids=["own ids", "same id"])
+def test_experiments_side_by_side_do_not_mix(ids):
+    modules = [metrics.load("calibration_error", experiment_id=i) for i in ids]
+    p, value = predictions("binary"), classes("binary")
+    for start in range(0, N, 20):
+        for shift, module in enumerate(modules):
+            rows = slice(start, start + 20)
+            module.add_batch(predictions=p[rows] / (1 + shift), references=value[rows])
+    for shift, module in enumerate(modules):
+        assert module.compute()["calibration_error"] == expected_calibration_error(p / (1 + shift), value)
+
+
+def test_one_row_at_a_time_and_in_memory():
+    columns, _, expected = case("fooling_gap", "categorical")
+    module = metrics.load("fooling_gap", "categorical", keep_in_memory=True)
+    for row in range(N):
+        module.add(
+            prediction=columns["predictions"][row],
+            reference=columns["references"][row],
+            model_predictions=columns["model_predictions"][row].tolist(),
+            patients=PATIENTS[row],
+        )
+    same(module.compute(**OPTIONS), expected)
+
+
+def test_sets_of_different_size():
+    module = metrics.load("kernel_distance")
+    module.add_batch(predictions=LATENT[:20])
+    module.add_batch(predictions=LATENT[20:50], references=LATENT_NEW[:10])
+    module.add_batch(references=LATENT_NEW[10:14])
+    out = module.compute(extractor="toy")
+    assert out["kernel_distance"] == pytest.approx(kernel_distance(LATENT[:50], LATENT_NEW[:14]))
+    module.add_batch(predictions=LATENT, references=LATENT_NEW[:40])
+    out = module.compute(extractor="toy", subset_size=10, n_subsets=5)
+    values = kernel_distance_samples(LATENT, LATENT_NEW[:40], subset_size=10, n_subsets=5)
+    assert out["kernel_distance_std"] == pytest.approx(values.std())
+
+
+def test_combine():
+    both = evaluate.combine([metrics.load("composition"), metrics.load("reversibility")])
+    both.add_batch(predictions=X, references=Y, patients=PATIENTS)
+    out = both.compute(**OPTIONS)
+    assert out["composition"] == out["reversibility"] == pytest.approx(image_distance(X, Y).mean())
+
+
+def test_unknown_names_list_the_known_ones():
+    with pytest.raises(ValueError, match="no metric 'fid'.*frechet_distance"):
+        metrics.load("fid")
+    with pytest.raises(ValueError, match="no configuration 'ordinal'.*binary, categorical, continuous"):
+        metrics.load("effectiveness", "ordinal")
+
+
+@pytest.mark.parametrize(
+    "name, columns, message",
+    [
+        ("composition", {}, "nothing to compute"),
+        ("composition", {"predictions": X}, "references missing"),
+        ("composition", {"predictions": X, "references": Y[:3]}, "same number of rows"),
+        ("composition", {"predictions": X, "references": Y[..., :3]}, "different shapes"),
+        ("composition", {"predictions": X[:0], "references": Y[:0]}, "empty batch"),
+        ("composition", {"predictions": [1, 2], "references": [1, 2]}, "one vector or image per row"),
+        ("composition", {"predictions": X, "references": Y, "n": 2}, "'n'.*options n_resamples, seed"),
+        ("exposure_share", {"predictions": X, "references": Y[..., :3]}, "one size"),
+        ("frechet_distance", {"predictions": LATENT, "references": LATENT}, "extractor"),
+        ("frechet_distance", {"predictions": LATENT, "extractor": "toy"}, "second set.*2 rows"),
+        ("calibration_error", {"predictions": [2.0], "references": [1]}, r"\[0, 1\]"),
+        ("calibration_error", {"predictions": np.eye(2), "references": [1, 0]}, "one number per row"),
+        ("calibration_error", {"predictions": ["x"], "references": [1]}, "predictions must be numbers"),
+        (
+            "fooling_gap",
+            {n: [np.nan] for n in ("predictions", "model_predictions", "references")},
+            "judge.*nan",
+        ),
+        (
+            "fooling_gap",
+            {n: [None] for n in ("predictions", "model_predictions", "references")},
+            "judge.*nan",
+        ),
+        (
+            "minimality",
+            {
+                "predictions": LATENT,
+                "references": LATENT,
+                "values": np.zeros(N),
+                "counterfactual_values": np.ones(N),
+                "distance": "kl",
+            },
+            r"\(N, 2, D\)",
+        ),
+    ],
+)
+def test_bad_input(name, columns, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.load(name).compute(**columns)
+
+
+def test_rows_of_different_size_in_two_batches():
+    module = metrics.load("composition")
+    module.add_batch(predictions=X, references=Y)
+    module.add_batch(predictions=X[..., :3], references=Y[..., :3])
+    with pytest.raises(ValueError, match="different sizes"):
+        module.compute()
+
+
+def test_a_failed_computation_leaves_nothing_behind(tmp_path):
+    module = metrics.load("calibration_error", cache_dir=str(tmp_path))
+    with pytest.raises(ValueError):
+        module.compute(predictions=[2.0], references=[1])
+    assert not list(tmp_path.rglob("*.arrow"))
+    assert module.compute(predictions=[1.0], references=[1]) == {"calibration_error": 0}
+
+
+def test_undefined_is_missing_never_fifty():
+    out = metrics.load("effectiveness").compute(
+        predictions=[0.1, 0.9], references=[1, 1], real_predictions=[0.1, 0.9], real_references=[0, 1]
+    )
+    assert np.isnan(out["effectiveness"]) and out["real"] == 100
+    out = metrics.load("exposure_share").compute(predictions=X, references=X)
+    assert np.isnan(out["exposure_share_median"]) and out["changed_share"] == 0
+
+
+def test_loads_offline_in_a_fresh_process(tmp_path):
+    code = (
+        "import socket\n"
+        "def refuse(*a, **k): raise OSError('network')\n"
+        "socket.socket.connect = socket.getaddrinfo = refuse\n"
+        f"import evaluate; m = evaluate.load({metrics.module_path('calibration_error')!r}, 'binary')\n"
+        "print(m.compute(predictions=[0.0, 1.0], references=[1, 0])['calibration_error'])"
+    )
+    environment = {"HF_HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert run.stdout.strip() == "1.0", run.stderr
+
+
+def test_the_package_ships_the_module_files():
+    """setup.cfg finds packages, that is folders with an __init__.py all the way up."""
+    for name in metrics.NAMES:
+        assert (metrics.MODULES_FOLDER / name / "__init__.py").exists()
+    assert (metrics.MODULES_FOLDER / "__init__.py").exists()
