@@ -162,7 +162,10 @@ def test_likelihood_and_cycles_are_those_of_single_images(model):
             assert stored[known] == pytest.approx(distance[known].detach().numpy(), abs=1e-3)
     assert np.isnan(records["do/view/reversibility/5"]).tolist() == [False] * 3 + [True] * 2
     assert np.isnan(records["real/composition/10"]).tolist() == [False] * 3 + [True] * 2
-    assert records["examples/do/view"].shape == (4, 1, 16, 16) and records["examples/real"].dtype == np.uint8
+    assert (
+        records["examples/do/view/image"].shape == (4, 1, 16, 16)
+        and records["examples/image"].dtype == np.uint8
+    )
 
 
 def test_calibration_samples_equal_the_plain_function_on_every_resample():

@@ -15,7 +15,8 @@ Records are float32 arrays by name, one row per image of the batch; j is an attr
     do/{k}/change                     (B,) mean |x* - x|, grey levels
     do/{k}/exposure                   (B,) share of the change that is exposure, in [0, 1]; NaN without change
     do/{k}/reversibility/{m}          (B,) grey levels, after m = 1 and 5 cycles of do(a) and back (M)
-    examples/...                      the first images of the data set, uint8, and their attributes
+    examples/image, examples/do/{k}/image, examples/factual, examples/do/{k}/attributes
+                                      the first images of the data set, uint8, and their attributes
 
 With a phantom, those of `phantom_truth` too. Records of m > 1 are NaN beyond the first `num_cycle_images` images.
 """
@@ -120,17 +121,17 @@ class Collector:
             records[f"do/{name}/exposure"] = exposure_share(pixels, image)
         records |= self._reversibility(pixels, parents, counterfactuals, attributes, cycles)
         judged = {"real": pixels, **{f"do/{name}": image for name, image in counterfactuals.items()}}
-        examples = {"real": pixels, **{f"do/{name}": image for name, image in counterfactuals.items()}}
+        examples = {"image": pixels, **{f"do/{k}/image": image for k, image in counterfactuals.items()}}
         if self.truth is not None:
             found = self.truth(pixels, factual, batch["noise"], counterfactuals, attributes)
             records |= found.records
             judged |= {f"do/{name}/true": image for name, image in found.images.items()}
-            examples |= {f"true/{name}": image for name, image in found.images.items()}
+            examples |= {f"do/{name}/true": image for name, image in found.images.items()}
         records |= self._ask_all(index, judged)
         count = min(max(NUM_EXAMPLES - first, 0), len(pixels))
         if count:
             records |= {f"examples/{name}": _grey(image[:count]) for name, image in examples.items()}
-            records["examples/attributes"] = factual[:count]
+            records["examples/factual"] = factual[:count]
             for name, values in attributes.items():
                 records[f"examples/do/{name}/attributes"] = values[:count]
         return {name: _numpy(value) for name, value in records.items()}

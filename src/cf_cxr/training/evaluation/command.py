@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         results, samples = summarise(
             records, model.schema, model.graph, data.patients, args.seed, args.n_resamples
         )
-        results["identity"] = describe(args, who, data, store)
+        results["identity"] = describe(args, who, data, store, model.schema)
         results["run"] = {
             "commit": git_commit(),
             "versions": library_versions(),
@@ -158,7 +158,7 @@ def collect(
 
 
 def describe(
-    args: EvaluationArguments, who: Mapping, data: EvaluationData, store: RecordStore
+    args: EvaluationArguments, who: Mapping, data: EvaluationData, store: RecordStore, schema: AttributeSchema
 ) -> dict[str, Any]:
     """Identity of the evaluation: who judged whom on what."""
     return {
@@ -179,6 +179,7 @@ def describe(
         "batch_size": args.batch_size,
         "num_cycle_images": args.num_cycle_images,
         "mixed_precision": store.identity["mixed_precision"],
+        "attributes": json.loads(json.dumps(schema.to_list())),
         "commit": git_commit(),
     }
 

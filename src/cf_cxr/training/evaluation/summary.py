@@ -85,8 +85,7 @@ def bootstrap_samples(
         out |= {f"{prefix}mean_abs_amplification/{j}": s for j, s in found.mean_abs_samples.items()}
         for k, row in found.samples.items():
             out |= {f"do/{k}/{result}/{j}": s for j, s in row.items()}
-    out |= _mean_distances(out, schema, names)
-    return out
+    return out | means_over_interventions(out, schema, names)
 
 
 def interventions(records: Mapping[str, np.ndarray], schema: AttributeSchema) -> list[str]:
@@ -110,8 +109,7 @@ def _intervention(
     factual, value = records["factual"][:, column], records[f"do/{k}/attributes"][:, column]
     judge, model = records[f"do/{k}/judge/{k}"], records[f"do/{k}/model/{k}"]
     out = effectiveness_samples(kind, judge, value, records[f"real/judge/{k}"], factual, weights, k)
-    out["distance_of_mean"] = out.pop("distance")
-    del out["real"]
+    del out["real"], out["distance"]
     changed = value != factual
     out["changed_share"] = mean_samples(changed.astype(float), weights)
     if changed.any():
@@ -126,15 +124,24 @@ def _intervention(
         out["oracle_effectiveness"] = score_samples(
             kind, records[f"do/{k}/true/judge/{k}"], value, weights, k
         )
-        out["error_to_oracle"] = out["effectiveness"] - out["oracle_effectiveness"]
+        out["signed_distance_to_oracle"] = out["effectiveness"] - out["oracle_effectiveness"]
     for record, name in MEANS.items():
         if f"do/{k}/{record}" in records:
             out[name] = mean_samples(records[f"do/{k}/{record}"], weights)
     out["minimality"] = mean_samples(minimality(records, schema, k), weights)
     for j in untouched(graph, schema.names, k):
-        drift = np.abs(records[f"do/{k}/judge/{j}"] - records[f"real/judge/{j}"])
-        out[f"posterior_drift/{j}"] = mean_samples(drift.sum(1) / 2 if drift.ndim == 2 else drift, weights)
+        before = records[f"real/judge/{j}"]
+        out[f"posterior_drift/{j}"] = mean_samples(drift(before, records[f"do/{k}/judge/{j}"]), weights)
+        if f"do/{k}/true/judge/{j}" in records:
+            true = records[f"do/{k}/true/judge/{j}"]
+            out[f"oracle_posterior_drift/{j}"] = mean_samples(drift(before, true), weights)
     return out
+
+
+def drift(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Change of a prediction per image `(N,)`: |difference|, or total variation of probabilities `(N, C)`."""
+    change = np.abs(after - before)
+    return change.sum(1) / 2 if change.ndim == 2 else change
 
 
 def minimality(records: Mapping[str, np.ndarray], schema: AttributeSchema, k: str) -> np.ndarray:
@@ -171,14 +178,46 @@ def calibration_samples(probability: np.ndarray, value: np.ndarray, weights: np.
     return np.abs(every @ gaps).sum(1) / np.maximum(every.sum(1), 1)
 
 
-def _mean_distances(samples: Samples, schema: AttributeSchema, names: Sequence[str]) -> Samples:
-    """Mean over the discrete variables of |effectiveness - real|, in AUC points, and that of each continuous one."""
+def means_over_interventions(samples: Samples, schema: AttributeSchema, names: Sequence[str]) -> Samples:
+    """Scalars of a whole model, each a mean over what is defined.
+
+    Of discrete attributes, in AUC points (`auc_points`) or probability (`probability`), and of every continuous one
+    in its unit:
+
+    - `mean_distance`: mean over k of |effectiveness - real|; `mean_distance_to_oracle`: of |effectiveness - judge on
+      the true counterfactuals|;
+    - `mean_fooling_gap`: mean over k of |model's classifier - judge|;
+    - `mean_posterior_drift`: mean over the cells (k, j) of the matrix; `oracle_mean_posterior_drift`;
+    - `mean_abs_amplification_to_oracle`: mean over the cells of |amplification - that of the true counterfactuals|,
+      what is left where a perfect image mechanism would not score 0 either;
+    - `mean_error`, `mean_error_inside`, `mean_error_outside`: mean over k, grey levels.
+    """
     groups: dict[str, list[np.ndarray]] = {}
+
+    def add(name: str, values: np.ndarray) -> None:
+        if not np.isnan(values[0]):
+            groups.setdefault(name, []).append(values)
+
     for k in names:
-        s = samples.pop(f"do/{k}/distance_of_mean")
-        if not np.isnan(s[0]):
-            groups.setdefault("auc_points" if schema[k].is_discrete else k, []).append(s)
-    return {f"mean_distance/{name}": np.mean(group, axis=0) for name, group in groups.items()}
+        unit, do = "auc_points" if schema[k].is_discrete else k, f"do/{k}"
+        add(f"mean_distance/{unit}", np.abs(samples[f"{do}/signed_distance"]))
+        for gap in ("fooling_gap", "signed_distance_to_oracle"):
+            if f"{do}/{gap}" in samples:
+                name = gap.removeprefix("signed_")
+                add(f"mean_{name}/{unit}", np.abs(samples[f"{do}/{gap}"]))
+        for error in ("error", "error_inside", "error_outside"):
+            if f"{do}/{error}" in samples:
+                add(f"mean_{error}", samples[f"{do}/{error}"])
+        for j in schema.names:
+            for prefix in ("", "oracle_"):
+                if f"{do}/{prefix}posterior_drift/{j}" in samples:
+                    unit = "probability" if schema[j].is_discrete else j
+                    add(f"{prefix}mean_posterior_drift/{unit}", samples[f"{do}/{prefix}posterior_drift/{j}"])
+            if f"{do}/oracle_amplification/{j}" in samples:
+                unit = "auc_points" if schema[j].is_discrete else j
+                excess = samples[f"{do}/amplification/{j}"] - samples[f"{do}/oracle_amplification/{j}"]
+                add(f"mean_abs_amplification_to_oracle/{unit}", np.abs(excess))
+    return {name: np.mean(group, axis=0) for name, group in groups.items()}
 
 
 def summarise(

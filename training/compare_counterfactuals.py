@@ -1,0 +1,12 @@
+"""Compare methods by their evaluations on the same images: one table with intervals and paired differences.
+
+    python training/compare_counterfactuals.py --runs none=outputs/eval_none hard=outputs/eval_h1,outputs/eval_h2 \
+        soft=outputs/eval_s1,outputs/eval_s2 --reference hard --output_dir outputs/comparison
+
+A method's folders, from training/evaluate_counterfactuals.py, are its seeds. All arguments: `--help`.
+"""
+
+from cf_cxr.training.evaluation.comparison import main
+
+if __name__ == "__main__":
+    main()
