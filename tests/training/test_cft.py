@@ -148,7 +148,7 @@ def test_finetuning_teaches_the_generator_what_the_classifiers_read(tmp_path, ki
 
 def auxiliary(trainer, images, factual, counterfactual, variable="sex"):
     """The classifiers' disagreement, by attribute."""
-    return trainer._auxiliary(images, images, factual, counterfactual, variable)[1]
+    return trainer._auxiliary(images, images, factual, [counterfactual], [variable])[1]
 
 
 @pytest.mark.parametrize("augmentation", ["none", "strong"])
@@ -174,10 +174,58 @@ def test_drift_penalty_counts_untouched_attributes_only(tmp_path):
     )
     other = (data.images * 0.5).roll(4, dims=3)
     before, after = (
-        t._auxiliary(data.images, other, data.attributes, changed, "sex")[1] for t in (plain, held)
+        t._auxiliary(data.images, other, data.attributes, [changed], ["sex"])[1] for t in (plain, held)
     )
     assert torch.equal(before["aux_sex"], after["aux_sex"])
     assert after["aux_site"] > before["aux_site"] + 1e-4
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_several_interventions_in_a_step_are_the_mean_of_single_ones(tmp_path, paired):
+    data = labelled_data(8)
+    stage = {"target_labels": "matched", "auxiliary_loss": "readout", "paired_augmentation": paired}
+    trainer = cft_trainer(tmp_path, stage=stage)
+    worlds, images = [], []
+    for k, name in enumerate(("sex", "site")):
+        changed = data.attributes.clone()
+        changed[:, SCHEMA.index(name)] = 1 - changed[:, SCHEMA.index(name)].clamp(max=1)
+        worlds.append(changed)
+        images.append((data.images * (0.5 + 0.2 * k)).roll(k, dims=3))
+    together, _ = trainer._auxiliary(
+        data.images, torch.stack(images, 1).flatten(0, 1), data.attributes, worlds, ["sex", "site"]
+    )
+    single = [
+        trainer._auxiliary(data.images, image, data.attributes, [world], [name])[0]
+        for image, world, name in zip(images, worlds, ("sex", "site"))
+    ]
+    torch.testing.assert_close(together, (single[0] + single[1]) / 2)
+
+
+def test_changed_values_are_never_the_factual_ones(tmp_path):
+    data = labelled_data(64)
+    trainer = cft_trainer(tmp_path, stage={"do_values": "changed"})
+    for name, classes in (("sex", 2), ("site", 3)):
+        factual = data.attributes[:, SCHEMA.index(name)]
+        drawn = torch.stack([trainer._draw_values(data.attributes, name) for _ in range(20)])
+        assert (drawn != factual).all() and set(drawn.unique().tolist()) == set(map(float, range(classes)))
+    ages = trainer._draw_values(data.attributes, "age")
+    assert sorted(ages.tolist()) == sorted(data.attributes[:, 0].tolist())
+
+
+def test_layers_that_read_the_parents_may_learn_faster(tmp_path):
+    trainer = cft_trainer(
+        tmp_path, stage={"parents_lr_scale": 5.0}, max_steps=1, learning_rate=1e-3, warmup_steps=0
+    )
+    before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    trainer.train()
+    rates = [group["lr"] for group in trainer.optimizer.param_groups]
+    assert rates[1] == pytest.approx(5 * rates[0])
+    names = {id(p): n for n, p in trainer.model.named_parameters()}
+    assert all("z_proj" in names[id(p)] for p in trainer.optimizer.param_groups[1]["params"])
+    moved = {k: (v - before[k]).abs().max().item() for k, v in trainer.model.state_dict().items()}
+    assert max(v for k, v in moved.items() if "z_proj" in k) > 3 * max(
+        v for k, v in moved.items() if "z_proj" not in k
+    )
 
 
 def test_a_readout_loss_of_hard_labels_is_refused():

@@ -101,9 +101,17 @@ class CFTArguments:
     do_values: str = field(
         default="permute",
         metadata={
-            "help": "Intervened values: permute those of the batch (paper A), or draw the classes of discrete "
-            "variables with equal probability, so that rare findings are practised as often as common ones.",
-            "choices": ["permute", "balanced"],
+            "help": "Intervened values: permute those of the batch (paper A); balanced: draw the classes of discrete "
+            "variables with equal probability, so that rare findings are practised as often as common ones; changed: "
+            "draw among the classes that the image does not have, for null interventions teach nothing.",
+            "choices": ["permute", "balanced", "changed"],
+        },
+    )
+    interventions_per_step: int = field(
+        default=1,
+        metadata={
+            "help": "Variables intervened on in every step, each for one decoder pass; 1 is paper A. The encoder and "
+            "the reconstruction, two of three passes, are shared."
         },
     )
     attribute_weights: list[str] = field(
@@ -120,6 +128,13 @@ class CFTArguments:
     exposure_weight: float = field(
         default=0.0,
         metadata={"help": "Penalty on the part of the change that a global affine intensity map explains."},
+    )
+    parents_lr_scale: float = field(
+        default=1.0,
+        metadata={
+            "help": "Learning rate of the layers that read the parents, relative to the others: a pre-trained image "
+            "mechanism all but ignores its parents, and these layers have the longest way to go."
+        },
     )
     bound: float | None = field(
         default=None,
@@ -145,6 +160,12 @@ class CFTArguments:
             )
         if self.drift_weight < 0:
             raise ValueError(f"--drift_weight is {self.drift_weight}, but must be 0 or a positive number.")
+        if self.interventions_per_step < 1:
+            raise ValueError(
+                f"--interventions_per_step is {self.interventions_per_step}, but must be at least 1."
+            )
+        if self.parents_lr_scale <= 0:
+            raise ValueError(f"--parents_lr_scale is {self.parents_lr_scale}, but must be positive.")
 
     @property
     def needs_readouts(self) -> bool:
@@ -220,22 +241,42 @@ class CFTTrainer(CXRTrainer):
         )
         self.register_for_checkpointing("constraint", self.constraint)
 
+    def create_optimizer(self) -> torch.optim.Optimizer:
+        """AdamW with a learning rate of its own for the layers that read the parents."""
+        optimizer = super().create_optimizer()
+        scale, layers = self.stage_args.parents_lr_scale, getattr(self.model, "parent_layers", ())
+        if scale == 1:
+            return optimizer
+        chosen = {id(p) for name, p in self.parameters.items() if set(name.split(".")) & set(layers)}
+        if not chosen:
+            raise ValueError(
+                f"--parents_lr_scale {scale} needs an image mechanism that names its parent_layers; "
+                f"{type(self.model).__name__} names none."
+            )
+        (group,) = optimizer.param_groups
+        others = [p for p in group["params"] if id(p) not in chosen]
+        reading = [p for p in group["params"] if id(p) in chosen]
+        group["params"] = others
+        optimizer.add_param_group({"params": reading, "lr": group["lr"] * scale})
+        return optimizer
+
     def compute_loss(self, batch: Mapping[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
-        """Lagrangian of one batch under a random intervention; draws from the global generator."""
+        """Lagrangian of one batch under random interventions; draws from the global generator."""
         pixels, factual = batch["pixel_values"], batch["attributes"]
-        variable = self.do_variables[int(torch.randint(len(self.do_variables), ()))]
-        values = self._draw_values(factual, variable)
-        counterfactual = self.scm.counterfactual(factual, {variable: values})
+        count = min(self.stage_args.interventions_per_step, len(self.do_variables))
+        chosen = [self.do_variables[i] for i in torch.randperm(len(self.do_variables))[:count].tolist()]
+        worlds = [self.scm.counterfactual(factual, {k: self._draw_values(factual, k)}) for k in chosen]
         output = self.model(
             pixels,
             self.schema.encode(factual),
-            counterfactual_parents=self.schema.encode(counterfactual),
+            counterfactual_parents=self.schema.encode(torch.stack(worlds, 1).flatten(0, 1)),
             sample_posterior=True,
         )
-        auxiliary, logs = self._auxiliary(pixels, output.counterfactual, factual, counterfactual, variable)
-        change = output.counterfactual.float() - pixels
+        auxiliary, logs = self._auxiliary(pixels, output.counterfactual, factual, worlds, chosen)
+        repeated = pixels.repeat_interleave(count, dim=0)
+        change = output.counterfactual.float() - repeated
         if self.stage_args.exposure_weight > 0:
-            exposure = affine_component(pixels, change).square().mean()
+            exposure = affine_component(repeated, change).square().mean()
             auxiliary = auxiliary + self.stage_args.exposure_weight * exposure
             logs["exposure"] = exposure
         loss = self.constraint.loss(auxiliary, output.loss)
@@ -244,7 +285,7 @@ class CFTTrainer(CXRTrainer):
             auxiliary=auxiliary,
             multiplier=self.constraint.multiplier,
             change=change.abs().mean() * 127.5,
-            exposure_share=exposure_share(pixels, output.counterfactual).detach().nan_to_num(0).mean(),
+            exposure_share=exposure_share(repeated, output.counterfactual).detach().nan_to_num(0).mean(),
         )
         return loss, logs
 
@@ -253,35 +294,50 @@ class CFTTrainer(CXRTrainer):
         attribute = self.schema[variable]
         if self.stage_args.do_values == "balanced" and attribute.is_discrete:
             return torch.randint(attribute.n_classes, (len(factual),)).to(factual)
+        column = self.schema.index(variable)
+        if self.stage_args.do_values == "changed" and attribute.is_discrete:
+            step = torch.randint(1, attribute.n_classes, (len(factual),)).to(factual)
+            return (factual[:, column] + step) % attribute.n_classes
         permutation = torch.randperm(len(factual)).to(factual.device)
-        return factual[permutation, self.schema.index(variable)]
+        return factual[permutation, column]
 
-    def _auxiliary(self, factual_image, counterfactual_image, factual, counterfactual, variable):
-        """Weighted disagreement with the targets, averaged over classifiers, and its parts for the log."""
-        seen_factual, seen = self._what_classifiers_see(factual_image, counterfactual_image)
+    def _auxiliary(self, factual_image, counterfactual_images, factual, worlds, variables):
+        """Weighted disagreement with the targets, averaged over classifiers and interventions, and its parts.
+
+        Args:
+            counterfactual_images: `(B * K, 1, S, S)`, K consecutive rows per image.
+            worlds: raw counterfactual attributes `(B, n)` of each of the K interventions. variables: their names.
+        """
+        count = len(variables)
+        seen_factual, seen = self._what_classifiers_see(factual_image, counterfactual_images, count)
         with torch.no_grad():
             raw = [c(seen_factual).logits for c in self.classifiers]
-        before = [c.calibrated_logits(value) for c, value in zip(self.classifiers, raw, strict=True)]
-        after = [c.calibrated_logits(c(seen).logits) for c in self.classifiers]
-        affected = {variable} | self.graph.descendants(variable)
-        posteriors = [c.posterior_from_logits(value) for c, value in zip(self.classifiers, raw, strict=True)]
-        label_targets = self._label_targets(posteriors, factual, counterfactual, variable)
+        new = [c(seen).logits for c in self.classifiers]
+        share = 1 / (len(self.classifiers) * count)
         total, logs = 0.0, {}
-        for index, (logits, old) in enumerate(zip(after, before, strict=True)):
-            losses = self._losses(index, logits, old, factual, counterfactual, affected, label_targets)
-            for name, value in losses.items():
-                total = total + self.attribute_weights[name] * value / len(self.classifiers)
-                logs[f"aux_{name}"] = logs.get(f"aux_{name}", 0.0) + value.detach() / len(self.classifiers)
+        for k, (variable, world) in enumerate(zip(variables, worlds, strict=True)):
+            old = [r[k::count] for r in raw] if len(raw[0]) == len(new[0]) else raw
+            posteriors = [c.posterior_from_logits(o) for c, o in zip(self.classifiers, old, strict=True)]
+            targets = self._label_targets(posteriors, factual, world, variable)
+            affected = {variable} | self.graph.descendants(variable)
+            for index, classifier in enumerate(self.classifiers):
+                after = classifier.calibrated_logits(new[index][k::count])
+                before = classifier.calibrated_logits(old[index])
+                losses = self._losses(index, after, before, factual, world, affected, targets)
+                for name, value in losses.items():
+                    total = total + self.attribute_weights[name] * value * share
+                    logs[f"aux_{name}"] = logs.get(f"aux_{name}", 0.0) + value.detach() * share
         return total, logs
 
-    def _what_classifiers_see(self, factual_image, counterfactual_image):
-        """Factual and augmented counterfactual image; with paired augmentation both under the same draw."""
-        if not self.stage_args.paired_augmentation:
-            return factual_image, self.augment(counterfactual_image)
+    def _what_classifiers_see(self, factual_images, counterfactual_images, count):
+        """Factual images and augmented counterfactual ones; with paired augmentation both under the same draw, and
+        the factual ones repeated for every intervention."""
+        if not self.stage_args.paired_augmentation or self.stage_args.augmentation == "none":
+            return factual_images, self.augment(counterfactual_images)
         seed = int(torch.randint(2**31, ()))
         return tuple(
-            self.augment(image, torch.Generator().manual_seed(seed))
-            for image in (factual_image, counterfactual_image)
+            self.augment(images, torch.Generator().manual_seed(seed))
+            for images in (factual_images.repeat_interleave(count, dim=0), counterfactual_images)
         )
 
     def _label_targets(self, posteriors, factual, counterfactual, variable) -> dict[str, torch.Tensor] | None:

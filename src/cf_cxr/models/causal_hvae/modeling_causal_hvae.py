@@ -20,6 +20,7 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
+from ..image_mechanism import repeat_noise
 from .configuration_causal_hvae import CausalHVAEConfig, DecoderBlockSpec, EncoderBlockSpec
 
 MIN_LOGSCALE = -9.0
@@ -359,6 +360,9 @@ class CausalHVAEModel(CausalHVAEPreTrainedModel):
     `abduct` gives (z, u) with one encoder and one decoder pass; `decode` costs one decoder pass.
     """
 
+    #: names of the layers that read the parents
+    parent_layers = ("z_proj",)
+
     def __init__(self, config: CausalHVAEConfig):
         super().__init__(config)
         self.encoder = CausalHVAEEncoder(config)
@@ -381,7 +385,8 @@ class CausalHVAEModel(CausalHVAEPreTrainedModel):
         Args:
             pixel_values: `(B, C, H, W)` in [-1, 1].
             parents: `(B, context_dim)`, from `AttributeSchema.encode`.
-            counterfactual_parents: `(B, context_dim)`; adds `counterfactual` for one more decoder pass.
+            counterfactual_parents: `(B * K, context_dim)`, K consecutive rows per image; adds `counterfactual`
+                `(B * K, C, H, W)` for K more decoder passes.
             sample_posterior: draw z from the posterior (an unbiased estimate of the free energy) or take its mean.
                 None draws in training mode or when a generator is given, and takes the mean otherwise.
             generator: source of the posterior noise.
@@ -399,8 +404,14 @@ class CausalHVAEModel(CausalHVAEPreTrainedModel):
         kl = self._kl(state.kls, pixel_values[0].numel())
         counterfactual = None
         if counterfactual_parents is not None:
+            repeats, rest = divmod(len(counterfactual_parents), len(parents))
+            if rest or not repeats:
+                raise ValueError(
+                    f"{len(counterfactual_parents)} rows of counterfactual_parents for {len(parents)} images; give K "
+                    "consecutive rows for each image."
+                )
             noise = self._noise(pixel_values, parents, state, loc, logscale)
-            counterfactual = self.decode(noise, counterfactual_parents)
+            counterfactual = self.decode(repeat_noise(noise, repeats), counterfactual_parents)
         output = CausalHVAEOutput(
             loss=nll + self.config.beta * kl,
             nll=nll,
