@@ -95,3 +95,11 @@ def test_bad_input(change, message):
     }
     with pytest.raises(ValueError, match=message):
         latent_minimality("binary", **arguments, name="age")
+
+
+def test_equal_distances_count_on_both_sides():
+    latent, value = np.array([[0.0], [2], [1], [2], [4]]), np.array([0, 0, 0, 1, 1])
+    moved = latent.copy()
+    moved[0] = -2  # d = 2: of class 1 (2 and 4) half are as close, of class 0 (2 and 1) half as far
+    out = latent_minimality("binary", latent, moved, value, 1 - value)
+    assert out[0] == pytest.approx(cld(1 / 2, 1 / 2))
