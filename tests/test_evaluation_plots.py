@@ -204,6 +204,49 @@ def test_scores_below_chance_move_the_axis():
     assert plots.effectiveness_figure(SCHEMA, GRAPH, data).axes[0].get_ylim()[0] == 0
 
 
+def test_many_attributes_stay_readable():
+    names = [
+        "age",
+        "cardiothoracic ratio",
+        "cardiomegaly",
+        "view position",
+        "manufacturer",
+        "pleural effusion",
+    ]
+    ranges = [{"minimum": 0, "maximum": 100, "unit": "years"}, {"minimum": 0, "maximum": 1}]
+    kinds = [{"kind": "continuous", **r} for r in ranges] + [
+        {"kind": "binary", "categories": ["no", "yes"]}
+    ] * 4
+    schema, graph = (
+        AttributeSchema([{"name": n, **k} for n, k in zip(names, kinds)]),
+        CausalGraph({n: [] for n in names}),
+    )
+    score = {n: [90.0, 89.0, 91.0] for n in names} | {"age": [7.0, 6.0, 8.0], names[1]: [0.012, 0.01, 0.02]}
+    rows = {
+        k: {"effectiveness": score[k], "amplification": {j: [-0.004, -0.1, 0.1] for j in names}}
+        for k in names
+    }
+    figure = plots.effectiveness_figure(schema, graph, {"real": score, "do": rows})
+    figure.canvas.draw()
+    render, width = figure.canvas.get_renderer(), figure.bbox.width
+    boxes = [axes.get_window_extent(render) for axes in figure.axes]
+    assert len(boxes) == 3 and boxes[0].y0 > boxes[1].y1 and boxes[1].y0 > boxes[2].y1  # below one another
+    legend = figure.legends[0].get_window_extent(render)
+    assert 0 <= legend.x0 and legend.x1 <= width and legend.y1 < boxes[2].y0
+    for axes in figure.axes:
+        labels = [label.get_window_extent(render) for label in axes.get_xticklabels()]
+        assert all(
+            a.x1 < b.x0 or label.get_rotation()
+            for a, b, label in zip(labels, labels[1:], axes.get_xticklabels())
+        )
+    assert "0.0120 ★" in texts(figure)  # small numbers keep their digits
+    assert (
+        plots._number(-0.004) == "0.00"
+        and plots._number(-3.14159) == "−3.14"
+        and plots._number(97.44) == "97.4"
+    )
+
+
 def test_training_judge_is_noted_on_every_figure():
     def figures(data):
         return (

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import io
+import math
 import textwrap
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -162,8 +163,8 @@ def effectiveness_figure(schema, graph, results: Mapping[str, Any]) -> Figure:
         "the interval of the paired difference from real. Whiskers: 95 % intervals by patient."
     )
     title = "Effectiveness: what the judge reads in real images and under each intervention"
-    figure = _new_figure(3.6, results, title, _with_descendants(caption, schema, graph))
-    for axes, unit, chosen in _unit_panels(figure, bars, schema):
+    figure, panels = _bar_panels(bars, schema, results, title, _with_descendants(caption, schema, graph))
+    for axes, unit, chosen in panels:
         values = [v for b in chosen for v in b[3:] if np.isfinite(v)]
         floor = 50 if unit is None and min(values, default=50) >= 50 else 0
         _draw_bars(axes, chosen, schema, floor)
@@ -171,14 +172,13 @@ def effectiveness_figure(schema, graph, results: Mapping[str, Any]) -> Figure:
             axes.set_ylim(floor, 100 + 0.24 * (100 - floor))
             axes.set_yticks(np.arange(floor, 101, 10 if floor else 25))
             axes.set_title("Discrete attributes")
-            axes.set_ylabel("judge's AUC × 100" + (" (axis starts at chance)" if floor else ""))
+            axes.set_ylabel("judge's AUC × 100" + ("\n(axis starts at chance)" if floor else ""))
             if not floor:
                 axes.axhline(50, color="black", linewidth=0.8, linestyle=":", zorder=0)
         else:
             axes.set_ylim(0, 1.35 * max(values, default=1) or 1)
             axes.set_title(_continuous(chosen))
-            axes.set_ylabel(f"judge's mean absolute error, {unit}")
-    _bar_legend(figure, bars, schema)
+            axes.set_ylabel(f"judge's mean absolute\nerror, {unit}")
     return figure
 
 
@@ -188,9 +188,9 @@ def amplification_figure(schema, graph, results: Mapping[str, Any]) -> Figure:
     bars = amplification_bars(schema, graph, results)
     caption = "Score under do(·) minus score on real images, factual labels; ideal 0. Whiskers: 95 % intervals by patient."
     title = "Amplification: what changes in attributes that nobody intervened on"
-    figure = _new_figure(3.6, results, title, _with_descendants(caption, schema, graph))
+    figure, panels = _bar_panels(bars, schema, results, title, _with_descendants(caption, schema, graph))
     scalars = results.get("mean_abs_amplification") or {}
-    for axes, unit, chosen in _unit_panels(figure, bars, schema):
+    for axes, unit, chosen in panels:
         _draw_bars(axes, chosen, schema)
         axes.axhline(0, color="black", linewidth=1)
         values = [0.0, *(v for b in chosen for v in b[3:] if np.isfinite(v))]
@@ -206,7 +206,6 @@ def amplification_figure(schema, graph, results: Mapping[str, Any]) -> Figure:
             if unit is None
             else f"change of error, {unit}\n(> 0 weakened, < 0 amplified)"
         )
-    _bar_legend(figure, bars, schema)
     return figure
 
 
@@ -237,13 +236,14 @@ def judge_density_figure(records: Mapping[str, np.ndarray], schema, results: Map
     heights = [max(1.8, 0.62 * max(1, schema[k].n_classes) + 0.75) for k in names]
     row_heights = [max(heights[r * columns : (r + 1) * columns]) for r in range(rows)]
     caption = "Counterfactuals: images whose value the intervention changed. Dashed lines: medians."
+    labels = ["real images of that value", "counterfactuals given that value"]
     title = "Does the judge find counterfactuals more typical than reality?"
-    figure = _new_figure(sum(row_heights), results, title, caption)
+    figure = _new_figure(sum(row_heights), results, title, caption, labels)
     outer = figure.add_gridspec(rows, columns, height_ratios=row_heights, hspace=0.1, wspace=0.08)
     for index, k in enumerate(names):
         _draw_densities(figure, outer[index // columns, index % columns], records, schema, k)
     handles = [Patch(color=REAL, alpha=0.6), Line2D([], [], color=PALETTE[0], linewidth=1.8)]
-    _legend(figure, handles, ["real images of that value", "counterfactuals given that value"])
+    _legend(figure, handles, labels)
     return figure
 
 
@@ -351,8 +351,9 @@ def embedding_figure(records: Mapping[str, np.ndarray], schema, results: Mapping
         f"Axes fitted to real images only. Large markers: means over all {len(projection.real)} images; "
         f"{shown} images drawn."
     )
+    kinds = ["factual (by factual value)", "counterfactual (by intended value)"]
     title = "Judge's embeddings: do counterfactuals lie where real images of that value lie?"
-    figure = _new_figure(3.0 * rows + 0.3, results, title, caption)
+    figure = _new_figure(3.0 * rows + 0.3, results, title, caption, kinds)
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for k, axes in zip(names, grid):
         column = schema.index(k)
@@ -410,7 +411,7 @@ def embedding_figure(records: Mapping[str, np.ndarray], schema, results: Mapping
         Line2D([], [], marker="o", linestyle="", color="#333333"),
         Line2D([], [], marker="X", linestyle="", color="#333333"),
     ]
-    _legend(figure, handles, ["factual (by factual value)", "counterfactual (by intended value)"])
+    _legend(figure, handles, kinds)
     return figure
 
 
@@ -492,7 +493,7 @@ def examples_figure(
     for r in range(rows):
         _show(panel(2 * r, 0), _rounded(factual[r], 1.0, levels), "factual")
         lines = [f"{a.name}: {_value(a, raw)}" for a, raw in zip(schema, attributes[r])]
-        lines = [textwrap.shorten(t, max(12, side // 6), placeholder="…") for t in lines]
+        lines = ["\n".join(textwrap.wrap(t, max(12, side // 6), subsequent_indent="  ")) for t in lines]
         text = panel(2 * r + 1, 0)
         text.text(
             0.02, 0.97, "\n".join(lines), transform=text.transAxes, va="top", fontsize=8, linespacing=1.4
@@ -534,7 +535,7 @@ def _write_examples(
         if sum(len(zlib.compress(b.tobytes())) for b in bits) < 0.8 * MAX_BYTES:
             break
     figure = examples_figure(examples, schema, results, count=count, levels=levels)
-    return _write(path, figure, ((100, 256), (100, 128), (100, 64), (70, 64), (50, 32)))
+    return _write(path, figure, ((100, "maps"), (100, 64), (70, 64), (50, 32)))
 
 
 def _panel_side(width: int) -> int:
@@ -619,7 +620,7 @@ def comparison_figure(rows: Sequence[Mapping[str, Any]], *, unit: str = "AUC poi
     caption = "Points: estimates; whiskers: 95 % intervals. Ideal 0."
     if all(row.get("error") is None for row in rows):
         panels = panels[:2]
-    figure = _new_figure(0.42 * len(rows) + 1.0, {}, "", caption, legend=False)
+    figure = _new_figure(0.42 * len(rows) + 1.0, {}, "", caption)
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (key, title) in zip(grid, panels):
         axes.set_title(title)
@@ -684,7 +685,7 @@ def training_curves_figure(
     if not curves or not any(curves.values()):
         raise ValueError("Training curves need at least one method with one checkpoint.")
     caption = "Numbers: training steps. Whiskers and bands: 95 % intervals. Ideal: the origin."
-    figure = _new_figure(3.7, {}, "", caption)
+    figure = _new_figure(3.7, {}, "", caption, list(curves))
     path_axes, step_axes = figure.subplots(1, 2)
     ordered, placed = {}, []
     for name, points in curves.items():
@@ -692,7 +693,7 @@ def training_curves_figure(
         pairs = [[_interval(p.get(q), f"{name}, step {p['step']}: {q}") for p in points] for q in _CURVE]
         distance, amplification = (np.array(p, float).reshape(-1, 3) for p in pairs)
         ordered[name] = (np.array([p["step"] for p in points]), distance, amplification)
-    _zero_axis(path_axes, "x", np.concatenate([d.ravel() for _, d, _ in ordered.values()]))
+    far = _zero_axis(path_axes, "x", np.concatenate([d.ravel() for _, d, _ in ordered.values()]))
     _zero_axis(path_axes, "y", np.concatenate([a.ravel() for _, _, a in ordered.values()]))
     _zero_axis(step_axes, "y", np.concatenate([a.ravel() for _, _, a in ordered.values()]))
     handles = []
@@ -716,7 +717,8 @@ def training_curves_figure(
         step_axes.fill_between(
             steps[keep], *amplification[keep, 1:].T, color=style["color"], alpha=0.15, linewidth=0
         )
-    path_axes.set_xlabel(f"distance of effectiveness from real images ({unit})")
+    logarithmic = ", logarithmic above 1" if far else ""
+    path_axes.set_xlabel(f"distance of effectiveness from real images ({unit}{logarithmic})")
     path_axes.set_ylabel(f"mean |amplification| ({unit})")
     path_axes.set_title("Path over training")
     step_axes.set_xlabel("training step")
@@ -790,7 +792,7 @@ def _zero_axis(axes, which: str, values) -> bool:
 
 
 def _new_figure(
-    height: float, results: Mapping[str, Any], title: str = "", caption: str = "", legend: bool = True
+    height: float, results: Mapping[str, Any], title: str = "", caption: str = "", legend: Sequence[str] = ()
 ) -> Figure:
     """An empty figure: around the `height` inches for axes, room for note and title above, legend and caption below.
 
@@ -800,7 +802,7 @@ def _new_figure(
     lines = textwrap.wrap(caption, 140)
     above = 0.28 * note + 0.27 * bool(title)
     caption_height = 0.15 * len(lines) + 0.07 * bool(lines)
-    below = caption_height + 0.27 * legend
+    below = caption_height + 0.07 * bool(legend) + 0.2 * _legend_rows(legend)
     height += above + below
     figure = Figure(figsize=(_WIDTH, height), dpi=100)
     FigureCanvasAgg(figure)
@@ -833,22 +835,37 @@ def _note(figure: Figure) -> None:
     )
 
 
-def _unit_panels(figure, bars: Sequence[Bar], schema) -> list[tuple[Any, str | None, list[Bar]]]:
-    """One panel for discrete attributes (unit None) and one per unit of continuous ones: (axes, unit, bars)."""
+def _bar_panels(bars: Sequence[Bar], schema, results, title: str, caption: str) -> tuple[Figure, list]:
+    """A figure with a panel for discrete attributes (unit None) and one per unit: [(axes, unit, bars)].
+
+    Side by side, or below one another where there are too many bars for that.
+    """
     chosen: dict[str | None, list[Bar]] = {}
     for bar in bars:
         attribute = schema[bar.attribute]
         unit = None if attribute.is_discrete else (attribute.unit or f"units of {attribute.name}")
         chosen.setdefault(unit, []).append(bar)
     units = sorted(chosen, key=lambda u: (u is not None, u or ""))
+    names = [n for n in schema.names if any(b.attribute == n for b in bars)]
+    handles = [Patch(color=PALETTE[schema.index(n) % len(PALETTE)]) for n in names]
+    if any(bar.which == "real" for bar in bars):
+        handles.append(Patch(facecolor="white", edgecolor="#333333", hatch="////"))
+        handles.append(Patch(facecolor="#333333", edgecolor="#333333"))
+        names += ["on real images", "under do(·)"]
+    widths = [len(chosen[u]) + 1.5 * len({b.do for b in chosen[u]}) + 3 for u in units]
+    stacked = sum(widths) > 56
+    figure = _new_figure(2.6 * len(units) if stacked else 3.6, results, title, caption, names)
     if not units:
         axes = figure.subplots()
         axes.axis("off")
         axes.text(0.5, 0.5, "n/a: no pair of variables to compare", ha="center")
-        return []
-    widths = [len(chosen[u]) + 1.5 * len({b.do for b in chosen[u]}) + 3 for u in units]
-    grid = figure.subplots(1, len(units), squeeze=False, width_ratios=widths)[0]
-    return [(axes, unit, chosen[unit]) for axes, unit in zip(grid, units)]
+        return figure, []
+    if stacked:
+        grid = figure.subplots(len(units), 1, squeeze=False)[:, 0]
+    else:
+        grid = figure.subplots(1, len(units), squeeze=False, width_ratios=widths)[0]
+    _legend(figure, handles, names)
+    return figure, [(axes, unit, chosen[unit]) for axes, unit in zip(grid, units)]
 
 
 def _draw_bars(axes, bars: Sequence[Bar], schema, floor: float = 0) -> None:
@@ -857,6 +874,7 @@ def _draw_bars(axes, bars: Sequence[Bar], schema, floor: float = 0) -> None:
     `floor` is where the axis begins, for the n/a of bars that are not defined.
     """
     x, ticks, previous = 0.0, {}, None
+    largest = max((abs(b.estimate) for b in bars if np.isfinite(b.estimate)), default=1.0)
     for bar in bars:
         if previous is not None:
             x += 2.2 if bar.do != previous.do else 1.25 if bar.attribute != previous.attribute else 1.0
@@ -892,7 +910,9 @@ def _draw_bars(axes, bars: Sequence[Bar], schema, floor: float = 0) -> None:
         if downwards:
             text |= {"xytext": (0, -4), "va": "top"}
         star = " ★" if bar.do == bar.attribute and bar.which == "counterfactual" else ""
-        axes.annotate(_number(bar.estimate) + star, (x, min(ends) if downwards else max(ends)), **text)
+        axes.annotate(
+            _number(bar.estimate, largest) + star, (x, min(ends) if downwards else max(ends)), **text
+        )
     labels = [f"do({k})" for k in ticks]
     axes.set_xticks([float(np.mean(v)) for v in ticks.values()], labels)
     axes.tick_params(axis="x", length=0)
@@ -904,26 +924,20 @@ def _draw_bars(axes, bars: Sequence[Bar], schema, floor: float = 0) -> None:
     axes.set_xlim(-0.9, x + 0.9)
 
 
-def _bar_legend(figure, bars: Sequence[Bar], schema) -> None:
-    names = [n for n in schema.names if any(b.attribute == n for b in bars)]
-    handles = [Patch(color=PALETTE[schema.index(n) % len(PALETTE)]) for n in names]
-    if any(bar.which == "real" for bar in bars):
-        handles += [
-            Patch(facecolor="white", edgecolor="#333333", hatch="////"),
-            Patch(facecolor="#333333", edgecolor="#333333"),
-        ]
-        names += ["on real images", "under do(·)"]
-    if handles:
-        _legend(figure, handles, names)
+def _legend_rows(labels: Sequence[str]) -> int:
+    return math.ceil(sum(6.2 * len(label) + 60 for label in labels) / (98 * _WIDTH))
 
 
 def _legend(figure, handles, labels) -> None:
-    """A legend in one row, in the room that `_new_figure` left above the caption."""
-    anchor = (0.5, figure.legend_bottom)
-    legend = figure.legend(
-        handles, labels, loc="lower center", bbox_to_anchor=anchor, ncols=len(labels), borderaxespad=0.2
-    )
-    legend.set_in_layout(False)
+    """A legend in as many rows as its labels need, in the room that `_new_figure` left above the caption."""
+    figure.legend(
+        handles,
+        labels,
+        loc="lower center",
+        bbox_to_anchor=(0.5, figure.legend_bottom),
+        ncols=math.ceil(len(labels) / _legend_rows(labels)),
+        borderaxespad=0.2,
+    ).set_in_layout(False)
 
 
 def _continuous(bars: Sequence[Bar]) -> str:
@@ -937,9 +951,11 @@ def _with_descendants(caption: str, schema, graph) -> str:
     )
 
 
-def _number(value: float) -> str:
-    """One decimal, two for small numbers, with a true minus sign."""
-    return (f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}").replace("-", "−")
+def _number(value: float, largest: float = 1.0) -> str:
+    """One decimal, two below 10, more where even the `largest` beside it is small; with a true minus sign."""
+    decimals = 2 if largest >= 1 or not largest > 0 else 2 - math.floor(math.log10(largest))
+    text = f"{value:.1f}" if abs(value) >= 10 else f"{value:.{min(decimals, 6)}f}"
+    return text.replace("-", "−") if float(text) else text.replace("-", "")
 
 
 def _wrapped(text: str, width: int) -> str:
@@ -994,14 +1010,34 @@ def _write(
     return path
 
 
-def _png(figure: Figure, dpi: int, colours: int | None) -> bytes:
-    """RGB on white, or with a palette of `colours`."""
+def _in_map_palette(image):
+    """An RGB image in 120 greys, 128 steps of the difference maps' colours, and the colours of the note."""
+    from PIL import Image
+
+    greys = np.repeat(np.linspace(0, 255, 120)[:, None], 3, axis=1)
+    maps = 255 * matplotlib.colormaps[DIFFERENCE_COLOURS](np.linspace(0, 1, 128))[:, :3]
+    note = np.linspace([255, 224, 204], [138, 44, 0], 8)
+    palette = np.concatenate([greys, maps, note]).round()
+    pixels = np.asarray(image).reshape(-1, 3).astype(np.int64) @ [65536, 256, 1]
+    colours, index = np.unique(pixels, return_inverse=True)
+    rgb = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], 1).astype(float)
+    distance = (rgb**2).sum(1)[:, None] - 2 * rgb @ palette.T + (palette**2).sum(1)
+    nearest = distance.argmin(1).astype(np.uint8)[index.ravel()].reshape(image.height, image.width)
+    out = Image.fromarray(nearest).convert("P")
+    out.putpalette(palette.astype(np.uint8).tobytes())
+    return out
+
+
+def _png(figure: Figure, dpi: int, colours: int | str | None) -> bytes:
+    """RGB on white, with an adaptive palette of `colours`, or ("maps") with that of `_in_map_palette`."""
     from PIL import Image
 
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
     image = Image.open(buffer).convert("RGB")
-    if colours:
+    if colours == "maps":
+        image = _in_map_palette(image)
+    elif colours:
         image = image.quantize(colours)
     buffer = io.BytesIO()
     image.save(buffer, format="png", optimize=True)
