@@ -59,6 +59,15 @@ class ClassifierArguments:
             "global exposure. Switch off where exposure is evidence (the site of a phantom)."
         },
     )
+    pool_grid: int = field(
+        default=1,
+        metadata={
+            "help": "Pool features over a grid of this many rows and columns; 1: over the whole image."
+        },
+    )
+    layer_norm: bool = field(
+        default=False, metadata={"help": "LayerNorm between the pooled features and the heads."}
+    )
     label_smoothing: float = field(
         default=0.0,
         metadata={"help": "Share of the target spread evenly over the classes (discrete attributes)."},
@@ -205,6 +214,8 @@ def build_classifier_config(
             image_size=resolution,
             dropout=args.dropout,
             standardize=args.standardize,
+            pool_grid=args.pool_grid,
+            layer_norm=args.layer_norm,
         )
     return AttributeClassifierConfig(
         attributes=schema.to_list(),
@@ -212,6 +223,8 @@ def build_classifier_config(
         image_size=resolution,
         dropout=args.dropout,
         standardize=args.standardize,
+        pool_grid=args.pool_grid,
+        layer_norm=args.layer_norm,
     )
 
 

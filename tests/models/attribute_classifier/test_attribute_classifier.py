@@ -8,6 +8,7 @@ from cf_cxr.attributes import Attribute, AttributeSchema
 from cf_cxr.models.attribute_classifier import AttributeClassifierConfig, AttributeClassifierModel
 from cf_cxr.models.attribute_classifier.modeling_attribute_classifier import (
     LOG_SIGMA_RANGE,
+    _pool,
     standardize_images,
 )
 
@@ -157,6 +158,24 @@ def test_prediction_is_invariant_to_global_exposure(gain, offset):
     model, sensitive = tiny_model("resnet"), tiny_model("resnet", standardize=False)
     assert torch.allclose(model(x).logits, model(gain * x + offset).logits, atol=1e-5)
     assert not torch.allclose(sensitive(x).logits, sensitive(gain * x + offset).logits, atol=1e-3)
+
+
+def test_grid_pooling_keeps_the_averages_of_the_cells():
+    features = type("Features", (), {"last_hidden_state": torch.arange(32.0).reshape(1, 2, 4, 4)})()
+    pooled = _pool(features, 2)
+    cells = features.last_hidden_state.reshape(1, 2, 2, 2, 2, 2).mean((3, 5)).flatten(1)
+    assert torch.equal(pooled, cells) and pooled[0, :4].tolist() == [2.5, 4.5, 10.5, 12.5]
+    model = tiny_model("resnet", pool_grid=2)
+    assert model.heads[0].in_features == 4 * tiny_model("resnet").heads[0].in_features
+    assert model(radiographs()).embedding.shape[1] == model.heads[0].in_features
+
+
+def test_grid_pooling_needs_feature_maps():
+    features = type("Features", (), {"last_hidden_state": torch.zeros(1, 5, 8)})()
+    with pytest.raises(ValueError, match="gives a sequence"):
+        _pool(features, 2)
+    with pytest.raises(Exception, match="pool_grid must be at least 1"):
+        tiny_model("resnet", pool_grid=0)
 
 
 @pytest.mark.parametrize("grey", [-1.0, 0.3, 0.5])  # 0.3 has no exact mean in float32, the others have

@@ -66,6 +66,11 @@ class TestWithBatchNormResNet(ClassifierTests):
     options = {"layer_norm": True, "standardize": False}
 
 
+class TestWithGridPooling(ClassifierTests):
+    backbone = TestWithGroupNormResNet.backbone
+    options = {"pool_grid": 2}
+
+
 class TestWithConvNeXt(ClassifierTests):
     backbone = {"model_type": "convnextv2", "hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2}
     options = {"dropout": 0.1}

@@ -59,6 +59,9 @@ class AttributeClassifierConfig(PreTrainedConfig):
         standardize (`bool`): bring every image to zero mean and unit variance inside the model.
         layer_norm (`bool`): LayerNorm between the pooled features and the heads.
         dropout (`float`): dropout between the pooled features and the heads, in [0, 1).
+        pool_grid (`int`): the last feature map is averaged over the cells of a grid of this many rows and columns,
+            whose averages are concatenated; 1 is global average pooling. More cells tell where a feature lies, which
+            small findings at known places need.
         embedding_dim (`int`, *optional*): width of the pooled features, only needed for a backbone whose
             configuration does not tell.
         temperature (`dict[str, float]`): calibration per attribute name; logits are divided by it, and the
@@ -79,6 +82,7 @@ class AttributeClassifierConfig(PreTrainedConfig):
     standardize: bool = True
     layer_norm: bool = False
     dropout: float | int = 0.0
+    pool_grid: int = 1
     embedding_dim: int | None = None
     temperature: dict | None = None
     initializer_range: float = 0.02
@@ -141,6 +145,8 @@ class AttributeClassifierConfig(PreTrainedConfig):
     def _check_values(self) -> None:
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}.")
+        if self.pool_grid < 1:
+            raise ValueError(f"pool_grid must be at least 1, got {self.pool_grid}.")
         names = [a["name"] for a in self.attributes]
         for name, value in self.temperature.items():
             if name not in names:

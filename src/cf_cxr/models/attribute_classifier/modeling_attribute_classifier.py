@@ -155,7 +155,7 @@ class AttributeClassifierModel(PreTrainedModel):
         self.backbone = AutoModel.from_config(config.backbone_config)
         # The convolutional backbones of transformers have no checkpointing hooks; ViT and Swin do.
         self.supports_gradient_checkpointing = bool(self.backbone.supports_gradient_checkpointing)
-        width = config.embedding_dim or _embedding_dim(self.backbone)
+        width = (config.embedding_dim or _embedding_dim(self.backbone)) * config.pool_grid**2
         self.norm = nn.LayerNorm(width) if config.layer_norm else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
         self.heads = nn.ModuleList(nn.Linear(width, logit_width(a)) for a in self.schema)
@@ -201,7 +201,7 @@ class AttributeClassifierModel(PreTrainedModel):
         )
         # Heads leave autocast: half precision would round ages to about half a year.
         with torch.autocast(pixel_values.device.type, enabled=False):
-            embedding = self.norm(_pool(features).to(self.heads[0].weight.dtype))
+            embedding = self.norm(_pool(features, self.config.pool_grid).to(self.heads[0].weight.dtype))
             dropped = self.dropout(embedding)
             logits = torch.cat([head(dropped) for head in self.heads], dim=1)
             losses = None if labels is None else self._losses(logits, labels)
@@ -283,13 +283,21 @@ class AttributeClassifierModel(PreTrainedModel):
             )
 
 
-def _pool(features: ModelOutput) -> Tensor:
-    """Global average `(B, D)` of the last feature map, through the backbone's own pooler where it has one."""
+def _pool(features: ModelOutput, grid: int = 1) -> Tensor:
+    """Average `(B, D)` of the last feature map, through the backbone's own pooler where it has one; with a grid,
+    averages of its cells `(B, D * grid * grid)`."""
     pooled = getattr(features, "pooler_output", None)
-    if pooled is not None:
+    if pooled is not None and grid == 1:
         return pooled.flatten(1)
     maps = getattr(features, "feature_maps", None)
     last = maps[-1] if maps else features.last_hidden_state
+    if grid > 1:
+        if last.ndim != 4:
+            raise ValueError(
+                f"pool_grid={grid} needs a backbone with feature maps (B, D, H, W); this one gives a sequence "
+                f"{tuple(last.shape)}. Use pool_grid=1."
+            )
+        return F.adaptive_avg_pool2d(last, grid).flatten(1)
     return last.mean(dim=(2, 3)) if last.ndim == 4 else last.mean(dim=1)
 
 
