@@ -13,7 +13,7 @@ Records are float32 arrays by name, one row per image of the batch; j is an attr
     do/{k}/attributes                 (B, n) raw counterfactual attributes
     do/{k}/judge/{j}, do/{k}/model/{j}, do/{k}/embedding    as above, on the counterfactual image
     do/{k}/change                     (B,) mean |x* - x|, grey levels
-    do/{k}/exposure                   (B,) share of the change that is exposure, in [0, 1]; NaN without change
+    do/{k}/exposure                   (B,) share of the change that is exposure, in [0, 1]; NaN if no attribute changed
     do/{k}/reversibility/{m}          (B,) grey levels, after m = 1 and 5 cycles of do(a) and back (M)
     examples/image, examples/do/{k}/image, examples/factual, examples/do/{k}/attributes
                                       the first images of the data set, uint8, and their attributes
@@ -118,7 +118,9 @@ class Collector:
         for name, image in counterfactuals.items():
             records[f"do/{name}/attributes"] = attributes[name]
             records[f"do/{name}/change"] = image_distance(image, pixels)
-            records[f"do/{name}/exposure"] = exposure_share(pixels, image)
+            # an image whose parents did not change comes back but for rounding, of which there is no share
+            moved = (attributes[name] != factual).any(1)
+            records[f"do/{name}/exposure"] = torch.where(moved, exposure_share(pixels, image), torch.nan)
         records |= self._reversibility(pixels, parents, counterfactuals, attributes, cycles)
         judged = {"real": pixels, **{f"do/{name}": image for name, image in counterfactuals.items()}}
         examples = {"image": pixels, **{f"do/{k}/image": image for k, image in counterfactuals.items()}}
