@@ -164,7 +164,8 @@ def test_grid_pooling_keeps_the_averages_of_the_cells():
     features = type("Features", (), {"last_hidden_state": torch.arange(32.0).reshape(1, 2, 4, 4)})()
     pooled = _pool(features, 2)
     cells = features.last_hidden_state.reshape(1, 2, 2, 2, 2, 2).mean((3, 5)).flatten(1)
-    assert torch.equal(pooled, cells) and pooled[0, :4].tolist() == [2.5, 4.5, 10.5, 12.5]
+    assert torch.equal(pooled, cells / 4) and (4 * pooled[0, :4]).tolist() == [2.5, 4.5, 10.5, 12.5]
+    torch.testing.assert_close(pooled.reshape(1, 2, 4).sum(2), _pool(features))
     model = tiny_model("resnet", pool_grid=2)
     assert model.heads[0].in_features == 4 * tiny_model("resnet").heads[0].in_features
     assert model(radiographs()).embedding.shape[1] == model.heads[0].in_features

@@ -285,7 +285,8 @@ class AttributeClassifierModel(PreTrainedModel):
 
 def _pool(features: ModelOutput, grid: int = 1) -> Tensor:
     """Average `(B, D)` of the last feature map, through the backbone's own pooler where it has one; with a grid,
-    averages of its cells `(B, D * grid * grid)`."""
+    averages of its cells `(B, D * grid * grid)`, each weighted by its share of the map, so that a head starts and
+    learns as fast as one that reads the global average."""
     pooled = getattr(features, "pooler_output", None)
     if pooled is not None and grid == 1:
         return pooled.flatten(1)
@@ -297,7 +298,7 @@ def _pool(features: ModelOutput, grid: int = 1) -> Tensor:
                 f"pool_grid={grid} needs a backbone with feature maps (B, D, H, W); this one gives a sequence "
                 f"{tuple(last.shape)}. Use pool_grid=1."
             )
-        return F.adaptive_avg_pool2d(last, grid).flatten(1)
+        return F.adaptive_avg_pool2d(last, grid).flatten(1) / grid**2
     return last.mean(dim=(2, 3)) if last.ndim == 4 else last.mean(dim=1)
 
 
