@@ -29,6 +29,9 @@ class EvaluationArguments:
     num_cycle_images: int = _option(
         64, "Repeated cycles (composition over 10, reversibility over 5) on the first N images only; 0: none."
     )
+    num_reversibility_images: int | None = _option(
+        None, "Single cycles (reversibility) on the first N images only, to save time; default: on all."
+    )
     seed: int = _option(0, "Seed of interventions, latents and bootstrap.")
     n_resamples: int = _option(1000, "Bootstrap resamples of patients.")
     output_dir: str = _option("outputs/evaluation", "Where records, results.json, results.md and plots go.")
@@ -53,7 +56,7 @@ class EvaluationArguments:
     def __post_init__(self) -> None:
         for name in ("batch_size", "n_resamples"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "a positive integer")
-        for name in ("num_images", "max_images"):
+        for name in ("num_images", "max_images", "num_reversibility_images"):
             value = getattr(self, name)
             _require(value is None or value >= 1, name, value, "a positive integer")
         for name in ("num_cycle_images", "seed", "data_seed"):

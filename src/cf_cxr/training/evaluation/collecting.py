@@ -14,7 +14,8 @@ Records are float32 arrays by name, one row per image of the batch; j is an attr
     do/{k}/judge/{j}, do/{k}/model/{j}, do/{k}/embedding    as above, on the counterfactual image
     do/{k}/change                     (B,) mean |x* - x|, grey levels
     do/{k}/exposure                   (B,) share of the change that is exposure, in [0, 1]; NaN if no attribute changed
-    do/{k}/reversibility/{m}          (B,) grey levels, after m = 1 and 5 cycles of do(a) and back (M)
+    do/{k}/reversibility/{m}          (B,) grey levels, after m = 1 and 5 cycles of do(a) and back (M); NaN if no
+                                      attribute changed
     examples/image, examples/do/{k}/image, examples/factual, examples/do/{k}/attributes
                                       the first images of the data set, uint8, and their attributes
 
@@ -23,6 +24,7 @@ With a phantom, those of `phantom_truth` too. Records of m > 1 are NaN beyond th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -35,7 +37,7 @@ from ...metrics.exposure import exposure_share
 from ...metrics.soundness import image_distance
 from ...models.attribute_classifier import AttributeClassifierModel
 from ...models.deep_scm import DeepSCMModel
-from ...models.image_mechanism import repeat_noise
+from ...models.image_mechanism import map_noise
 from .phantom_truth import TrueCounterfactuals
 
 COMPOSITION_CYCLES = 10
@@ -68,6 +70,7 @@ class Collector:
         model, judge: in evaluation mode, on one device, with one schema.
         seed: of the draws, together with a batch's number.
         num_cycle_images: repeated cycles are measured on this many first images of the data set.
+        num_reversibility_images: single cycles on this many; None: on all.
         autocast: context of the image mechanism's passes; classifiers run outside of it, in float32.
         truth: renders true counterfactuals, where the images are a phantom's.
     """
@@ -79,11 +82,13 @@ class Collector:
         *,
         seed: int = 0,
         num_cycle_images: int = 64,
+        num_reversibility_images: int | None = None,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
         truth: TrueCounterfactuals | None = None,
     ):
         self.model, self.judge, self.truth = model, judge, truth
-        self.seed, self.num_cycle_images, self.autocast = seed, num_cycle_images, autocast
+        self.seed, self.autocast = seed, autocast
+        self.num_cycle_images, self.num_reversibility_images = num_cycle_images, num_reversibility_images
         self.schema, self.device = model.schema, model.device
 
     @torch.no_grad()
@@ -101,14 +106,12 @@ class Collector:
         pixels, factual = batch["pixel_values"].to(self.device), batch["attributes"].to(self.device)
         generator = batch_generator(self.seed, index)
         parents = self.schema.encode(factual).to(self.device)
-        names = list(batch["do"])
         records: dict[str, Any] = {"factual": factual}
         with self.autocast():
             records["real/nll"], records["real/kl"] = self._free_energy(pixels, parents, generator)
         attributes = self._counterfactual_attributes(factual, batch["do"], generator)
-        every = torch.stack([factual, *attributes.values()], dim=1)  # the null intervention first
-        images = self._decode_all(pixels, parents, every)
-        again, counterfactuals = images[:, 0], dict(zip(names, images[:, 1:].unbind(1)))
+        moved = {k: (values != factual).any(1) for k, values in attributes.items()}
+        again, counterfactuals = self._decode_all(pixels, parents, attributes, moved)
         cycles = min(max(self.num_cycle_images - first, 0), len(pixels))
         composed = self._compose(again[:cycles], parents[:cycles])
         records["real/composition/1"] = image_distance(again, pixels)
@@ -119,9 +122,9 @@ class Collector:
             records[f"do/{name}/attributes"] = attributes[name]
             records[f"do/{name}/change"] = image_distance(image, pixels)
             # an image whose parents did not change comes back but for rounding, of which there is no share
-            moved = (attributes[name] != factual).any(1)
-            records[f"do/{name}/exposure"] = torch.where(moved, exposure_share(pixels, image), torch.nan)
-        records |= self._reversibility(pixels, parents, counterfactuals, attributes, cycles)
+            share = exposure_share(pixels, image)
+            records[f"do/{name}/exposure"] = torch.where(moved[name], share, torch.nan)
+        records |= self._reversibility(first, pixels, parents, counterfactuals, attributes, moved)
         judged = {"real": pixels, **{f"do/{name}": image for name, image in counterfactuals.items()}}
         examples = {"image": pixels, **{f"do/{k}/image": image for k, image in counterfactuals.items()}}
         if self.truth is not None:
@@ -158,12 +161,26 @@ class Collector:
         with self.autocast():
             return self.model.image_mechanism.decode(noise, parents).float()
 
-    def _decode_all(self, pixels: Tensor, parents: Tensor, attributes: Tensor) -> Tensor:
-        """Images `(B, K, C, H, W)` under raw attributes `(B, K, n)`: one abduction, one batched decoding."""
-        b, k, n = attributes.shape
-        noise = repeat_noise(self._abduct(pixels, parents), k)
-        targets = self.schema.encode(attributes.reshape(b * k, n)).to(self.device)
-        return self._decode(noise, targets).reshape(b, k, *pixels.shape[1:])
+    def _decode_all(
+        self, pixels: Tensor, parents: Tensor, attributes: Mapping[str, Tensor], moved: Mapping[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Images under the null intervention and under every other, from one abduction and one batch of decodings.
+
+        Where an intervention changes no attribute of an image, its parents and its noise are those of the null
+        intervention, and so is the image: it is not decoded twice.
+        """
+        noise, size = self._abduct(pixels, parents), len(pixels)
+        rows = torch.cat(
+            [torch.arange(size, device=self.device), *(m.nonzero()[:, 0] for m in moved.values())]
+        )
+        targets = [self.schema.encode(attributes[k][m]).to(self.device) for k, m in moved.items()]
+        images = self._decode(map_noise(lambda t: t[rows], noise), torch.cat([parents, *targets]))
+        again, *changed = images.split([size, *(int(m.sum()) for m in moved.values())])
+        out = {}
+        for (k, m), part in zip(moved.items(), changed):
+            out[k] = again.clone()
+            out[k][m] = part
+        return again, out
 
     def _compose(self, images: Tensor, parents: Tensor) -> Tensor:
         """After `COMPOSITION_CYCLES` null interventions, of which the given images are the first."""
@@ -172,28 +189,39 @@ class Collector:
                 images = self._decode(self._abduct(images, parents), parents)
         return images
 
-    def _reversibility(self, pixels, parents, images, attributes, cycles: int) -> dict[str, Tensor]:
+    def _reversibility(self, first: int, pixels, parents, images, attributes, moved) -> dict[str, Tensor]:
         """Distances after 1 and `REVERSIBILITY_CYCLES` times do(a), do(back), all interventions in one batch.
 
         The attributes go back and forth between the same two values, so that this is the image mechanism's error.
+        NaN where do(a) changed nothing, and beyond the first images that are asked for.
         """
-        k, b = len(images), len(pixels)
-        there = torch.cat([self.schema.encode(attributes[name]).to(self.device) for name in images])
-        back = parents.repeat(k, 1)
-        forth = torch.cat(list(images.values()))
-        image = self._decode(self._abduct(forth, there), back)
-        once = image_distance(image, pixels.repeat(k, 1, 1, 1)).reshape(k, b)
-        some = torch.arange(k * b).reshape(k, b)[:, :cycles].flatten().to(self.device)
-        image, there, back = image[some], there[some], back[some]
-        if cycles:
-            for _ in range(REVERSIBILITY_CYCLES - 1):
-                image = self._decode(self._abduct(image, back), there)
-                image = self._decode(self._abduct(image, there), back)
-        often = image_distance(image, pixels[:cycles].repeat(k, 1, 1, 1)).reshape(k, cycles)
-        out = {}
-        for row, name in enumerate(images):
-            out[f"do/{name}/reversibility/1"] = once[row]
-            out[f"do/{name}/reversibility/{REVERSIBILITY_CYCLES}"] = _padded(often[row], b)
+        number = torch.arange(first, first + len(pixels), device=self.device)
+        limit = math.inf if self.num_reversibility_images is None else self.num_reversibility_images
+        rows = {
+            k: ((number < max(limit, self.num_cycle_images)) & m).nonzero()[:, 0] for k, m in moved.items()
+        }
+        out = {
+            f"do/{k}/reversibility/{m}": torch.full((len(pixels),), torch.nan)
+            for k in rows
+            for m in (1, REVERSIBILITY_CYCLES)
+        }
+        row, names = torch.cat(list(rows.values())), list(rows)
+        which = torch.cat([torch.full_like(r, i) for i, r in enumerate(rows.values())])
+        image = torch.cat([images[k][r] for k, r in rows.items()])
+        there = torch.cat([self.schema.encode(attributes[k][r]).to(self.device) for k, r in rows.items()])
+        for cycle in range(1, REVERSIBILITY_CYCLES + 1):
+            if cycle == 2:  # only the first images go on
+                keep = number[row] < self.num_cycle_images
+                row, which, image, there = row[keep], which[keep], image[keep], there[keep]
+            if len(row) == 0:
+                break
+            if cycle > 1:
+                image = self._decode(self._abduct(image, parents[row]), there)
+            image = self._decode(self._abduct(image, there), parents[row])
+            if cycle in (1, REVERSIBILITY_CYCLES):
+                distance = image_distance(image, pixels[row]).cpu()
+                for i, k in enumerate(names):
+                    out[f"do/{k}/reversibility/{cycle}"][row[which == i].cpu()] = distance[(which == i).cpu()]
         return out
 
     def _ask_all(self, index: int, images: Mapping[str, Tensor]) -> dict[str, Tensor]:

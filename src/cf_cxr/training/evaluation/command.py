@@ -70,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         judge,
         seed=args.seed,
         num_cycle_images=args.num_cycle_images,
+        num_reversibility_images=args.num_reversibility_images,
         autocast=accelerator.autocast,
         truth=None if data.phantom is None else TrueCounterfactuals(data.phantom),
     )
@@ -150,6 +151,7 @@ def records_identity(
         "seed": args.seed,
         "batch_size": args.batch_size,
         "num_cycle_images": args.num_cycle_images,
+        "num_reversibility_images": args.num_reversibility_images,
         "mixed_precision": str(accelerator.mixed_precision),
     }
 
@@ -189,6 +191,7 @@ def describe(
         "n_resamples": args.n_resamples,
         "batch_size": args.batch_size,
         "num_cycle_images": args.num_cycle_images,
+        "num_reversibility_images": args.num_reversibility_images,
         "mixed_precision": store.identity["mixed_precision"],
         "attributes": json.loads(json.dumps(schema.to_list())),
         "commit": git_commit(),

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 IDENTITY_FILE = "identity.json"
-RECORDS_VERSION = 1  # raise it when the meaning of a record changes: shards of older code are then refused
+RECORDS_VERSION = 2  # raise it when the meaning of a record changes: shards of older code are then refused
 
 
 class RecordsError(ValueError):
