@@ -64,9 +64,15 @@ def results_section(results: Mapping[str, Any] | None, schema: AttributeSchema, 
     from .reports import markdown_table
 
     who = results["identity"]
+    itself = who.get("judge_is_training_classifier", False)
+    judge = (
+        "**a classifier of its own training, which is no independent judge**"
+        if itself
+        else "an independent judge"
+    )
     return (
         f"On the {who['split']} split ({who['images']} images of {who['patients']} patients with all attributes known), by "
-        f"an independent judge. Seed {who['seed']}, {who['n_resamples']} bootstrap resamples of patients, 95 % intervals, "
+        f"{judge}. Seed {who['seed']}, {who['n_resamples']} bootstrap resamples of patients, 95 % intervals, "
         f"code at commit `{who['commit']}`.\n\n```\n{command}\n```\n\n{markdown_table(results, schema)}"
     )
 
@@ -133,4 +139,5 @@ def _eval_results(results: Mapping[str, Any], facts: ModelCardFacts) -> list[Eva
             **common,
         )
         for name, row in results["do"].items()
+        if row["effectiveness"][0] is not None
     ]

@@ -49,6 +49,9 @@ class EvaluationArguments:
         ("no", "bf16", "fp16"),
         "Precision of the image mechanism (classifiers stay in float32); default: what `accelerate launch` says.",
     )
+    channels_last: bool = _option(
+        False, "Keep the image mechanism in channels-last memory layout, which is faster with bf16."
+    )
     cpu: bool = _option(False, "Use the CPU although an accelerator is present.")
     no_plots: bool = _option(False, "Write no plots.")
     disable_tqdm: bool = _option(False, "No progress bar.")

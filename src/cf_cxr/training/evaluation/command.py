@@ -56,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     check_folder(folder, args)
     model = aligned(DeepSCMModel.from_pretrained(args.model).eval().to(accelerator.device))
     judge = aligned(AttributeClassifierModel.from_pretrained(args.judge).eval().to(accelerator.device))
+    if args.channels_last:
+        model.image_mechanism.to(memory_format=torch.channels_last)
     who = check_judge(model, judge, {"model": args.model, "judge": args.judge}, args.allow_training_judge)
     with accelerator.main_process_first():
         data = load_evaluation_data(args, model.schema, model.config.image_config.image_size)
@@ -153,6 +155,7 @@ def records_identity(
         "num_cycle_images": args.num_cycle_images,
         "num_reversibility_images": args.num_reversibility_images,
         "mixed_precision": str(accelerator.mixed_precision),
+        "channels_last": args.channels_last,
     }
 
 
