@@ -11,6 +11,8 @@ from PIL import Image
 from cf_cxr import evaluation_plots as plots
 from cf_cxr.attributes import AttributeSchema
 from cf_cxr.causal_graph import CausalGraph
+from cf_cxr.evaluation_plots.examples import write_examples
+from cf_cxr.evaluation_plots.frame import number_text
 
 N, SIDE, NAN = 40, 16, float("nan")
 SCHEMA = AttributeSchema(
@@ -240,11 +242,7 @@ def test_many_attributes_stay_readable():
             for a, b, label in zip(labels, labels[1:], axes.get_xticklabels())
         )
     assert "0.0120 ★" in texts(figure)  # small numbers keep their digits
-    assert (
-        plots._number(-0.004) == "0.00"
-        and plots._number(-3.14159) == "−3.14"
-        and plots._number(97.44) == "97.4"
-    )
+    assert number_text(-0.004) == "0.00" and number_text(-3.14159) == "−3.14" and number_text(97.44) == "97.4"
 
 
 def test_training_judge_is_noted_on_every_figure():
@@ -383,7 +381,7 @@ def test_examples_of_any_form_are_the_same():
 
 
 def test_noisy_large_examples_stay_small(tmp_path):
-    path = plots._write_examples(tmp_path / "e.png", examples(4, 192), SCHEMA, results())
+    path = write_examples(tmp_path / "e.png", examples(4, 192), SCHEMA, results())
     assert path.stat().st_size <= plots.MAX_BYTES and Image.open(path).width > 400
 
 
@@ -449,6 +447,22 @@ def test_training_curves_are_the_numbers(tmp_path):
     assert len(lines["path/hard"]) == 2 and len(lines["steps/hard"]) == 3
     path = plots.training_curves_plot(tmp_path / "t.png", curves)
     assert Image.open(path).width > 900
+
+
+def test_training_curves_say_which_axes_are_logarithmic():
+    def point(step, distance, amplification):
+        return {"step": step, "distance": (distance,) * 3, "amplification": (amplification,) * 3}
+
+    for far, strong in ((80.0, 60.0), (80.0, 2.0), (3.0, 60.0), (3.0, 2.0)):
+        curves = {"hard": [point(0, far, 1.0), point(500, 1.0, strong)]}
+        path, steps = plots.training_curves_figure(curves).axes
+        for label, scale, value in (
+            (path.get_xlabel(), path.get_xscale(), far),
+            (path.get_ylabel(), path.get_yscale(), strong),
+            (steps.get_ylabel(), steps.get_yscale(), strong),
+        ):
+            assert "AUC points" in label
+            assert (scale == "symlog") == ("logarithmic above 1" in label) == (value > 25)
 
 
 def test_bad_input_is_named():
