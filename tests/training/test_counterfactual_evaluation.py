@@ -141,7 +141,10 @@ def test_likelihood_and_cycles_are_those_of_single_images(model):
     pixels = torch.rand(5, 1, 16, 16, generator=g) * 2 - 1
     factual = torch.tensor([[40.0, 0, 0, 0]]).repeat(5, 1)
     do = np.ones(5, np.float32)
-    records = collect(model, classifier(7), pixels, factual, {"view": do}, num_cycle_images=3)
+    dos = {"view": do, "sex": 0 * do}
+    records = collect(model, classifier(7), pixels, factual, dos, num_cycle_images=3)
+    assert np.isnan(records["do/sex/reversibility/1"]).all(), "do(sex) changed nothing"
+    np.testing.assert_allclose(records["do/sex/change"], records["real/composition/1"])
     mechanism, parents = model.image_mechanism, SCHEMA.encode(factual)
     with torch.no_grad():
         nll, kl = mechanism.free_energy_terms(pixels, parents, generator=torch.Generator().manual_seed(3))
@@ -162,10 +165,9 @@ def test_likelihood_and_cycles_are_those_of_single_images(model):
             assert stored[known] == pytest.approx(distance[known].detach().numpy(), abs=1e-3)
     assert np.isnan(records["do/view/reversibility/5"]).tolist() == [False] * 3 + [True] * 2
     assert np.isnan(records["real/composition/10"]).tolist() == [False] * 3 + [True] * 2
-    assert (
-        records["examples/do/view/image"].shape == (4, 1, 16, 16)
-        and records["examples/image"].dtype == np.uint8
-    )
+    assert (records["examples/do/sex/attributes"][:, 1] != factual[:4, 1].numpy()).all()
+    assert records["examples/do/sex/image"].shape == (4, 1, 16, 16)
+    assert records["examples/image"].dtype == np.uint8
 
 
 def test_calibration_samples_equal_the_plain_function_on_every_resample():

@@ -17,7 +17,8 @@ Records are float32 arrays by name, one row per image of the batch; j is an attr
     do/{k}/reversibility/{m}          (B,) grey levels, after m = 1 and 5 cycles of do(a) and back (M); NaN if no
                                       attribute changed
     examples/image, examples/do/{k}/image, examples/factual, examples/do/{k}/attributes
-                                      the first images of the data set, uint8, and their attributes
+                                      pictures, uint8, of the first images under interventions of their own that
+                                      change something, and their attributes
 
 With a phantom, those of `phantom_truth` too. Records of m > 1 are NaN beyond the first `num_cycle_images` images.
 """
@@ -126,19 +127,15 @@ class Collector:
             records[f"do/{name}/exposure"] = torch.where(moved[name], share, torch.nan)
         records |= self._reversibility(first, pixels, parents, counterfactuals, attributes, moved)
         judged = {"real": pixels, **{f"do/{name}": image for name, image in counterfactuals.items()}}
-        examples = {"image": pixels, **{f"do/{k}/image": image for k, image in counterfactuals.items()}}
         if self.truth is not None:
             found = self.truth(pixels, factual, batch["noise"], counterfactuals, attributes)
             records |= found.records
             judged |= {f"do/{name}/true": image for name, image in found.images.items()}
-            examples |= {f"do/{name}/true": image for name, image in found.images.items()}
         records |= self._ask_all(index, judged)
         count = min(max(NUM_EXAMPLES - first, 0), len(pixels))
         if count:
-            records |= {f"examples/{name}": _grey(image[:count]) for name, image in examples.items()}
-            records["examples/factual"] = factual[:count]
-            for name, values in attributes.items():
-                records[f"examples/do/{name}/attributes"] = values[:count]
+            found = self._examples(pixels[:count], factual[:count], batch, generator)
+            records |= {f"examples/{name}": value for name, value in found.items()}
         return {name: _numpy(value) for name, value in records.items()}
 
     def _free_energy(self, pixels: Tensor, parents: Tensor, generator) -> tuple[Tensor, Tensor]:
@@ -222,6 +219,23 @@ class Collector:
                 distance = image_distance(image, pixels[row]).cpu()
                 for i, k in enumerate(names):
                     out[f"do/{k}/reversibility/{cycle}"][row[which == i].cpu()] = distance[(which == i).cpu()]
+        return out
+
+    def _examples(self, pixels: Tensor, factual: Tensor, batch: Mapping, generator) -> dict[str, Tensor]:
+        """Pictures of images under interventions that change something: another class, the range's other side."""
+        dos = {}
+        for k in batch["do"]:
+            a, value = self.schema[k], factual[:, self.schema.index(k)]
+            dos[k] = (value + 1) % a.n_classes if a.is_discrete else a.minimum + a.maximum - value
+        attributes = self._counterfactual_attributes(factual, dos, generator)
+        moved = {k: (values != factual).any(1) for k, values in attributes.items()}
+        _, images = self._decode_all(pixels, self.schema.encode(factual).to(self.device), attributes, moved)
+        out = {"image": _grey(pixels), "factual": factual}
+        for k, image in images.items():
+            out |= {f"do/{k}/image": _grey(image), f"do/{k}/attributes": attributes[k]}
+        if self.truth is not None:
+            true = self.truth(pixels, factual, batch["noise"][: len(pixels)], images, attributes)
+            out |= {f"do/{k}/true": _grey(image) for k, image in true.images.items()}
         return out
 
     def _ask_all(self, index: int, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
