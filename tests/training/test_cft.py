@@ -201,6 +201,21 @@ def test_several_interventions_in_a_step_are_the_mean_of_single_ones(tmp_path, p
     torch.testing.assert_close(together, (single[0] + single[1]) / 2)
 
 
+def test_untouched_attributes_may_be_left_out(tmp_path):
+    data = labelled_data(8)
+    changed = data.attributes.clone()
+    changed[:, 1] = 1 - changed[:, 1]
+    totals = []
+    for weight in (0.0, 0.5, 1.0):
+        stage = {"target_labels": "hard", "untouched_weight": weight}
+        trainer = cft_trainer(tmp_path / str(weight), stage=stage)
+        total, logs = trainer._auxiliary(data.images, data.images, data.attributes, [changed], ["sex"])
+        totals.append(total)
+    torch.testing.assert_close(totals[0], logs["aux_sex"])
+    torch.testing.assert_close(totals[1] - totals[0], (logs["aux_age"] + logs["aux_site"]) / 2)
+    torch.testing.assert_close(totals[2], logs["aux_age"] + logs["aux_sex"] + logs["aux_site"])
+
+
 def test_changed_values_are_never_the_factual_ones(tmp_path):
     data = labelled_data(64)
     trainer = cft_trainer(tmp_path, stage={"do_values": "changed"})

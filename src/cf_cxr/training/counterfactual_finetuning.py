@@ -78,6 +78,13 @@ class CFTArguments:
             "choices": ["cross_entropy", "readout"],
         },
     )
+    untouched_weight: float = field(
+        default=1.0,
+        metadata={
+            "help": "Weight of the attributes that the intervention does not affect; 0 teaches effectiveness alone, "
+            "a warm-up that favours no kind of target labels."
+        },
+    )
     drift_weight: float = field(
         default=0.0,
         metadata={"help": "Weight of a Huber penalty on the drift of untouched attributes' readouts."},
@@ -160,6 +167,10 @@ class CFTArguments:
             )
         if self.drift_weight < 0:
             raise ValueError(f"--drift_weight is {self.drift_weight}, but must be 0 or a positive number.")
+        if self.untouched_weight < 0:
+            raise ValueError(
+                f"--untouched_weight is {self.untouched_weight}, but must be 0 or a positive number."
+            )
         if self.interventions_per_step < 1:
             raise ValueError(
                 f"--interventions_per_step is {self.interventions_per_step}, but must be at least 1."
@@ -325,7 +336,8 @@ class CFTTrainer(CXRTrainer):
                 before = classifier.calibrated_logits(old[index])
                 losses = self._losses(index, after, before, factual, world, affected, targets)
                 for name, value in losses.items():
-                    total = total + self.attribute_weights[name] * value * share
+                    weight = 1.0 if name in affected else self.stage_args.untouched_weight
+                    total = total + self.attribute_weights[name] * weight * value * share
                     logs[f"aux_{name}"] = logs.get(f"aux_{name}", 0.0) + value.detach() * share
         return total, logs
 
