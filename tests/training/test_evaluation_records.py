@@ -36,8 +36,10 @@ def whole(parts, data_dir, tmp_path_factory):
 
 
 def numbers(folder):
-    """The results but for what tells of the run itself."""
-    return {k: v for k, v in json.loads((folder / "results.json").read_text()).items() if k != "run"}
+    """The results but for what tells of the run itself and of the code, which may be committed meanwhile."""
+    results = json.loads((folder / "results.json").read_text())
+    del results["run"], results["identity"]["commit"]
+    return results
 
 
 def samples(folder):

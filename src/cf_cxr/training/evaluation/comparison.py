@@ -176,6 +176,7 @@ def oracle_samples(samples: Samples, schema: AttributeSchema) -> Samples:
         effect = samples[f"do/{k}/oracle_effectiveness"]
         out[f"do/{k}/effectiveness"] = effect
         out[f"do/{k}/signed_distance"] = effect - samples[f"real/{k}"]
+        out[f"do/{k}/distance"] = np.abs(effect - samples[f"real/{k}"])
         out[f"do/{k}/signed_distance_to_oracle"] = np.zeros_like(effect)
         for error in ("error", "error_inside", "error_outside"):
             if f"do/{k}/{error}" in samples:

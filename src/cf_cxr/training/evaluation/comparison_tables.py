@@ -37,6 +37,7 @@ def comparison_tables(comparison: Mapping[str, Any], schema) -> str:
     for title, key, digits, signed in (
         ("Effectiveness (judge on images under do):", "effectiveness", 1, False),
         ("Signed distance from reality (judge on do − judge on real):", "signed_distance", 2, True),
+        ("Distance from reality (mean over seeds of its absolute value):", "distance", 2, False),
         ("Fooling gap (model's classifier − judge):", "fooling_gap", 2, True),
         ("Error to the true counterfactual inside the touched region, /255:", "error_inside", 2, False),
         ("Error to the true counterfactual outside the touched region, /255:", "error_outside", 2, False),

@@ -109,7 +109,7 @@ def _intervention(
     factual, value = records["factual"][:, column], records[f"do/{k}/attributes"][:, column]
     judge, model = records[f"do/{k}/judge/{k}"], records[f"do/{k}/model/{k}"]
     out = effectiveness_samples(kind, judge, value, records[f"real/judge/{k}"], factual, weights, k)
-    del out["real"], out["distance"]
+    del out["real"]
     changed = value != factual
     out["changed_share"] = mean_samples(changed.astype(float), weights)
     if changed.any():
