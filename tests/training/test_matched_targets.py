@@ -94,6 +94,22 @@ def test_matched_counterfactuals_are_as_ambiguous_as_reality(random):
         assert np.corrcoef(values["sex"][flipped, 0], found[flipped])[0, 1] > 0.95
 
 
+def test_gain_multiplies_the_change_of_the_readout():
+    attributes, _, values = world()
+    mechanism = ReadoutMechanism.fit(values, attributes, SCHEMA)
+    changed = attributes.clone()
+    changed[:, 0] = 55.0
+    once, twice = (
+        matched_readouts(mechanism, values, attributes, changed, {"age"}, gain=gain)["age"]
+        for gain in (1.0, 2.0)
+    )
+    inside = ((twice > mechanism.low["age"]) & (twice < mechanism.high["age"]))[:, 0]
+    assert inside.float().mean() > 0.9
+    torch.testing.assert_close((twice - values["age"])[inside], 2 * (once - values["age"])[inside])
+    null = matched_readouts(mechanism, values, attributes, attributes.clone(), {"age"}, gain=2.0)
+    assert torch.equal(null["age"], values["age"])
+
+
 def test_draws_have_the_intervened_value():
     attributes, _, values = world()
     values = {**values, "sex": attributes[:, 1:2] * 10, "age": attributes[:, :1] / 50 - 1}

@@ -96,6 +96,14 @@ class CFTArguments:
             "one, so that what the augmentation does to its answer is not asked of the image."
         },
     )
+    matching_gain: float = field(
+        default=1.0,
+        metadata={
+            "help": "Matched targets ask for this multiple of the change of the classifier's answer. Other classifiers "
+            "see less of a change than the one that asked for it; measure how much on held-out images by a classifier "
+            "that neither steers nor judges, and make up for it."
+        },
+    )
     matching_images: int = field(
         default=1024,
         metadata={
@@ -167,6 +175,8 @@ class CFTArguments:
             )
         if self.drift_weight < 0:
             raise ValueError(f"--drift_weight is {self.drift_weight}, but must be 0 or a positive number.")
+        if self.matching_gain <= 0:
+            raise ValueError(f"--matching_gain is {self.matching_gain}, but must be positive.")
         if self.untouched_weight < 0:
             raise ValueError(
                 f"--untouched_weight is {self.untouched_weight}, but must be 0 or a positive number."
@@ -379,6 +389,7 @@ class CFTTrainer(CXRTrainer):
                 counterfactual,
                 affected,
                 random=self.stage_args.target_labels == "matched_draw",
+                gain=self.stage_args.matching_gain,
             )
             targets = targets_from_readouts(wanted, self.schema)
         if self.stage_args.auxiliary_loss == "readout":

@@ -130,11 +130,19 @@ class ReadoutMechanism:
             parts["pool"][a.name] = r
         return cls(schema=schema, pool_attributes=attributes.detach().cpu(), **parts)
 
-    def transport(self, values: Mapping[str, Tensor], factual: Tensor, counterfactual: Tensor, name: str):
-        """Counterfactual readout r* `(B, d)` of one attribute: abduction, action, prediction.
+    def transport(
+        self,
+        values: Mapping[str, Tensor],
+        factual: Tensor,
+        counterfactual: Tensor,
+        name: str,
+        gain: float = 1.0,
+    ) -> Tensor:
+        """Counterfactual readout r + gain (r* - r) `(B, d)` of one attribute: abduction, action, prediction.
 
         Args:
             values: readouts of the factual images. factual, counterfactual: raw attributes `(B, n)`.
+            gain: 1 asks for r*; more makes up for what other classifiers do not see of the change.
         """
         device, column = values[name].device, self.schema.index(name)
         r = values[name].detach().double().cpu()
@@ -147,6 +155,7 @@ class ReadoutMechanism:
             old = new = torch.zeros(len(r), dtype=torch.long)
         moved = (factual != counterfactual).any(1).cpu()
         target = after + scale[new] / scale[old] * (r - before)
+        target = r + gain * (target - r)
         target = torch.minimum(torch.maximum(target, self.low[name]), self.high[name])
         return torch.where(moved[:, None], target, r).float().to(device)
 
@@ -171,6 +180,7 @@ def matched_readouts(
     counterfactual: Tensor,
     affected: Collection[str],
     random: bool = False,
+    gain: float = 1.0,
 ) -> dict[str, Tensor]:
     """Target readouts of every attribute, name -> `(B, d)`, without gradient.
 
@@ -178,6 +188,7 @@ def matched_readouts(
         values: readouts of the factual images.
         affected: the do-variables and their descendants; every other variable keeps the readout of its own image.
         random: draw from real images of the intervened value in place of transporting the image's own readout.
+        gain: of the transport, see `ReadoutMechanism.transport`.
     """
     out = {}
     for name in mechanism.schema.names:
@@ -186,7 +197,7 @@ def matched_readouts(
         elif random:
             out[name] = mechanism.draw(counterfactual, name)
         else:
-            out[name] = mechanism.transport(values, factual, counterfactual, name)
+            out[name] = mechanism.transport(values, factual, counterfactual, name, gain)
     return out
 
 
