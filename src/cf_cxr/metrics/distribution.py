@@ -38,17 +38,7 @@ def frechet_distance(a: Any, b: Any) -> float:
     return float(max(mean + np.square(root_a).sum() + np.square(root_b).sum() - 2 * cross, 0.0))
 
 
-def kernel_distance(
-    a: Any,
-    b: Any,
-    *,
-    degree: int = 3,
-    gamma: float | None = None,
-    coef0: float = 1.0,
-    subset_size: int | None = None,
-    n_subsets: int = 100,
-    seed: int = 0,
-) -> float:
+def kernel_distance(a: Any, b: Any, **options: Any) -> float:
     """Unbiased squared maximum mean discrepancy with a polynomial kernel ("KID", Binkowski et al., ICLR 2018).
 
     k(x, y) = (gamma x·y + coef0)^degree. Unbiased at every sample size: 0 on average for one distribution, so that
@@ -56,10 +46,7 @@ def kernel_distance(
 
     Args:
         a, b: features `(N, D)` and `(M, D)`, N and M at least 2.
-        degree, gamma, coef0: of the kernel; gamma is 1 / D unless given.
-        subset_size: None uses all pairs; a number averages over subsets of that size drawn without replacement
-            (cheaper for very large N, same expectation).
-        n_subsets, seed: how many subsets, and of the draw.
+        options: of `kernel_distance_samples`.
 
     Returns:
         the squared discrepancy.
@@ -67,18 +54,7 @@ def kernel_distance(
     Raises:
         ValueError: for other shapes, fewer than two rows, NaN, or subsets that cannot be drawn.
     """
-    return float(
-        kernel_distance_samples(
-            a,
-            b,
-            degree=degree,
-            gamma=gamma,
-            coef0=coef0,
-            subset_size=subset_size,
-            n_subsets=n_subsets,
-            seed=seed,
-        ).mean()
-    )
+    return float(kernel_distance_samples(a, b, **options).mean())
 
 
 def kernel_distance_samples(
@@ -95,6 +71,13 @@ def kernel_distance_samples(
     """The squared discrepancy of every subset `(n_subsets,)`, or `(1,)` of all pairs; see `kernel_distance`.
 
     Its standard deviation is the usual "KID ±".
+
+    Args:
+        a, b: features `(N, D)` and `(M, D)`, N and M at least 2.
+        degree, gamma, coef0: of the kernel; gamma is 1 / D unless given.
+        subset_size: None uses all pairs; a number averages over subsets of that size drawn without replacement
+            (cheaper for very large N, same expectation).
+        n_subsets, seed: how many subsets, and of the draw.
     """
     a, b = _check_two(a, b)
     gamma = 1.0 / a.shape[1] if gamma is None else gamma

@@ -66,7 +66,7 @@ class CFTArguments:
             "classifier would give on a real image with the new value and the same exogenous noise; matched_draw: "
             "the answer on a random real image with the new value; soft (paper A): untouched attributes keep the "
             "classifier's posterior on the factual image, the others get their label; hard: all attributes get their "
-            "label (amplifies, kept for comparison).",
+            "label (kept for comparison).",
             "choices": list(TARGET_LABELS),
         },
     )
@@ -214,9 +214,9 @@ class CFTArguments:
 class CFTTrainer(CXRTrainer):
     """Minimises the classifier's disagreement with the targets subject to free energy <= c (A, section 2.4).
 
-    Per step: pick a variable, permute its values within the batch, propagate through the attribute SCM, decode the
-    counterfactual from the abducted noise (one encoder and two decoder passes), and ask the classifiers. Only the
-    image mechanism learns.
+    Per step: pick variables, draw their values, propagate through the attribute SCM, decode the counterfactuals from
+    the abducted noise (one encoder pass, one decoder pass and one more per intervention), and ask the classifiers. Only
+    the image mechanism learns.
 
     Args (besides `CXRTrainer`'s):
         attribute_scm, classifiers: frozen models; all must have one schema.
@@ -380,7 +380,6 @@ class CFTTrainer(CXRTrainer):
             return attribute_target_loss(logits, targets, self.schema)
         mechanism = self.readout_mechanisms[index]
         new, before = readouts(logits, self.schema), readouts(old, self.schema)
-        wanted = None
         if targets is None:
             wanted = matched_readouts(
                 mechanism,
@@ -391,9 +390,12 @@ class CFTTrainer(CXRTrainer):
                 random=self.stage_args.target_labels == "matched_draw",
                 gain=self.stage_args.matching_gain,
             )
-            targets = targets_from_readouts(wanted, self.schema)
-        if self.stage_args.auxiliary_loss == "readout":
-            losses = readout_loss(new, wanted, mechanism)
+            if self.stage_args.auxiliary_loss == "readout":
+                losses = readout_loss(new, wanted, mechanism)
+            else:
+                losses = attribute_target_loss(
+                    logits, targets_from_readouts(wanted, self.schema), self.schema
+                )
         else:
             losses = attribute_target_loss(logits, targets, self.schema)
         if self.stage_args.drift_weight > 0:

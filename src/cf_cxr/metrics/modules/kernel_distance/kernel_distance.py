@@ -33,27 +33,12 @@ Returns:
         return {"predictions": base.numbers(), "references": base.numbers()}
 
     def score(
-        self,
-        data,
-        extractor=None,
-        degree=3,
-        gamma=None,
-        coef0=1.0,
-        subset_size=None,
-        n_subsets=100,
-        seed=0,
+        self, data, extractor=None, degree=3, gamma=None, coef0=1.0, subset_size=None, n_subsets=100, seed=0
     ):
         if not extractor:
             raise ValueError("Name the network that made the features: compute(..., extractor=...).")
-        values = kernel_distance_samples(
-            data["predictions"],
-            data["references"],
-            degree=degree,
-            gamma=gamma,
-            coef0=coef0,
-            subset_size=subset_size,
-            n_subsets=n_subsets,
-            seed=seed,
-        )
+        options = {"degree": degree, "gamma": gamma, "coef0": coef0}
+        options |= {"subset_size": subset_size, "n_subsets": n_subsets, "seed": seed}
+        values = kernel_distance_samples(data["predictions"], data["references"], **options)
         out = {"kernel_distance": float(values.mean()), "extractor": extractor}
         return out if subset_size is None else {**out, "kernel_distance_std": float(values.std())}
