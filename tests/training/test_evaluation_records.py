@@ -8,11 +8,21 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from cf_cxr.training.evaluation.storage import RecordsError, RecordStore
 
 from .test_distributed import ROOT, launch
 from .tiny_evaluation import build_model, build_parts, command, evaluate, write_data
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As in the processes started here: sums on two threads round in another order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
