@@ -11,9 +11,10 @@ from safetensors.torch import load_file
 
 from cf_cxr.models.causal_hvae import CausalHVAEModel
 from cf_cxr.training.averaging import WeightAverage
-from cf_cxr.training.checkpointing import list_checkpoints
+from cf_cxr.training.checkpointing import CheckpointError, list_checkpoints
 from cf_cxr.training.hvae_trainer import HVAETrainer
 from cf_cxr.training.output_dir import OutputDirectoryError
+from cf_cxr.training.packaging import load_image_mechanism
 from cf_cxr.training.sampling import StepBatchSampler
 from cf_cxr.training.trainer import TrainingDivergedError
 
@@ -305,3 +306,21 @@ def test_processes_share_a_step_without_overlap():
 def test_too_few_images_for_a_step(tmp_path):
     with pytest.raises(ValueError, match="3 images, but one step needs 4.*per_device_batch_size"):
         tiny_trainer(tmp_path, train=TinyData(3), model=tiny_hvae())
+
+
+def test_a_checkpoint_can_be_packaged_with_its_averaged_weights(tmp_path):
+    trainer = tiny_trainer(
+        tmp_path, max_steps=4, save_steps=2, save_total_limit=0, ema_decay=0.5, lr_scheduler="constant"
+    )
+    trainer.train()
+    checkpoint = tmp_path / "checkpoint-00000002"
+    name = "likelihood.x_loc.weight"
+    averaged, raw = (load_file(checkpoint / f"{kind}.safetensors")[name] for kind in ("ema", "model"))
+    loaded = load_image_mechanism(checkpoint)
+    assert torch.equal(loaded.state_dict()[name], averaged) and not torch.equal(averaged, raw)
+    final = load_image_mechanism(tmp_path).state_dict()[name]
+    assert torch.equal(final, load_file(tmp_path / "model.safetensors")[name])
+    assert not torch.equal(final, averaged)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(CheckpointError, match="let it finish first"):
+        load_image_mechanism(checkpoint)

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from transformers import AutoModel
+from transformers import AutoModel, PreTrainedModel
 
 from ..image_processing_cxr import CXRImageProcessor
 from ..model_cards import ModelCardFacts, write_model_card
 from ..models.attribute_classifier import AttributeClassifierModel
 from ..models.attribute_scm import AttributeSCMModel
 from ..models.deep_scm import DeepSCMModel
+from . import checkpointing
 from .arguments import parse_arguments, read_config
 from .counterfactual_evaluation import weights_fingerprint
 from .trainer import OutputDirectoryError
@@ -28,7 +29,11 @@ class PackagingArguments:
 
     attribute_scm: str = field(default="outputs/scm", metadata={"help": "Trained attribute SCM."})
     image_mechanism: str = field(
-        default="outputs/hvae_soft_cft", metadata={"help": "Image mechanism, fine-tuned as a rule."}
+        default="outputs/hvae_soft_cft",
+        metadata={
+            "help": "Image mechanism, fine-tuned as a rule; or one checkpoint of its finished training "
+            "(DIR/checkpoint-00000100), whose averaged weights are taken."
+        },
     )
     classifier: str = field(
         default="outputs/classifier", metadata={"help": "Attribute classifier that goes into the package."}
@@ -55,10 +60,29 @@ class PackagingArguments:
     push_to_hub: str | None = field(default=None, metadata={"help": "Upload to this Hub repository."})
 
 
+def load_image_mechanism(path: str | Path) -> PreTrainedModel:
+    """An image mechanism from a folder or the Hub, or from a checkpoint inside the folder of a finished training.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged, or the folder around it holds no finished model.
+    """
+    folder = Path(path)
+    if folder not in checkpointing.list_checkpoints(folder.parent):
+        return AutoModel.from_pretrained(path)
+    if not (folder.parent / "config.json").is_file():
+        raise checkpointing.CheckpointError(
+            f"{str(folder.parent)!r} has no config.json, which a training writes at its end; let it finish first."
+        )
+    model = AutoModel.from_pretrained(folder.parent)
+    averaged, _, _ = checkpointing.load_checkpoint(folder, model)
+    model.load_state_dict(averaged or {}, strict=False)  # parameters that were not trained have no average
+    return model
+
+
 def assemble(args: PackagingArguments) -> DeepSCMModel:
     """The DeepSCM of the parts; raises ValueError where they do not fit together."""
     scm = AttributeSCMModel.from_pretrained(args.attribute_scm)
-    image = AutoModel.from_pretrained(args.image_mechanism)
+    image = load_image_mechanism(args.image_mechanism)
     classifier = AttributeClassifierModel.from_pretrained(args.classifier)
     model = DeepSCMModel.from_parts(scm, image, classifier)
     others = [AttributeClassifierModel.from_pretrained(path) for path in args.training_classifiers]
