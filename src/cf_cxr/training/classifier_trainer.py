@@ -65,6 +65,10 @@ class ClassifierArguments:
             "help": "Pool features over a grid of this many rows and columns; 1: over the whole image."
         },
     )
+    projection_dim: int = field(
+        default=0,
+        metadata={"help": "Width of a hidden layer between the pooled features and the heads; 0: none."},
+    )
     layer_norm: bool = field(
         default=False, metadata={"help": "LayerNorm between the pooled features and the heads."}
     )
@@ -215,6 +219,7 @@ def build_classifier_config(
             dropout=args.dropout,
             standardize=args.standardize,
             pool_grid=args.pool_grid,
+            projection_dim=args.projection_dim,
             layer_norm=args.layer_norm,
         )
     return AttributeClassifierConfig(
@@ -224,6 +229,7 @@ def build_classifier_config(
         dropout=args.dropout,
         standardize=args.standardize,
         pool_grid=args.pool_grid,
+        projection_dim=args.projection_dim,
         layer_norm=args.layer_norm,
     )
 

@@ -171,6 +171,18 @@ def test_grid_pooling_keeps_the_averages_of_the_cells():
     assert model(radiographs()).embedding.shape[1] == model.heads[0].in_features
 
 
+def test_projection_is_a_hidden_layer_read_by_every_head():
+    model = tiny_model("resnet", projection_dim=3)
+    output = model(radiographs())
+    features = _pool(model.backbone(standardize_images(radiographs())))
+    hidden = torch.nn.functional.gelu(features @ model.projection[1].weight.T + model.projection[1].bias)
+    torch.testing.assert_close(output.embedding, hidden)
+    assert hidden.shape[1] == 3
+    torch.testing.assert_close(output.logits, torch.cat([head(hidden) for head in model.heads], dim=1))
+    with pytest.raises(Exception, match="projection_dim must be 0"):
+        tiny_model("resnet", projection_dim=-1)
+
+
 def test_grid_pooling_needs_feature_maps():
     features = type("Features", (), {"last_hidden_state": torch.zeros(1, 5, 8)})()
     with pytest.raises(ValueError, match="gives a sequence"):

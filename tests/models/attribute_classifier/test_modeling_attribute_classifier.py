@@ -71,6 +71,11 @@ class TestWithGridPooling(ClassifierTests):
     options = {"pool_grid": 2}
 
 
+class TestWithProjection(ClassifierTests):
+    backbone = TestWithGroupNormResNet.backbone
+    options = {"pool_grid": 2, "projection_dim": 6}
+
+
 class TestWithConvNeXt(ClassifierTests):
     backbone = {"model_type": "convnextv2", "hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2}
     options = {"dropout": 0.1}

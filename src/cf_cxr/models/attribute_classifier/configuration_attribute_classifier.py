@@ -62,6 +62,8 @@ class AttributeClassifierConfig(PreTrainedConfig):
         pool_grid (`int`): the last feature map is averaged over the cells of a grid of this many rows and columns,
             whose averages are concatenated; 1 is global average pooling. More cells tell where a feature lies, which
             small findings at known places need.
+        projection_dim (`int`): width of a hidden layer with GELU between the pooled features and the heads, which then
+            read this embedding; 0 for none.
         embedding_dim (`int`, *optional*): width of the pooled features, only needed for a backbone whose
             configuration does not tell.
         temperature (`dict[str, float]`): calibration per attribute name; logits are divided by it, and the
@@ -83,6 +85,7 @@ class AttributeClassifierConfig(PreTrainedConfig):
     layer_norm: bool = False
     dropout: float | int = 0.0
     pool_grid: int = 1
+    projection_dim: int = 0
     embedding_dim: int | None = None
     temperature: dict | None = None
     initializer_range: float = 0.02
@@ -147,6 +150,8 @@ class AttributeClassifierConfig(PreTrainedConfig):
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}.")
         if self.pool_grid < 1:
             raise ValueError(f"pool_grid must be at least 1, got {self.pool_grid}.")
+        if self.projection_dim < 0:
+            raise ValueError(f"projection_dim must be 0 (none) or a width, got {self.projection_dim}.")
         names = [a["name"] for a in self.attributes]
         for name, value in self.temperature.items():
             if name not in names:

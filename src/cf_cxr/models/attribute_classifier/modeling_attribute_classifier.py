@@ -157,6 +157,12 @@ class AttributeClassifierModel(PreTrainedModel):
         self.supports_gradient_checkpointing = bool(self.backbone.supports_gradient_checkpointing)
         width = (config.embedding_dim or _embedding_dim(self.backbone)) * config.pool_grid**2
         self.norm = nn.LayerNorm(width) if config.layer_norm else nn.Identity()
+        self.projection = nn.Identity()
+        if config.projection_dim:
+            self.projection = nn.Sequential(
+                nn.Dropout(config.dropout), nn.Linear(width, config.projection_dim), nn.GELU()
+            )
+            width = config.projection_dim
         self.dropout = nn.Dropout(config.dropout)
         self.heads = nn.ModuleList(nn.Linear(width, logit_width(a)) for a in self.schema)
         self.post_init()
@@ -202,6 +208,7 @@ class AttributeClassifierModel(PreTrainedModel):
         # Heads leave autocast: half precision would round ages to about half a year.
         with torch.autocast(pixel_values.device.type, enabled=False):
             embedding = self.norm(_pool(features, self.config.pool_grid).to(self.heads[0].weight.dtype))
+            embedding = self.projection(embedding)
             dropped = self.dropout(embedding)
             logits = torch.cat([head(dropped) for head in self.heads], dim=1)
             losses = None if labels is None else self._losses(logits, labels)
