@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from cf_cxr import AttributeClassifierModel, DeepSCMModel, cxr_schema
 from cf_cxr.metrics.bootstrap import patient_weights
@@ -16,6 +17,7 @@ from cf_cxr.training.counterfactual_evaluation import SameJudgeError
 from cf_cxr.training.evaluation.collecting import Collector
 from cf_cxr.training.evaluation.summary import calibration_samples, summarise
 from cf_cxr.training.packaging import main as package
+from cf_cxr.training.packaging import stored_weights
 
 from .tiny_evaluation import build_model, build_parts, classifier, evaluate, strings, write_data, write_split
 
@@ -249,6 +251,26 @@ def test_package_writes_one_repository_with_a_card(parts, data_dir, tmp_path):
     ]  # fmt: skip
     card = (package(strings(*words)) / "README.md").read_text()
     assert "by an independent judge" in card and "effectiveness of do(sex)" in card
+
+
+def test_half_precision_files_load_in_full_precision(parts, tmp_path):
+    words = [
+        "--attribute_scm", parts / "scm", "--image_mechanism", parts / "hvae", "--classifier", parts / "classifier",
+        "--output_dir", tmp_path / "half", "--storage_dtype", "float16",
+    ]  # fmt: skip
+    half = package(strings(*words))
+    whole = DeepSCMModel.from_pretrained(parts / "deep_scm")
+    loaded = DeepSCMModel.from_pretrained(half)
+    stored = load_file(half / "model.safetensors")
+    for name, value in whole.state_dict().items():
+        if value.is_floating_point():
+            assert stored[name].dtype == torch.float16 and loaded.state_dict()[name].dtype == torch.float32
+            assert torch.equal(loaded.state_dict()[name], value.half().float()), name
+    assert loaded.dtype == torch.float32
+    with torch.no_grad():
+        whole.image_mechanism.likelihood.x_loc.bias.fill_(1e6)
+    with pytest.raises(ValueError, match="x_loc.bias.*1e.06, too large for float16"):
+        stored_weights(whole, "float16")
 
 
 def test_tables_of_the_first_schema_version_can_still_be_written():

@@ -86,6 +86,25 @@ def test_a_changed_command_runs_again(plan, tmp_path):
     assert (out / "a.txt").read_text() == "--x\n--y\n"
 
 
+def test_what_needs_a_repeated_job_is_repeated(plan, tmp_path):
+    out = tmp_path / "out"
+
+    def jobs(word):
+        return plan(
+            [
+                {"name": "base", "config": str(out / "base.txt"), "arguments": {word: 1}},
+                {"name": "beside", "config": str(out / "beside.txt"), "arguments": {"z": 1}},
+                {"name": "top", "config": str(out / "top.txt"), "arguments": {"z": 1}, "needs": ["base"]},
+            ]
+        )
+
+    main([jobs("x")])
+    main([jobs("y"), "--only", "base"])  # in a call of its own
+    main([jobs("y")])
+    lines = {name: (out / f"{name}.txt").read_text().count("\n") for name in ("base", "beside", "top")}
+    assert lines == {"base": 2, "beside": 1, "top": 2}
+
+
 @pytest.mark.parametrize(
     ("jobs", "message"),
     [

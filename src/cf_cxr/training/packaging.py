@@ -55,7 +55,18 @@ class PackagingArguments:
     )
     dtype: str = field(
         default="float32",
-        metadata={"help": "Stored precision.", "choices": ["float32", "bfloat16", "float16"]},
+        metadata={
+            "help": "Precision in which the model loads and computes.",
+            "choices": ["float32", "bfloat16", "float16"],
+        },
+    )
+    storage_dtype: str | None = field(
+        default=None,
+        metadata={
+            "help": "Precision of the numbers in the file, --dtype unless given. float16 halves a float32 model's "
+            "file; it still loads and computes in --dtype, with weights rounded to 11 bits.",
+            "choices": ["float32", "bfloat16", "float16"],
+        },
     )
     push_to_hub: str | None = field(default=None, metadata={"help": "Upload to this Hub repository."})
 
@@ -90,6 +101,20 @@ def assemble(args: PackagingArguments) -> DeepSCMModel:
     return model.to(getattr(torch, args.dtype))
 
 
+def stored_weights(model: DeepSCMModel, dtype: str) -> dict[str, torch.Tensor]:
+    """The state dict with floating-point tensors rounded to `dtype`.
+
+    Raises:
+        ValueError: a weight is too large for it.
+    """
+    state = {}
+    for name, tensor in model.state_dict().items():
+        state[name] = tensor.to(getattr(torch, dtype)) if tensor.is_floating_point() else tensor
+        if not torch.isfinite(state[name]).all():
+            raise ValueError(f"Weight {name!r} reaches {tensor.abs().max():g}, too large for {dtype}.")
+    return state
+
+
 def main(argv: Sequence[str] | None = None) -> Path:
     """Assembles from command-line arguments; returns the folder."""
     (args,) = parse_arguments(
@@ -106,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     facts = ModelCardFacts(**(read_config(args.card) if args.card else {}))
     results = json.loads(Path(args.results).read_text(encoding="utf-8")) if args.results else None
     processor = CXRImageProcessor(size=model.config.image_config.image_size)
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, state_dict=stored_weights(model, args.storage_dtype or args.dtype))
     processor.save_pretrained(folder)
     write_model_card(folder / "README.md", model.config, facts, results)
     if args.push_to_hub:

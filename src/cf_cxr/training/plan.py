@@ -162,10 +162,22 @@ def select_jobs(jobs: Sequence[Job], starts: Sequence[str]) -> list[Job]:
     return [job for job in jobs if job.name in wanted]
 
 
-def is_done(job: Job, folder: Path) -> bool:
-    """Whether this very command has finished before."""
-    stamp = folder / "done" / f"{job.name}.json"
-    return stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8"))["command"] == job.command
+def finished_jobs(jobs: Sequence[Job], folder: Path) -> set[str]:
+    """Names of the jobs whose very command has finished before, after everything that it needs.
+
+    Args:
+        jobs: each after those that it needs, as `read_plan` gives them.
+    """
+    finished: dict[str, float] = {}
+    for job in jobs:
+        stamp = folder / "done" / f"{job.name}.json"
+        if not stamp.is_file() or not finished.keys() >= set(job.needs):
+            continue
+        content = json.loads(stamp.read_text(encoding="utf-8"))
+        when = content.get("finished", 0.0)
+        if content["command"] == job.command and all(finished[name] <= when for name in job.needs):
+            finished[job.name] = when
+    return set(finished)
 
 
 def run_plan(folder: Path, jobs: Sequence[Job], workers: int) -> dict[str, float]:
@@ -181,7 +193,7 @@ def run_plan(folder: Path, jobs: Sequence[Job], workers: int) -> dict[str, float
         (folder / name).mkdir(parents=True, exist_ok=True)
     threads = str(max(1, (os.cpu_count() or 1) // workers))
     environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}
-    done = {job.name for job in jobs if is_done(job, folder)}
+    done = finished_jobs(jobs, folder)
     waiting = [job for job in jobs if job.name not in done]
     running: dict[str, tuple[Job, subprocess.Popen, float]] = {}
     failed: list[str] = []
@@ -223,7 +235,12 @@ def _start(job: Job, folder: Path, environment: Mapping[str, str]) -> subprocess
 def _stamp(job: Job, folder: Path, seconds: float) -> None:
     target = folder / "done" / f"{job.name}.json"
     temporary = target.with_suffix(".incomplete")
-    content = {"command": job.command, "seconds": round(seconds, 1), "commit": git_commit()}
+    content = {
+        "command": job.command,
+        "seconds": round(seconds, 1),
+        "finished": time.time(),
+        "commit": git_commit(),
+    }
     temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
     os.replace(temporary, target)
 
