@@ -1,0 +1,116 @@
+"""What a classifier reads and answers is checked at every call, with messages for people."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .errors import BlackBoxError
+
+# Rounding of a softmax in half precision may leave [0, 1] by this much; such values are clamped.
+POSTERIOR_TOLERANCE = 1e-3
+# Overshoot of [-1, 1] that a resampled image may have.
+PIXEL_TOLERANCE = 0.05
+# A posterior that varies less than this over different images is constant.
+MIN_SPREAD = 1e-6
+
+
+def check_images(pixel_values: Tensor) -> Tensor:
+    """Images `(N, 1, H, W)`, floating, N of at least 1, finite, in [-1, 1] (with `PIXEL_TOLERANCE`).
+
+    Raises:
+        BlackBoxError: otherwise, naming the shape or the value.
+    """
+    if not isinstance(pixel_values, Tensor) or not pixel_values.is_floating_point():
+        kind = f"a tensor of {pixel_values.dtype}" if isinstance(pixel_values, Tensor) else type(pixel_values)
+        raise BlackBoxError(
+            f"A classifier reads a floating point tensor (N, 1, H, W) in [-1, 1], got {kind}; CXRImageProcessor "
+            "makes such tensors of files, arrays and pictures."
+        )
+    if pixel_values.ndim != 4 or pixel_values.shape[1] != 1 or pixel_values.numel() == 0:
+        raise BlackBoxError(
+            f"A classifier reads grey images (N, 1, H, W) with N of at least 1, got {tuple(pixel_values.shape)}; "
+            "its adapter makes three channels of them where the network wants that."
+        )
+    low, high = (float(v) for v in torch.aminmax(pixel_values.detach()))
+    if not (low >= -1 - PIXEL_TOLERANCE and high <= 1 + PIXEL_TOLERANCE):  # NaN fails too
+        raise BlackBoxError(
+            f"Pixel values must be finite and in [-1, 1] (black to white), got {low:g} to {high:g}. Scale 8-bit "
+            "images by x / 127.5 - 1, or let CXRImageProcessor do it."
+        )
+    return pixel_values
+
+
+def check_posterior(posterior: Tensor, count: int, who: str = "the classifier") -> Tensor:
+    """A classifier's answer to `count` images, as float32 `(count,)` in [0, 1]; keeps the graph.
+
+    Args:
+        posterior: `(count,)`.
+        count: number of images asked about.
+        who: the classifier, for the message.
+
+    Raises:
+        BlackBoxError: not a tensor of numbers, another shape, NaN or infinity, values outside [0, 1].
+    """
+    if not isinstance(posterior, Tensor):
+        raise BlackBoxError(
+            f"{who} must answer with a tensor of posteriors ({count},), got {type(posterior)}."
+        )
+    if tuple(posterior.shape) != (count,):
+        raise BlackBoxError(
+            f"{who} was asked about {count} images and must answer with one posterior each, ({count},), got the "
+            f"shape {tuple(posterior.shape)}. Give the index of the class if it answers for several."
+        )
+    posterior = posterior.float()
+    values = posterior.detach()
+    inside = (values >= -POSTERIOR_TOLERANCE) & (values <= 1 + POSTERIOR_TOLERANCE)
+    if bool(inside.all()):
+        return posterior.clamp(0, 1)
+    row = int((~inside).nonzero()[0])
+    value = float(values[row])
+    if not bool(values.isfinite().all()):
+        row = int((~values.isfinite()).nonzero()[0])
+        raise BlackBoxError(
+            f"{who} answers {float(values[row])} to image {row} of {count}. Look for weights that diverged, half "
+            "precision that overflows, or a preprocessing that divides by zero."
+        )
+    raise BlackBoxError(
+        f"{who} answers {value:g} to image {row} of {count}, which is no probability; its answers go from "
+        f"{float(values.min()):g} to {float(values.max()):g}. This looks like logits: pass activation='sigmoid' "
+        "(independent findings) or activation='softmax' (exclusive classes)"
+        + (", or divide percentages by 100." if 1 < float(values.max()) <= 100 and value > 1 else ".")
+    )
+
+
+def check_not_constant(posterior: Tensor, who: str = "the classifier", minimum: float = MIN_SPREAD) -> Tensor:
+    """Posteriors `(N,)` of different images that are not all the same.
+
+    A single posterior says nothing and passes.
+
+    Raises:
+        BlackBoxError: where all lie within `minimum`: there is no decision to explain.
+    """
+    if len(posterior) > 1:
+        low, high = (float(v) for v in torch.aminmax(posterior.detach().float()))
+        if not high - low > minimum:
+            raise BlackBoxError(
+                f"{who} answers {low:g} to all of {len(posterior)} images: a constant has no explanation. Check "
+                "the class index, the preprocessing (range, mean, std) and that trained weights are loaded."
+            )
+    return posterior
+
+
+def check_gradient(posterior: Tensor, pixel_values: Tensor, who: str = "the classifier") -> Tensor:
+    """A posterior that depends on its images in autograd's graph, where the images ask for that.
+
+    Raises:
+        BlackBoxError: where the graph is cut (numpy, PIL, `detach`, `no_grad` inside).
+    """
+    wanted = torch.is_grad_enabled() and pixel_values.requires_grad
+    if wanted and not posterior.requires_grad:
+        raise BlackBoxError(
+            f"{who} is said to be differentiable, but its posterior has no gradient: something in it goes through "
+            "numpy or PIL, detaches or disables gradients. Give a preprocessing of torch operations, or pass "
+            "differentiable=False and train a student (`distil`)."
+        )
+    return posterior

@@ -1,0 +1,151 @@
+"""The interface behind which every classifier is explained: images to the posterior of one class."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .checks import check_gradient, check_images, check_not_constant, check_posterior
+from .errors import BlackBoxError
+from .evaluation_mode import frozen_evaluation
+from .fingerprints import fingerprint, module_digest
+
+
+class ImageClassifier(nn.Module, ABC):
+    """A classifier of frontal chest radiographs as a black box: f(x), the posterior of one class (paper B, 2.1).
+
+    Subclasses define `compute_posterior`, and `describe` where weights alone do not say what they compute.
+
+    A classifier answers in evaluation mode, in full precision (outside autocast), and its parameters receive no
+    gradient, whatever state the wrapped module is in; that state is the same after a call as before, and
+    `train()` leaves it alone. Every answer is checked.
+
+    Args:
+        class_name: the class whose posterior this is.
+        threshold: decision boundary in (0, 1): the class is said to be present from here on.
+        differentiable: whether the posterior has a gradient with respect to the images.
+
+    Raises:
+        BlackBoxError: for a threshold outside (0, 1), or no name.
+    """
+
+    def __init__(self, class_name: str, threshold: float = 0.5, differentiable: bool = True) -> None:
+        super().__init__()
+        if not isinstance(class_name, str) or not class_name:
+            raise BlackBoxError(
+                f"Give the name of the class whose posterior is explained, got class_name={class_name!r}."
+            )
+        if not 0 < float(threshold) < 1:
+            raise BlackBoxError(
+                f"threshold={threshold} must lie between 0 and 1, both excluded: otherwise one decision never occurs."
+            )
+        self.class_name = class_name
+        self.threshold = float(threshold)
+        self.differentiable = bool(differentiable)
+        self.training = False
+
+    @abstractmethod
+    def compute_posterior(self, pixel_values: Tensor) -> Tensor:
+        """Posterior `(N,)` in [0, 1] of checked images `(N, 1, H, W)` in [-1, 1], on this classifier's device."""
+
+    def describe(self) -> dict[str, Any]:
+        """What this classifier computes, in JSON's types, for the fingerprint."""
+        return {"module": module_digest(self)}
+
+    def fingerprint(self) -> str:
+        """`"sha256:..."`; another one if a weight, the class, the preprocessing or the threshold changes."""
+        return fingerprint(
+            {
+                "adapter": type(self).__name__,
+                "class_name": self.class_name,
+                "threshold": self.threshold,
+                **self.describe(),
+            }
+        )
+
+    @property
+    def device(self) -> torch.device | None:
+        """Where the weights are; None for a classifier without weights."""
+        weight = next(self.parameters(), next(self.buffers(), None))
+        return None if weight is None else weight.device
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Posterior with gradient, where the classifier has one and gradients are enabled.
+
+        Args:
+            pixel_values: `(N, 1, H, W)`, floating, in [-1, 1].
+
+        Returns:
+            `(N,)`, float32, in [0, 1], on the images' device.
+
+        Raises:
+            BlackBoxError: for images or answers that cannot be; see `checks`.
+        """
+        check_images(pixel_values)
+        who = self._who()
+        device = self.device or pixel_values.device
+        with (
+            nullcontext() if self.differentiable else torch.no_grad(),
+            torch.autocast(device.type, enabled=False),
+            frozen_evaluation(self),
+        ):
+            posterior = self.compute_posterior(pixel_values.float().to(device))
+        posterior = check_posterior(posterior, len(pixel_values), who)
+        if self.differentiable:
+            check_gradient(posterior, pixel_values, who)
+        return posterior.to(pixel_values.device)
+
+    @torch.no_grad()
+    def posterior(self, pixel_values: Tensor, batch_size: int = 32) -> Tensor:
+        """Posterior `(N,)`, float32, of many images, in batches and without gradient.
+
+        Raises:
+            BlackBoxError: as `forward`, or for a `batch_size` below 1.
+        """
+        if batch_size < 1:
+            raise BlackBoxError(f"batch_size must be at least 1, got {batch_size}.")
+        check_images(pixel_values)
+        return torch.cat([self(chunk) for chunk in pixel_values.split(batch_size)])
+
+    def decision(self, posterior: Tensor) -> Tensor:
+        """Whether the class is said to be present: posterior >= threshold, boolean, of the same shape."""
+        return posterior >= self.threshold
+
+    def validate(self, pixel_values: Tensor, batch_size: int = 32) -> Tensor:
+        """Everything that can be checked before an explainer is trained, on some different images.
+
+        Args:
+            pixel_values: `(N, 1, H, W)` in [-1, 1], N of at least 2, better 32.
+
+        Returns:
+            Their posteriors `(N,)`.
+
+        Raises:
+            BlackBoxError: as `posterior`; a constant; a gradient that is cut, not finite or zero everywhere.
+        """
+        posterior = check_not_constant(self.posterior(pixel_values, batch_size), self._who())
+        if self.differentiable:
+            images = pixel_values[:batch_size].detach().clone().requires_grad_()
+            with torch.enable_grad():
+                (gradient,) = torch.autograd.grad(self(images).sum(), images)
+            if not bool(gradient.isfinite().all()) or not bool(gradient.any()):
+                state = "zero" if bool(gradient.isfinite().all()) else "NaN or infinite"
+                raise BlackBoxError(
+                    f"{self._who()} has a gradient that is {state}; nothing can be trained through it. Pass "
+                    "differentiable=False and train a student (`distil`)."
+                )
+        return posterior
+
+    def train(self, mode: bool = True) -> ImageClassifier:
+        """Does nothing: a black box is not trained, and always answers in evaluation mode."""
+        return self
+
+    def extra_repr(self) -> str:
+        return f"class_name={self.class_name!r}, threshold={self.threshold:g}, differentiable={self.differentiable}"
+
+    def _who(self) -> str:
+        return f"The classifier of {self.class_name!r}"
