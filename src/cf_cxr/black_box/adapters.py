@@ -38,6 +38,8 @@ def as_image_classifier(classifier: Any, class_name: str | None = None, **option
         return _as_it_is(classifier, class_name, options)
     try:
         if isinstance(classifier, AttributeClassifierModel):
+            if "attribute" in options:
+                return from_attribute_classifier(classifier, class_name=class_name, **options)
             attribute, value = attribute_of_class(classifier, class_name)
             return from_attribute_classifier(classifier, attribute, value, **options)
         if isinstance(classifier, (Pipeline, PreTrainedModel)):
