@@ -16,6 +16,18 @@ _PUBLIC = {
     "models.attribute_classifier": ["AttributeClassifierConfig", "AttributeClassifierModel"],
     "models.causal_hvae": ["CausalHVAEConfig", "CausalHVAEModel"],
     "models.deep_scm": ["DeepSCMConfig", "DeepSCMModel"],
+    "models.progressive_explainer": [
+        "ExplainerDiscriminator",
+        "ExplainerDiscriminatorConfig",
+        "ProgressiveExplainerConfig",
+        "ProgressiveExplainerModel",
+    ],
+    "models.anatomy_segmenter": [
+        "AnatomySegmenterConfig",
+        "AnatomySegmenterModel",
+        "PSPNetSegmenter",
+    ],
+    "posterior_bins": ["PosteriorBins"],
     "pipelines": ["CounterfactualPipeline"],
     "data": ["load_cxr", "cxr_schema"],
     "visualization": ["counterfactual_grid"],

@@ -3,10 +3,17 @@
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 from .image_processing_cxr import CXRImageProcessor
+from .models.anatomy_segmenter import AnatomySegmenterConfig, AnatomySegmenterModel
 from .models.attribute_classifier import AttributeClassifierConfig, AttributeClassifierModel
 from .models.attribute_scm import AttributeSCMConfig, AttributeSCMModel
 from .models.causal_hvae import CausalHVAEConfig, CausalHVAEModel
 from .models.deep_scm import DeepSCMConfig, DeepSCMModel
+from .models.progressive_explainer import (
+    ExplainerDiscriminator,
+    ExplainerDiscriminatorConfig,
+    ProgressiveExplainerConfig,
+    ProgressiveExplainerModel,
+)
 from .pipelines import register as register_pipelines
 
 MODELS = {
@@ -14,6 +21,9 @@ MODELS = {
     AttributeClassifierConfig: AttributeClassifierModel,
     CausalHVAEConfig: CausalHVAEModel,
     DeepSCMConfig: DeepSCMModel,
+    ProgressiveExplainerConfig: ProgressiveExplainerModel,
+    ExplainerDiscriminatorConfig: ExplainerDiscriminator,
+    AnatomySegmenterConfig: AnatomySegmenterModel,
 }
 
 

@@ -1,0 +1,70 @@
+"""Configuration of the anatomy segmenter."""
+
+from __future__ import annotations
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+
+@strict
+class AnatomySegmenterConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`AnatomySegmenterModel`]; the default has 0.27 M parameters.
+
+    Args:
+        labels (`list[str]`): names of the masks. They may overlap: each is a question of its own (a lead lies over the
+            heart).
+        image_size (`int`, *optional*): side in pixels of the images the model is trained on; the strides must divide
+            it. Other such sizes are computed too.
+        num_channels (`int`): image channels.
+        widths (`list[int]`): channels per resolution; each one after the first halves it.
+        layers_per_block (`int`): residual blocks per resolution on the way down; one more on the way up.
+        norm_groups (`int`): groups of group normalisation; must divide every width.
+        standardize (`bool`): bring every image to zero mean and unit variance inside the model, so that exposure and
+            display contrast do not matter.
+        dice_weight (`float`): weight of the soft Dice loss beside the binary cross-entropy.
+
+    Raises:
+        ValueError: for no labels or one given twice, a width that the groups do not divide, an `image_size` that the
+            strides do not divide, a negative `dice_weight`.
+    """
+
+    model_type = "anatomy_segmenter"
+
+    labels: list[str] | tuple[str, ...] = ("lungs", "heart", "devices")
+    image_size: int | None = None
+    num_channels: int = 1
+    widths: list[int] | tuple[int, ...] = (16, 24, 32, 48)
+    layers_per_block: int = 1
+    norm_groups: int = 8
+    standardize: bool = True
+    dice_weight: float | int = 1.0
+
+    def __post_init__(self, **kwargs):
+        self.labels, self.widths = list(self.labels), list(self.widths)
+        super().__post_init__(**kwargs)
+
+    @property
+    def total_stride(self) -> int:
+        """Down-sampling factor of the lowest resolution; sides must be multiples of it."""
+        return 2 ** (len(self.widths) - 1)
+
+    def validate_architecture(self):
+        """Part of the `@strict` validation: the numbers must describe a network."""
+        if not self.labels or len(set(self.labels)) < len(self.labels):
+            raise ValueError(f"labels must be at least one name, each once, got {self.labels}.")
+        if not self.widths or self.layers_per_block < 1 or self.norm_groups < 1 or self.num_channels < 1:
+            raise ValueError(
+                f"widths={self.widths}, layers_per_block={self.layers_per_block}, norm_groups={self.norm_groups}, "
+                f"num_channels={self.num_channels}: all must be positive."
+            )
+        wrong = [w for w in self.widths if w < 1 or w % self.norm_groups]
+        if wrong:
+            raise ValueError(f"norm_groups={self.norm_groups} does not divide the widths {wrong}.")
+        if self.image_size is not None and (self.image_size < 1 or self.image_size % self.total_stride):
+            raise ValueError(
+                f"image_size={self.image_size} is not a multiple of {self.total_stride}, the total stride of "
+                f"widths={self.widths}."
+            )
+        if self.dice_weight < 0:
+            raise ValueError(f"dice_weight must not be negative, got {self.dice_weight}.")

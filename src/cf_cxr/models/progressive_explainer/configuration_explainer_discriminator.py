@@ -1,0 +1,52 @@
+"""Configuration of the discriminator."""
+
+from __future__ import annotations
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+from .configuration_progressive_explainer import ProgressiveExplainerConfig, check_divides, check_network
+
+
+@strict
+class ExplainerDiscriminatorConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`ExplainerDiscriminator`]; the defaults are paper B's network.
+
+    Args:
+        image_size (`int`): side in pixels of the images; the strides must divide it.
+        num_channels (`int`): image channels.
+        num_bins (`int`): bins of the posterior; the score has `num_bins - 1` ordinal thresholds.
+        widths (`list[int]`): channels of each residual block. Every block but the last halves the resolution.
+
+    Raises:
+        ValueError: for fewer than two widths, a width or bin count that is too small, or an `image_size` that the
+            strides do not divide.
+    """
+
+    model_type = "explainer_discriminator"
+
+    image_size: int = 256
+    num_channels: int = 1
+    num_bins: int = 10
+    widths: list[int] | tuple[int, ...] = (64, 128, 256, 512, 1024, 1024)
+
+    def __post_init__(self, **kwargs):
+        self.widths = list(self.widths)
+        super().__post_init__(**kwargs)
+
+    @property
+    def total_stride(self) -> int:
+        """Down-sampling factor before the sum pooling."""
+        return 2 ** (len(self.widths) - 1)
+
+    @classmethod
+    def for_explainer(cls, config: ProgressiveExplainerConfig, **kwargs) -> ExplainerDiscriminatorConfig:
+        """A discriminator with the size, channels, bins and widths of a generator; `kwargs` override."""
+        shared = {k: getattr(config, k) for k in ("image_size", "num_channels", "num_bins", "widths")}
+        return cls(**{**shared, **kwargs})
+
+    def validate_architecture(self):
+        """Part of the `@strict` validation: the numbers must describe a network."""
+        check_network(self.widths, self.num_channels, self.num_bins)
+        check_divides(self.image_size, self.total_stride, len(self.widths) - 1)

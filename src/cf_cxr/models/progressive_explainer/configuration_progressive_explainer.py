@@ -1,0 +1,100 @@
+"""Configuration of the generator: size, widths, bins, and whose decisions it was trained to explain."""
+
+from __future__ import annotations
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+# Five stages take 256x256 to 8x8 as in B; three take 64x64 to 8x8 at a fraction of the cost.
+SLIM_WIDTHS = (16, 32, 64, 128)
+
+
+@strict
+class ProgressiveExplainerConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`ProgressiveExplainerModel`]; the defaults are paper B's network.
+
+    Args:
+        image_size (`int`): side in pixels of the images the model is trained on; the strides must divide it. The
+            network is convolutional, so other such sizes are computed too.
+        num_channels (`int`): image channels.
+        num_bins (`int`): bins of the posterior, see `PosteriorBins`.
+        widths (`list[int]`): channels after the first convolution and after each down-sampling block. n + 1 widths
+            are n stages, and a total stride of 2^n.
+        norm_type (`str`): `"batch"` (B), or `"group"`, which has no batch statistics at all: training and evaluation
+            compute the same function, whatever the batch size.
+        norm_momentum (`float`): share of a new batch in the running statistics of batch normalisation, in (0, 1].
+        norm_groups (`int`): groups of group normalisation at most; fewer where they do not divide the channels.
+        residual_output (`bool`): False (B) decodes the image itself. True decodes a change d = tanh(.) that moves
+            each pixel the share |d| of its way to white (d > 0) or black (d < 0): x + d (1 - x) or x + d (1 + x).
+            The range is kept without clipping, and the untrained model returns its input, so detail that is not
+            evidence (devices, text, identity) need not pass the bottleneck.
+        class_name (`str`, *optional*): the class whose posterior is explained.
+        classifier_fingerprint (`str`, *optional*): of the classifier the model was trained for.
+        threshold (`float`): that classifier's decision boundary, in (0, 1).
+
+    Raises:
+        ValueError: for fewer than two widths, a width or bin count that is too small, an `image_size` that the strides
+            do not divide, an unknown `norm_type`, a momentum or threshold out of range.
+    """
+
+    model_type = "progressive_explainer"
+
+    image_size: int = 256
+    num_channels: int = 1
+    num_bins: int = 10
+    widths: list[int] | tuple[int, ...] = (64, 128, 256, 512, 1024, 1024)
+    norm_type: str = "batch"
+    norm_momentum: float | int = 0.1
+    norm_groups: int = 8
+    residual_output: bool = False
+    class_name: str | None = None
+    classifier_fingerprint: str | None = None
+    threshold: float | int = 0.5
+
+    def __post_init__(self, **kwargs):
+        self.widths = list(self.widths)
+        super().__post_init__(**kwargs)
+
+    @property
+    def total_stride(self) -> int:
+        """Down-sampling factor from image to embedding."""
+        return 2 ** (len(self.widths) - 1)
+
+    @classmethod
+    def slim(cls, image_size: int = 64, **kwargs) -> ProgressiveExplainerConfig:
+        """A model of 0.6 M parameters with a residual output, which two CPU cores can train at 64x64."""
+        settings = {"widths": list(SLIM_WIDTHS), "residual_output": True}
+        return cls(image_size=image_size, **{**settings, **kwargs})
+
+    def validate_architecture(self):
+        """Part of the `@strict` validation: the numbers must describe a network."""
+        check_network(self.widths, self.num_channels, self.num_bins)
+        check_divides(self.image_size, self.total_stride, len(self.widths) - 1)
+        if self.norm_type not in ("batch", "group"):
+            raise ValueError(f"norm_type={self.norm_type!r} is unknown; use 'batch' or 'group'.")
+        if self.norm_groups < 1:
+            raise ValueError(f"norm_groups must be at least 1, got {self.norm_groups}.")
+        if not 0 < self.norm_momentum <= 1:
+            raise ValueError(f"norm_momentum must be in (0, 1], got {self.norm_momentum}.")
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"threshold must be in (0, 1), got {self.threshold}.")
+
+
+def check_network(widths: list[int], num_channels: int, num_bins: int) -> None:
+    """Raises ValueError for fewer than two widths, a width or channel number below 1, or fewer than two bins."""
+    if len(widths) < 2 or min(widths) < 1:
+        raise ValueError(f"widths must be at least two positive numbers, got {widths}.")
+    if num_channels < 1:
+        raise ValueError(f"num_channels must be at least 1, got {num_channels}.")
+    if num_bins < 2:
+        raise ValueError(f"num_bins must be at least 2, got {num_bins}.")
+
+
+def check_divides(image_size: int, stride: int, stages: int) -> None:
+    """Raises ValueError unless `image_size` is a positive multiple of `stride`."""
+    if image_size < stride or image_size % stride:
+        raise ValueError(
+            f"image_size={image_size} is not a multiple of {stride}, the total stride of {stages} down-sampling "
+            "stages: use another size or fewer widths."
+        )
