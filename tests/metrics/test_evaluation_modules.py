@@ -12,13 +12,21 @@ import cf_cxr.metrics as metrics
 from cf_cxr.metrics.amplification import amplification, amplification_samples
 from cf_cxr.metrics.bootstrap import interval, mean_samples, patient_weights
 from cf_cxr.metrics.calibration import expected_calibration_error
+from cf_cxr.metrics.cardiothoracic import cardiothoracic_ratio
+from cf_cxr.metrics.costophrenic import costophrenic_score
+from cf_cxr.metrics.decision_distribution import decision_frechet_distance
 from cf_cxr.metrics.distribution import frechet_distance, kernel_distance, kernel_distance_samples
 from cf_cxr.metrics.effectiveness import effectiveness
+from cf_cxr.metrics.exaggeration import exaggeration_curve
 from cf_cxr.metrics.exposure import exposure_share
 from cf_cxr.metrics.fooling import fooling_gap
+from cf_cxr.metrics.identity import identity_preservation
 from cf_cxr.metrics.minimality import latent_minimality
+from cf_cxr.metrics.paired_tests import change_by_decision
+from cf_cxr.metrics.preservation import foreign_object_preservation
 from cf_cxr.metrics.soundness import image_distance
 from cf_cxr.metrics.true_counterfactual import counterfactual_error
+from cf_cxr.metrics.validity import counterfactual_validity
 
 from .gaussian_toy import GRAPH, SCHEMA
 
@@ -58,8 +66,86 @@ def mean(name, values):
     return flat({name: interval(mean_samples(values, WEIGHTS))})
 
 
+BY_PATIENT = {"patients": PATIENTS, **OPTIONS}
+DRAW = np.random.default_rng(1)
+SOURCE, FINAL = DRAW.random((2, N))
+HEARTS, NEW_HEARTS = DRAW.random((2, N, 8, 16)) < 0.02
+
+
+def draw_lungs():
+    """Two lungs on 8 rows of 16 pixels, of random depth in every column."""
+    depth = DRAW.integers(2, 8, (N, 1, 16))
+    return (np.arange(8)[:, None] < depth) & (np.abs(np.arange(16) - 7.5) > 1)
+
+
+def changes(measure, before, after, **options):
+    """Flat results of the paired tests, as the modules give them."""
+    groups = change_by_decision(measure(*before), measure(*after), SOURCE, **options, **BY_PATIENT)
+    return flat_groups(groups)
+
+
+def flat_groups(groups):
+    out = {}
+    for group, result in groups.items():
+        for field, value in vars(result).items():
+            out |= (
+                flat({f"{group}_{field}": value}) if isinstance(value, tuple) else {f"{group}_{field}": value}
+            )
+            if field == "means":
+                out[f"{group}_means"] = [e for e, *_ in value]
+                out[f"{group}_means_interval"] = [bounds for _, *bounds in value]
+    return out
+
+
+def explanation_case(name, kind):
+    """As `case`, of the metrics of explanations."""
+    if name == "exaggeration_curve":
+        target, reached = DRAW.random((2, N, 3))
+        columns = {"predictions": reached, "references": target, "posteriors": SOURCE}
+        options = {"n_bins": 5, "by_source_bin": True}
+        return (
+            columns,
+            options,
+            flat_groups(exaggeration_curve(SOURCE, target, reached, **options, **BY_PATIENT)),
+        )
+    if name == "counterfactual_validity":
+        columns = {"predictions": FINAL, "references": SOURCE}
+        expected = counterfactual_validity(SOURCE, FINAL, threshold=0.4, **BY_PATIENT)
+        return columns, {"threshold": 0.4}, flat(expected)
+    if name == "foreign_object_preservation":
+        before, after = DRAW.random((2, N, 2, 3)) < 0.3 if kind == "masks" else DRAW.random((2, N)) < 0.5
+        out = foreign_object_preservation(before, after, **BY_PATIENT)
+        counts = {n: out.pop(n) for n in ("with_object", "without_object")}
+        return {"predictions": after, "references": before}, {}, {**flat(out), **counts}
+    if name == "identity_preservation":
+        out = identity_preservation(LATENT, LATENT_NEW, n_distractors=4, **BY_PATIENT)
+        counts = {n: out.pop(n) for n in ("n_distractors", "undefined")}
+        options = {"extractor": "toy", "n_distractors": 4}
+        return (
+            {"predictions": LATENT_NEW, "references": LATENT},
+            options,
+            {**flat(out), **counts, "extractor": "toy"},
+        )
+    if name == "decision_frechet_distance":
+        columns = {"predictions": LATENT_NEW, "references": LATENT}
+        columns |= {"prediction_posteriors": FINAL, "reference_posteriors": SOURCE}
+        groups = decision_frechet_distance(LATENT, LATENT_NEW, SOURCE, FINAL)
+        return columns, {"extractor": "toy"}, {**flat_groups(groups), "extractor": "toy"}
+    lungs, new_lungs = draw_lungs(), draw_lungs()
+    if name == "cardiothoracic_ratio":
+        columns = {"predictions": NEW_HEARTS, "references": HEARTS}
+        columns |= {"thoraxes": new_lungs, "reference_thoraxes": lungs, "posteriors": SOURCE}
+        options = {"rises_with_posterior": True}
+        expected = changes(cardiothoracic_ratio, (HEARTS, lungs), (NEW_HEARTS, new_lungs), **options)
+        return columns, {"width": 16, **options}, expected
+    columns = {"predictions": new_lungs, "references": lungs, "posteriors": SOURCE}
+    return columns, {"width": 16}, changes(costophrenic_score, (lungs,), (new_lungs,))
+
+
 def case(name, kind):
     """Columns, further options, and the expected result from the plain functions."""
+    if name in EXPLANATIONS:
+        return explanation_case(name, kind)
     p, q, value, other = predictions(kind), predictions(kind), classes(kind), classes(kind)
     cell = {"predictions": p, "references": value}
     if name == "effectiveness":
@@ -98,7 +184,19 @@ def case(name, kind):
     return features, named, {"kernel_distance": kernel_distance(LATENT, LATENT_NEW), **named}
 
 
+EXPLANATIONS = (
+    "cardiothoracic_ratio",
+    "costophrenic_score",
+    "counterfactual_validity",
+    "decision_frechet_distance",
+    "exaggeration_curve",
+    "foreign_object_preservation",
+    "identity_preservation",
+)
+
 CASES = [
+    *((name, None) for name in EXPLANATIONS),
+    ("foreign_object_preservation", "masks"),
     *(
         (n, k)
         for n in ("effectiveness", "amplification", "fooling_gap", "minimality")
@@ -299,6 +397,67 @@ def test_unknown_names_list_the_known_ones():
 def test_bad_input(name, columns, message):
     with pytest.raises(ValueError, match=message):
         metrics.load(name).compute(**columns)
+
+
+SQUARE = np.ones((2, 4, 4))
+
+
+@pytest.mark.parametrize(
+    "name, columns, message",
+    [
+        ("counterfactual_validity", {"predictions": [1.7], "references": [0.2]}, "reached: row 0 is 1.7"),
+        (
+            "exaggeration_curve",
+            {"predictions": [[0.2, np.nan]], "references": [[0.1, 0.2]], "posteriors": [0.1]},
+            "reached: row 0 is nan",
+        ),
+        (
+            "exaggeration_curve",
+            {"predictions": [[0.2]], "references": [[0.1]], "posteriors": [0.1, 0.2]},
+            "same number of rows",
+        ),
+        ("foreign_object_preservation", {"predictions": [0.5], "references": [1]}, "after must be flags"),
+        ("identity_preservation", {"predictions": LATENT, "references": LATENT}, "extractor"),
+        (
+            "decision_frechet_distance",
+            {
+                "predictions": LATENT,
+                "references": LATENT,
+                "prediction_posteriors": SOURCE,
+                "extractor": "toy",
+            },
+            "reference_posteriors has 0 numbers",
+        ),
+        (
+            "costophrenic_score",
+            {"predictions": SQUARE[:, :3], "references": SQUARE[:, :3], "posteriors": [0.1, 0.2]},
+            "12 pixels are not square",
+        ),
+        (
+            "costophrenic_score",
+            {"predictions": SQUARE, "references": SQUARE, "posteriors": [0.1, 0.2], "width": 5},
+            "rows of width 5",
+        ),
+        (
+            "costophrenic_score",
+            {"predictions": SQUARE / 2, "references": SQUARE, "posteriors": [0.1, 0.2]},
+            "lungs must be binary",
+        ),
+    ],
+)
+def test_bad_explanations(name, columns, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.load(name).compute(**columns)
+
+
+def test_explanations_and_real_images_in_different_numbers():
+    module = metrics.load("decision_frechet_distance")
+    module.add_batch(predictions=LATENT[:40], prediction_posteriors=SOURCE[:40])
+    module.add_batch(references=LATENT_NEW, reference_posteriors=FINAL)
+    out = module.compute(extractor="toy", equal_numbers=False)
+    expected = decision_frechet_distance(LATENT_NEW, LATENT[:40], FINAL, SOURCE[:40], equal_numbers=False)
+    assert out["negative_distance"] == pytest.approx(expected["negative"].distance)
+    assert out["positive_explanations"] == expected["positive"].explanations
 
 
 def test_rows_of_different_size_in_two_batches():

@@ -16,11 +16,18 @@ MODULES_FOLDER = Path(__file__).parent / "modules"
 NAMES = (
     "amplification",
     "calibration_error",
+    "cardiothoracic_ratio",
     "composition",
+    "costophrenic_score",
+    "counterfactual_validity",
+    "decision_frechet_distance",
     "effectiveness",
+    "exaggeration_curve",
     "exposure_share",
     "fooling_gap",
+    "foreign_object_preservation",
     "frechet_distance",
+    "identity_preservation",
     "kernel_distance",
     "minimality",
     "reversibility",
@@ -45,7 +52,8 @@ def load(name: str, config_name: str | None = None, **kwargs: Any) -> evaluate.E
     Args:
         name: e.g. `"effectiveness"`.
         config_name: kind of the attribute for those metrics that depend on it: `"binary"` (default),
-            `"categorical"`, `"continuous"`; `"matrix"` for the whole amplification matrix.
+            `"categorical"`, `"continuous"`; `"matrix"` for the whole amplification matrix; `"flags"` (default) or
+            `"masks"` for foreign_object_preservation.
         kwargs: for `evaluate.load`, e.g. `experiment_id`, `cache_dir`, `keep_in_memory`.
 
     Raises:

@@ -60,6 +60,7 @@ class CXRMetric(evaluate.Metric):
     INPUTS = ""
     CONFIGS: tuple[str, ...] = ()
     UNPAIRED = False
+    URL = "https://arxiv.org/abs/2403.09422"
 
     def columns(self) -> dict[str, Value | Sequence]:
         """Features of this configuration."""
@@ -82,7 +83,7 @@ class CXRMetric(evaluate.Metric):
             citation=self.CITATION,
             inputs_description=self.INPUTS,
             features=Features(self.columns()),
-            reference_urls=["https://arxiv.org/abs/2403.09422"],
+            reference_urls=[self.URL],
         )
         info.format = "arrow"  # set here: the constructor allows formats for plain values only
         return info
@@ -167,8 +168,44 @@ class CXRMetric(evaluate.Metric):
 
 def weights_of(patients: list[str], n_resamples: int, seed: int) -> np.ndarray:
     """Bootstrap weights of a `patients` column, where "" stands for a patient of his own."""
-    names = [patient or f"\0{row:012d}" for row, patient in enumerate(patients)]
-    return patient_weights(names, n_resamples, seed)
+    return patient_weights(patient_names(patients), n_resamples, seed)
+
+
+def patient_names(patients: list[str]) -> list[str]:
+    """A `patients` column with a name of its own for every ""."""
+    return [patient or f"\0{row:012d}" for row, patient in enumerate(patients)]
+
+
+def to_masks(name: str, flat: np.ndarray, width: int | None) -> np.ndarray:
+    """A column of flattened images as `(N, H, W)`; *width* None takes them to be square.
+
+    Raises:
+        ValueError: naming the column, where the number of pixels does not fit the width.
+    """
+    pixels = flat.shape[1]
+    side = math.isqrt(pixels) if width is None else width
+    if width is None and side * side != pixels:
+        raise ValueError(
+            f"{name}: images of {pixels} pixels are not square; give their width: compute(width=...)."
+        )
+    if side < 1 or pixels % side:
+        raise ValueError(f"{name}: images of {pixels} pixels cannot have rows of width {width}.")
+    return flat.reshape(len(flat), -1, side)
+
+
+def group_results(groups: Mapping[str, Any]) -> dict[str, Any]:
+    """Results by group (dataclasses with intervals) as one flat dictionary, `group_field` and `group_field_interval`."""
+    out: dict[str, Any] = {}
+    for group, result in groups.items():
+        for field, value in vars(result).items():
+            name = f"{group}_{field}"
+            if isinstance(value, tuple):
+                out |= with_intervals({name: value})
+            elif isinstance(value, list) and value and isinstance(value[0], tuple):
+                out |= {name: [v[0] for v in value], f"{name}_interval": [list(v[1:]) for v in value]}
+            else:
+                out[name] = value.tolist() if isinstance(value, np.ndarray) else value
+    return out
 
 
 def mean_with_interval(
@@ -236,6 +273,15 @@ CITATION_BENCHMARK = """@inproceedings{melistas2024benchmarking,
     year={2024}
 }
 """
+CITATION_EXPLAINING = """@article{singla2023explaining,
+    title={Explaining the black-box smoothly: a counterfactual approach},
+    author={Singla, Sumedha and Eslami, Motahhare and Pollack, Brian and Wallace, Stephen and Batmanghelich, Kayhan},
+    journal={Medical Image Analysis},
+    volume={84},
+    year={2023}
+}
+"""
+URL_EXPLAINING = "https://arxiv.org/abs/2101.04230"
 CITATION_PACKAGE = """@software{cf_cxr,
     title={cf_cxr: counterfactual chest X-rays}
 }

@@ -101,8 +101,12 @@ def exaggeration_curve(
 
 
 def posterior_bin(posterior: np.ndarray, n_bins: int = 10) -> np.ndarray:
-    """Index min(floor(n_bins p), n_bins - 1) of the bin of every posterior."""
-    return np.minimum((np.asarray(posterior, float) * n_bins).astype(int), n_bins - 1)
+    """Index min(floor(n_bins p), n_bins - 1) of the bin of every posterior, judged in single precision.
+
+    Hence as `PosteriorBins.index` on float32, and rounding errors of float64 at an edge have no say.
+    """
+    edges = (np.arange(1, n_bins) / n_bins).astype(np.float32)
+    return np.searchsorted(edges, np.asarray(posterior, np.float32), side="right")
 
 
 def _curve(
