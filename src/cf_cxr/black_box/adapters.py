@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from torch import nn
@@ -23,7 +24,8 @@ def as_image_classifier(classifier: Any, class_name: str | None = None, **option
     Args:
         classifier: an `ImageClassifier` (returned as it is); an `AttributeClassifierModel`; a transformers
             image-classification model or pipeline; a network with `pathologies`, as TorchXRayVision's; any other
-            `torch.nn.Module`; any function from numpy to numpy.
+            `torch.nn.Module`; any function from numpy to numpy; or a folder or Hub repository, as
+            `load_image_classifier` reads.
         class_name: the class: `"finding"`, `"finding=effusion"` or `"effusion"` of an attribute classifier, a label,
             a pathology; for a network or function without names, what to call the class.
         **options: further arguments of the adapter: `from_attribute_classifier`, `from_transformers`,
@@ -36,6 +38,10 @@ def as_image_classifier(classifier: Any, class_name: str | None = None, **option
     """
     if isinstance(classifier, ImageClassifier):
         return _as_it_is(classifier, class_name, options)
+    if isinstance(classifier, (str, os.PathLike)):
+        from .loading import load_image_classifier  # it reads this module
+
+        return load_image_classifier(classifier, class_name, **options)
     try:
         if isinstance(classifier, AttributeClassifierModel):
             if "attribute" in options:

@@ -58,7 +58,8 @@ def distil(
         black_box: any `ImageClassifier`.
         images: at least some hundreds, of both decisions; see `label_images`.
         config: backbone and size of the student; its attributes are replaced. By default the `"bit-small"`
-            preset (1.3 M parameters) for the images' size, with brightness left in: a black box may look at it.
+            preset (1.3 M parameters) for the images' size, with features pooled over 2 x 2 cells, and with brightness
+            left in: a black box may look at it.
         limits: that the student must reach; see `FidelityLimits`.
         force: return a student that does not reach them, with a warning.
         held_out: share that is held out, in (0, 1).
@@ -87,10 +88,11 @@ def distil(
     limits = limits or FidelityLimits()
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     data = label_images(black_box, images, batch_size, processor, progress)
+    side = _side(data)
     train, test = data.split(held_out, seed)
     with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(seed)
-        model = AttributeClassifierModel(_student_config(config, data.pixel_values.shape[-1])).to(device)
+        model = AttributeClassifierModel(_student_config(config, side)).to(device)
         _fit(model, data, train, epochs, batch_size, learning_rate, weight_decay, seed, progress)
     measures = _measure(model, black_box, data, test, batch_size)
     report = FidelityReport(
@@ -105,10 +107,21 @@ def distil(
     return _accept(StudentClassifier(model), limits, force)
 
 
+def _side(data: LabelledImages) -> int:
+    height, width = data.pixel_values.shape[-2:]
+    if height != width:
+        raise BlackBoxError(
+            f"A student reads square images, got {height}x{width}; CXRImageProcessor makes them square."
+        )
+    return width
+
+
 def _student_config(config: AttributeClassifierConfig | None, side: int) -> AttributeClassifierConfig:
     schema = AttributeSchema([Attribute(ATTRIBUTE, "binary", ("no", "yes"))])
     if config is None:
-        return AttributeClassifierConfig.from_preset("bit-small", schema, side, standardize=False)
+        return AttributeClassifierConfig.from_preset(
+            "bit-small", schema, side, standardize=False, pool_grid=2
+        )
     config = copy.deepcopy(config)
     config.attributes, config.temperature = schema.to_list(), {}
     config.image_size = side

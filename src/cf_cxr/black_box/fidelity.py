@@ -64,13 +64,13 @@ class FidelityLimits:
     """What a student must reach to stand in for its black box.
 
     Args:
-        mean_difference: at most; half a bin of ten by default.
+        mean_difference: at most; one bin of ten by default.
         correlation, balanced_agreement: at least.
     """
 
-    mean_difference: float = 0.05
+    mean_difference: float = 0.1
     correlation: float = 0.9
-    balanced_agreement: float = 0.9
+    balanced_agreement: float = 0.85
 
     def failures(self, report: FidelityReport) -> list[str]:
         """What falls short, in words; empty for a faithful student."""

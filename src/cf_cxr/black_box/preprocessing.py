@@ -65,8 +65,8 @@ class RadiographPreprocessing(nn.Module):
         if self.crop is not None and tuple(x.shape[-2:]) != self.crop:
             x = _center_crop(x, self.crop)
         low, high = self.value_range
-        x = low + (x + 1) * ((high - low) / 2)
-        x = x.expand(-1, self.channels, -1, -1)
+        half = (high - low) / 2
+        x = (x * half + (low + half)).expand(-1, self.channels, -1, -1)
         mean, std = (torch.tensor(v, device=x.device, dtype=x.dtype) for v in (self.mean, self.std))
         return (x - mean[:, None, None]) / std[:, None, None]
 

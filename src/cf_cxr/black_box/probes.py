@@ -16,10 +16,10 @@ def probe_images(size: int = 128) -> Tensor:
     heart widens, and either the right or the left base grows opaque, so that most classifiers answer differently.
 
     Raises:
-        ValueError: for a size below 8 pixels.
+        ValueError: for a size below 12 pixels, where some would be equal.
     """
-    if size < 8:
-        raise ValueError(f"Probe images need at least 8 pixels, got {size}.")
+    if size < 12:
+        raise ValueError(f"Probe images need at least 12 pixels, got {size}.")
     axis = (np.arange(size) + 0.5) / size * 2 - 1
     x, y = axis[None, :], axis[:, None]
     images = []

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..image_processing_cxr import CXRImageProcessor
 from .errors import BlackBoxError
 from .preprocessing import RadiographPreprocessing
+from .processor_check import check_repeats
 
 # Pillow's numbers of its filters, with the nearest that torch can differentiate.
 _FILTERS = {0: "nearest", 1: "bicubic", 2: "bilinear", 3: "bicubic"}
@@ -32,7 +33,8 @@ def as_preprocessing(source: Any, channels: int = 3) -> Callable[[Tensor], Tenso
         channels: that the network reads, for an image processor, which does not say.
 
     Raises:
-        BlackBoxError: for settings that cannot be repeated with gradients, naming them.
+        BlackBoxError: for settings that cannot be repeated with gradients, naming them, or a processor whose pictures
+            differ from ours (both are compared on built-in ones).
     """
     if source is None:
         return RadiographPreprocessing(channels=1, value_range=(-1, 1))
@@ -46,9 +48,10 @@ def as_preprocessing(source: Any, channels: int = 3) -> Callable[[Tensor], Tenso
     if isinstance(getattr(source, "data_config", None), Mapping):  # transformers' wrapper of timm
         return _from_timm(source.data_config)
     if hasattr(source, "resize_size") and hasattr(source, "crop_size") and hasattr(source, "mean"):
-        return _from_torchvision(source)
+        return check_repeats(_from_torchvision(source), source)
     if hasattr(source, "preprocess") and hasattr(source, "to_dict"):
-        return _from_transformers(source.to_dict(), type(source).__name__, channels)
+        repeated = _from_transformers(source.to_dict(), type(source).__name__, channels)
+        return check_repeats(repeated, source)
     if callable(source):
         return source
     raise BlackBoxError(
@@ -75,16 +78,23 @@ def _from_transformers(settings: Mapping, name: str, channels: int) -> Radiograp
         resize = int(resize / settings["crop_pct"]) if resize < _CONVNEXT_FULL_SIZE else crop
     scale = settings["rescale_factor"] if settings.get("do_rescale") else 1.0
     offset = 1.0 if settings.get("do_rescale") and settings.get("rescale_offset") else 0.0
-    normalize = settings.get("do_normalize")
     return RadiographPreprocessing(
         resize,
         crop,
         channels,
         (-offset, 255.0 * scale - offset),
-        settings["image_mean"] if normalize else 0.0,
-        settings["image_std"] if normalize else 1.0,
+        settings["image_mean"] if settings.get("do_normalize") else 0.0,
+        _transformers_std(settings),
         _filter(settings.get("resample", 2), name),
     )
+
+
+def _transformers_std(settings: Mapping) -> float | list[float]:
+    power = int(bool(settings.get("do_normalize"))) + int(
+        bool(settings.get("include_top"))
+    )  # EfficientNet: twice
+    std = settings.get("image_std") or 1.0
+    return [v**power for v in std] if isinstance(std, (list, tuple)) else std**power
 
 
 def _transformers_size(size: Any, name: str) -> int | tuple[int, int]:

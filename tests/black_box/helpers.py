@@ -1,0 +1,86 @@
+"""Small classifiers with known answers, and images for them."""
+
+import torch
+from torch import nn
+
+from cf_cxr.attributes import Attribute, AttributeSchema
+from cf_cxr.models.attribute_classifier import AttributeClassifierConfig, AttributeClassifierModel
+
+SIZE = 16
+SCHEMA = AttributeSchema(
+    [
+        Attribute("age", "continuous", minimum=0, maximum=100, unit="years"),
+        Attribute("finding", "binary", ("healthy", "effusion")),
+        Attribute("site", "categorical", ("A", "B", "C")),
+    ]
+)
+TINY_BACKBONE = {
+    "model_type": "bit",
+    "embedding_size": 8,
+    "hidden_sizes": [16, 32],
+    "depths": [1, 1],
+    "num_groups": 4,
+}
+
+
+def images(count=6, size=SIZE, seed=0, dtype=torch.float32):
+    """Smooth images in [-0.9, 0.9]."""
+    coarse = (
+        torch.rand(count, 1, 4, 4, generator=torch.Generator().manual_seed(seed), dtype=dtype) * 1.8 - 0.9
+    )
+    return nn.functional.interpolate(coarse, size=(size, size), mode="bilinear")
+
+
+class Linear(nn.Module):
+    """Logits `(N, classes)` = W vec(x) + b, with dropout and batch norm that matter in training mode only."""
+
+    def __init__(self, classes=1, size=SIZE, channels=1, seed=0, scale=0.2):
+        super().__init__()
+        self.noise = nn.Sequential(nn.BatchNorm2d(channels, affine=False), nn.Dropout(0.5))
+        self.layer = nn.Linear(channels * size * size, classes)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            self.layer.weight.normal_(0, scale, generator=generator)
+            self.layer.bias.normal_(0, scale, generator=generator)
+
+    def forward(self, x):
+        return self.layer((self.noise(x) if self.training else x).flatten(1))
+
+    def logits(self, x):
+        """The closed form in float64."""
+        return (
+            x.double().flatten(1) @ self.layer.weight.detach().double().T + self.layer.bias.detach().double()
+        )
+
+
+def attribute_model(seed=0, **options):
+    """A tiny attribute classifier in evaluation mode whose weights are away from their initial values."""
+    torch.manual_seed(seed)
+    options = {
+        "temperature": {"finding": 1.7},
+        "image_size": SIZE,
+        "backbone_config": dict(TINY_BACKBONE),
+        **options,
+    }
+    model = AttributeClassifierModel(AttributeClassifierConfig(attributes=SCHEMA.to_list(), **options))
+    with torch.no_grad():
+        for head in model.heads:
+            head.weight.normal_(0, 1)
+    return model.eval()
+
+
+def assert_gradient(classifier, x, step=1e-3, tolerance=0.02):
+    """Autograd agrees with central differences along random directions (relative to the gradient's length)."""
+    x = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(classifier(x).sum(), x)
+    assert gradient.any() and gradient.isfinite().all()
+    for seed in range(3):
+        direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
+        # mostly along the gradient, so that rounding does not hide the slope
+        direction = direction / direction.norm() + gradient / gradient.norm()
+        with torch.no_grad():
+            rise = (classifier(x + step * direction) - classifier(x - step * direction)).double().sum() / (
+                2 * step
+            )
+        slope = (gradient * direction).sum()
+        assert abs(rise - slope) <= tolerance * abs(slope), (float(rise), float(slope))

@@ -1,0 +1,91 @@
+import math
+
+import pytest
+import torch
+
+from cf_cxr.black_box import BlackBoxError, check_images, check_not_constant, check_posterior
+from cf_cxr.black_box.errors import find_name
+
+from .helpers import images
+
+
+def test_good_answers_pass_and_keep_their_graph():
+    given = torch.tensor([0.0, 0.25, 1.0], requires_grad=True)
+    checked = check_posterior(given, 3)
+    assert checked.tolist() == [0.0, 0.25, 1.0] and checked.dtype == torch.float32
+    checked.sum().backward()
+    assert given.grad.tolist() == [1, 1, 1]
+
+
+def test_rounding_beyond_the_ends_is_clamped():
+    checked = check_posterior(torch.tensor([1.0005, -0.0005], dtype=torch.float64), 2)
+    assert checked.tolist() == [1, 0] and checked.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (torch.tensor([0.2, -3.5]), r"-3.5 to image 1 of 2.*looks like logits.*activation='sigmoid'"),
+        (torch.tensor([0.2, 1.01]), "looks like logits"),
+        (torch.tensor([80.0, 12.0]), "divide percentages by 100"),
+        (torch.tensor([0.2, math.nan]), "nan to image 1 of 2.*diverged"),
+        (torch.tensor([math.inf, 0.5]), "inf to image 0"),
+        (torch.tensor([0.2]), r"must answer with one posterior each, \(2,\), got the shape \(1,\)"),
+        (torch.tensor(0.2), r"shape \(\)"),
+        (torch.full((2, 3), 0.2), r"shape \(2, 3\).*index of the class"),
+        ([0.1, 0.2], "must answer with a tensor"),
+    ],
+)
+def test_bad_answers_say_what_is_wrong(answer, message):
+    with pytest.raises(BlackBoxError, match=message):
+        check_posterior(answer, 2, "My classifier")
+
+
+def test_a_constant_is_refused_but_one_image_is_not():
+    with pytest.raises(BlackBoxError, match="answers 0.7 to all of 4 images.*class index"):
+        check_not_constant(torch.full((4,), 0.7))
+    check_not_constant(torch.tensor([0.7]))
+    check_not_constant(torch.tensor([0.7, 0.70001]))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (torch.zeros(2, 1, 8, 8, dtype=torch.uint8), "floating point.*torch.uint8"),
+        ([[0.0]], "got <class 'list'>"),
+        (torch.zeros(2, 3, 8, 8), r"grey images.*\(2, 3, 8, 8\)"),
+        (torch.zeros(1, 8, 8), "grey images"),
+        (torch.zeros(0, 1, 8, 8), "at least 1"),
+        (torch.full((1, 1, 8, 8), 255.0), "255 to 255.*127.5"),
+        (torch.full((1, 1, 8, 8), -2.0), "-2 to -2"),
+        (torch.full((1, 1, 8, 8), math.nan), "finite"),
+    ],
+)
+def test_bad_images_say_what_is_wrong(given, message):
+    with pytest.raises(BlackBoxError, match=message):
+        check_images(given)
+
+
+def test_good_images_pass():
+    assert check_images(x := images()) is x
+    check_images(torch.full((1, 1, 8, 8), 1.04))
+
+
+def test_names_are_found_without_regard_to_case_and_underscores():
+    names = ["Effusion", "", "Pleural_Thickening", "No Finding"]
+    assert [find_name(n, names, "label") for n in ("effusion", "pleural thickening", "No Finding")] == [
+        0,
+        2,
+        3,
+    ]
+    with pytest.raises(
+        BlackBoxError, match="Unknown label 'Efusion'.*'Effusion', 'Pleural_Thickening'.*mean 'Effusion'"
+    ):
+        find_name("Efusion", names, "label")
+    with pytest.raises(BlackBoxError, match="Unknown"):
+        find_name("", names, "label")
+    with pytest.raises(BlackBoxError, match=r"occurs 2 times \(positions \[0, 1\]\)"):
+        find_name("a", ["A", "A "], "label")
+    assert find_name("A", ["A", "a"], "label") == 0
+    with pytest.raises(BlackBoxError, match=r"'class 29', \.\.\."):
+        find_name("x", [f"class {i}" for i in range(1000)], "label")

@@ -1,0 +1,153 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from cf_cxr.black_box import BlackBoxError, RadiographPreprocessing, as_image_classifier, from_module
+
+from .helpers import SIZE, Linear, assert_gradient, images
+
+
+def test_a_linear_classifier_has_its_closed_form_posterior_and_gradient():
+    module, x = Linear(), images()
+    classifier = from_module(module, class_name="effusion")
+    expected = module.logits(x)[:, 0].sigmoid()
+    torch.testing.assert_close(classifier.posterior(x).double(), expected, atol=1e-6, rtol=0)
+    assert expected.std() > 0.05
+    x = x.requires_grad_()
+    (gradient,) = torch.autograd.grad(classifier(x).sum(), x)
+    slope = (expected * (1 - expected))[:, None] * module.layer.weight.detach().double()
+    torch.testing.assert_close(gradient.flatten(1).double(), slope, atol=1e-6, rtol=1e-4)
+    assert_gradient(classifier, images(2))
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_activations_over_several_outputs(activation):
+    module, x = Linear(classes=4), images()
+    logits = module.logits(x)
+    expected = logits.sigmoid() if activation == "sigmoid" else logits.softmax(1)
+    for index in range(4):
+        classifier = from_module(module, index=index, activation=activation)
+        torch.testing.assert_close(classifier.posterior(x).double(), expected[:, index], atol=1e-6, rtol=0)
+        assert classifier.class_name == f"output {index}"
+
+
+def test_outputs_of_every_form():
+    plain = Linear()
+    expected = from_module(plain, class_name="x")(images())
+    forms = {
+        "one axis": lambda x: plain(x)[:, 0],
+        "a mapping": lambda x: {"logits": plain(x)},
+        "an object": lambda x: SimpleNamespace(logits=plain(x)),
+    }
+    for form in forms.values():
+        module = nn.Module()
+        module.forward = form
+        assert torch.equal(from_module(module, class_name="x")(images()), expected)
+    probabilities = nn.Sequential(plain, nn.Sigmoid())
+    assert torch.equal(from_module(probabilities, activation=None, class_name="x")(images()), expected)
+
+
+def test_three_channels_at_the_networks_size():
+    module = Linear(classes=2, size=8, channels=3)
+    transform = RadiographPreprocessing((8, 8), mean=[0.4, 0.5, 0.6], std=[0.2, 0.3, 0.4])
+    classifier, x = from_module(module, transform, index=1, class_name="x"), images()
+    expected = module.logits(transform(x))[:, 1].sigmoid()
+    torch.testing.assert_close(classifier.posterior(x).double(), expected, atol=1e-5, rtol=0)
+    assert_gradient(classifier, images(2))
+
+
+def test_double_precision_networks():
+    module, x = Linear().double(), images()
+    answer = from_module(module, class_name="x")(x)
+    assert answer.dtype == torch.float32
+    torch.testing.assert_close(answer.double(), module.logits(x)[:, 0].sigmoid(), atol=1e-6, rtol=0)
+
+
+class Answers(nn.Module):
+    """Answers the same whatever it is asked."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, x):
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    ("module", "options", "message"),
+    [
+        (
+            Linear(scale=2),
+            {"activation": None},
+            "no probability.*looks like logits: pass activation='sigmoid'",
+        ),
+        (Linear(classes=3), {}, "answers for 3 classes: say which by index=0 to 2"),
+        (Linear(classes=3), {"index": 3}, "no class of index 3: it answers for 3, 0 to 2"),
+        (Linear(), {"activation": "softmax"}, "softmax is always 1"),
+        (Answers(torch.full((6,), torch.nan)), {}, "nan to image 0 of 6"),
+        (Answers(torch.zeros(5)), {}, r"asked about 6 images.*shape \(5,\)"),
+        (Answers(torch.zeros(6, 2, 3)), {"index": 0}, r"shape \(6, 2, 3\)"),
+        (Answers((torch.zeros(6),)), {}, "answers with tuple"),
+        (Answers(None), {}, "answers with NoneType"),
+    ],
+)
+def test_bad_answers(module, options, message):
+    with pytest.raises(BlackBoxError, match=message):
+        from_module(module, class_name="effusion", differentiable=False, **options)(images())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"index": -1}, "index=-1 must be a whole number"),
+        ({"index": 1.0}, "index=1.0"),
+        ({"activation": "relu"}, "activation='relu' is unknown"),
+        ({"preprocess": 3}, "Cannot read a preprocessing"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(BlackBoxError, match=message):
+        from_module(Linear(), **options)
+
+
+def test_something_that_is_no_module():
+    with pytest.raises(BlackBoxError, match="torch.nn.Module.*from_callable"):
+        from_module(lambda x: x)
+
+
+def test_a_preprocessing_through_numpy_has_no_gradient_and_says_so():
+    def through_numpy(x):
+        return torch.from_numpy(x.detach().numpy() * 1)
+
+    classifier = from_module(Linear(), through_numpy, class_name="x")
+    with pytest.raises(BlackBoxError, match="no gradient.*differentiable=False"):
+        classifier(images().requires_grad_())
+
+
+def test_torchvision():
+    models = pytest.importorskip("torchvision.models")
+    torch.manual_seed(0)
+    network = models.resnet18(weights=None, num_classes=5).train()
+    preset = models.ResNet18_Weights.DEFAULT.transforms(crop_size=32, resize_size=36)
+    classifier = as_image_classifier(network, "effusion", preprocess=preset, index=2, activation="softmax")
+    x = images(3, 48)
+    network.eval()
+    with torch.no_grad():
+        expected = network(preset(((x + 1) / 2).expand(-1, 3, -1, -1))).softmax(1)[:, 2]
+    network.train()
+    torch.testing.assert_close(classifier.posterior(x), expected, atol=1e-5, rtol=1e-4)
+    assert network.training
+    assert_gradient(classifier, x[:1], tolerance=0.05)
+
+
+def test_timm():
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    network = timm.create_model("resnet10t", pretrained=False, num_classes=3, in_chans=1)
+    settings = {**network.pretrained_cfg, "input_size": (1, 32, 32)}
+    classifier = as_image_classifier(network, "effusion", preprocess=settings, index=0)
+    assert classifier.validate(images(3, 48)).shape == (3,)
+    assert classifier.preprocess.channels == 1 and SIZE < 32

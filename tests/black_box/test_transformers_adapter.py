@@ -1,0 +1,149 @@
+import pytest
+import torch
+from PIL import Image
+from transformers import (
+    AutoModel,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    pipeline,
+)
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+from cf_cxr.black_box import BlackBoxError, RadiographPreprocessing, from_transformers, load_image_classifier
+
+from .helpers import assert_gradient, images
+
+LABELS = {0: "No Finding", 1: "Pleural Effusion", 2: "Cardiomegaly"}
+PROCESSOR = ViTImageProcessorPil(size={"height": 32, "width": 32})
+
+
+def vit(**options):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    options = {"id2label": LABELS, "image_size": 32, "patch_size": 8, **sizes, **options}
+    model = ViTForImageClassification(ViTConfig(**options)).eval()
+    return _livelier(model)
+
+
+def resnet(**options):
+    torch.manual_seed(0)
+    options = {"id2label": LABELS, "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], **options}
+    return _livelier(ResNetForImageClassification(ResNetConfig(layer_type="basic", **options)).eval())
+
+
+def _livelier(model):
+    """A head with large weights, so that posteriors are spread."""
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.startswith("classifier") and weight.ndim == 2:
+                weight.normal_(0, 1.5)
+    return model
+
+
+def pictures(x):
+    array = ((x[:, 0] + 1) * 127.5).round().to(torch.uint8).numpy()
+    return [Image.fromarray(a) for a in array]
+
+
+@pytest.mark.parametrize("make", [vit, resnet])
+@pytest.mark.parametrize("problem", ["single_label_classification", "multi_label_classification", None])
+def test_agrees_with_the_pipeline_on_pictures(make, problem):
+    model, x = make(problem_type=problem), images(4, 48)
+    asked = pipeline("image-classification", model=model, image_processor=PROCESSOR)
+    answers = asked(pictures(x), top_k=3)
+    for label in LABELS.values():
+        expected = torch.tensor([next(a["score"] for a in row if a["label"] == label) for row in answers])
+        for classifier in (
+            from_transformers(asked, label),
+            from_transformers(model, label.upper(), PROCESSOR),
+        ):
+            torch.testing.assert_close(classifier.posterior(x), expected, atol=5e-3, rtol=0)
+            assert classifier.class_name == label
+        assert expected.std() > 0.002
+
+
+def test_a_single_output_is_a_sigmoid_and_a_regression_nothing():
+    single = vit(id2label={0: "effusion"})
+    with torch.no_grad():
+        logit = single(RadiographPreprocessing((32, 32), mean=0.5, std=0.5)(images(4))).logits[:, 0]
+    torch.testing.assert_close(from_transformers(single, 0, PROCESSOR).posterior(images(4)), logit.sigmoid())
+    regression = vit(id2label={0: "effusion"}, problem_type="regression")
+    with pytest.raises(BlackBoxError, match="looks like logits"):
+        from_transformers(regression, 0, PROCESSOR)(images(4))
+
+
+def test_the_pipelines_own_function_is_respected():
+    asked = pipeline(
+        "image-classification", model=vit(), image_processor=PROCESSOR, function_to_apply="sigmoid"
+    )
+    x = images(4, 32)
+    expected = torch.tensor(
+        [next(a["score"] for a in r if a["label"] == LABELS[1]) for r in asked(pictures(x))]
+    )
+    torch.testing.assert_close(from_transformers(asked, 1).posterior(x), expected, atol=5e-3, rtol=0)
+
+
+@pytest.mark.parametrize("make", [vit, resnet])
+def test_gradient_agrees_with_differences(make):
+    classifier = from_transformers(make(), "Pleural Effusion", PROCESSOR)
+    assert_gradient(classifier, images(2, 48))
+    classifier.validate(images(4))
+
+
+def test_batches_do_not_change_answers():
+    classifier, x = from_transformers(resnet().train(), 1, PROCESSOR), images(5)
+    torch.testing.assert_close(classifier.posterior(x, 2), classifier.posterior(x), atol=1e-5, rtol=0)
+    assert classifier.module.training
+
+
+def test_a_grey_model_gets_one_channel():
+    classifier = from_transformers(
+        vit(num_channels=1), 1, ViTImageProcessorPil(do_resize=False, do_normalize=False)
+    )
+    assert classifier(images(2, 32)).shape == (2,)
+    with pytest.raises(BlackBoxError, match="3 values for 1 channels"):
+        from_transformers(vit(num_channels=1), 1, PROCESSOR)
+
+
+def test_half_precision():
+    model = vit()
+    expected = from_transformers(model, 1, PROCESSOR).posterior(images(4))
+    answer = from_transformers(model.bfloat16(), 1, PROCESSOR).posterior(images(4))
+    assert answer.dtype == torch.float32
+    torch.testing.assert_close(answer, expected, atol=0.05, rtol=0)
+
+
+def test_fingerprint_survives_saving_and_sees_processor_and_configuration(tmp_path):
+    model = vit()
+    first = from_transformers(model, 1, PROCESSOR).fingerprint()
+    model.save_pretrained(tmp_path)
+    PROCESSOR.save_pretrained(tmp_path)
+    loaded = load_image_classifier(tmp_path, "pleural effusion")
+    assert loaded.fingerprint() == first
+    assert torch.equal(loaded(images(2)), from_transformers(model, 1, PROCESSOR)(images(2)))
+    other = ViTImageProcessorPil(size={"height": 32, "width": 32}, image_mean=[0.4] * 3)
+    assert from_transformers(model, 1, other).fingerprint() != first
+    assert from_transformers(model, 2, PROCESSOR, class_name=LABELS[1]).fingerprint() != first
+    model.config.hidden_act = "relu"
+    assert from_transformers(model, 1, PROCESSOR).fingerprint() != first
+
+
+def test_labels_that_are_not_there():
+    with pytest.raises(
+        BlackBoxError, match="Unknown label 'Edema'.*'No Finding', 'Pleural Effusion', 'Cardiomegaly'"
+    ):
+        from_transformers(vit(), "Edema", PROCESSOR)
+    for index in (3, -1, True):
+        with pytest.raises(BlackBoxError, match="the model has 3, 0 to 2"):
+            from_transformers(vit(), index, PROCESSOR)
+
+
+def test_models_that_classify_nothing_and_a_missing_processor():
+    with pytest.raises(BlackBoxError, match="processor=AutoImageProcessor"):
+        from_transformers(vit(), 1)
+    with pytest.raises(BlackBoxError, match="ViTModel has no classification head"):
+        from_transformers(AutoModel.from_config(vit().config), 1, PROCESSOR)
+    with pytest.raises(BlackBoxError, match="Linear is no transformers model"):
+        from_transformers(torch.nn.Linear(1, 1), 1, PROCESSOR)
