@@ -82,6 +82,17 @@ def test_true_counterfactuals_of_cardiomegaly_are_seen(resolution):
         assert out[name].change[0] == pytest.approx(true[name].change[0], abs=0.004)
 
 
+def test_fluid_moves_the_ratio_by_little():
+    """True effusions leave heart and thorax alone, but hide lung: a small false rise, never a large one."""
+    before, after, posterior = explained(
+        "Effusion", 128, lambda images: cardiothoracic_ratio(images.heart_mask, images.lung_mask)
+    )
+    true = explained("Effusion", 128, lambda images: images.cardiothoracic_ratio.numpy())
+    np.testing.assert_array_equal(true[0], true[1])
+    out = change_by_decision(before, after, posterior)
+    assert 0 <= out["negative"].change[0] < 0.005 and -0.005 < out["positive"].change[0] <= 0
+
+
 @pytest.mark.parametrize(
     "heart, thorax, message",
     [

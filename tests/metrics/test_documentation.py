@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 import cf_cxr.metrics as metrics
 
 PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
@@ -11,10 +13,11 @@ PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="u
 def test_examples_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("evaluate.config.HF_METRICS_CACHE", str(tmp_path))
     exec("\n".join(re.findall(r"```python\n(.*?)```", PAGE, re.S)), {})  # noqa: S102
-    cell, difference, distance, same_cell = capsys.readouterr().out.strip().splitlines()
+    cell, difference, slope, distance, same_cell = capsys.readouterr().out.strip().splitlines()
     estimate, low, high = eval(cell)
     assert 0 < low < estimate < high
     assert eval(difference)[1] > 0
+    assert eval(slope)[0] == pytest.approx(0.8, abs=0.02)
     assert eval(distance) == 0
     assert eval(same_cell)[0] == estimate
 

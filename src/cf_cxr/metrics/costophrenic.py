@@ -31,7 +31,7 @@ def costophrenic_angles(
     where the border falls towards the wall (a sharp recess), 90 where it is level, above where fluid climbs the wall.
 
     Limits: 8 columns hold the zone at 128 pixels and 3 at 64, so single angles err by several degrees (on the
-    phantom's exact masks by about 7 and 12 on average); a segmenter that rounds the corner off blunts every angle, so
+    phantom's exact masks by 7 and 11 on average); a segmenter that rounds the corner off blunts every angle, so
     compare changes within one segmenter; fluid that the segmenter calls lung is invisible here, and so is what lies
     behind the diaphragm.
 
