@@ -204,7 +204,7 @@ def embedding_distance(embedding: Tensor, other: Tensor) -> Tensor:
 
 def _excess(t: Tensor, r: Tensor) -> Tensor:
     """t log(t / r), 0 at t = 0, finite at r = 0."""
-    return torch.xlogy(t, t.clamp_min(_SMALLEST)) - t * r.clamp_min(_SMALLEST).log()
+    return t * (t.clamp_min(_SMALLEST).log() - r.clamp_min(_SMALLEST).log())
 
 
 def _check_images(image: Tensor, reconstruction: Tensor) -> None:

@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig
 @strict
 class AnatomySegmenterConfig(PreTrainedConfig):
     r"""
-    Configuration of [`AnatomySegmenterModel`]; the default has 0.27 M parameters.
+    Configuration of [`AnatomySegmenterModel`]; the default has 0.30 M parameters.
 
     Args:
         labels (`list[str]`): names of the masks. They may overlap: each is a question of its own (a lead lies over the
@@ -34,7 +34,7 @@ class AnatomySegmenterConfig(PreTrainedConfig):
     labels: list[str] | tuple[str, ...] = ("lungs", "heart", "devices")
     image_size: int | None = None
     num_channels: int = 1
-    widths: list[int] | tuple[int, ...] = (16, 24, 32, 48)
+    widths: list[int] | tuple[int, ...] = (16, 24, 32, 32)
     layers_per_block: int = 1
     norm_groups: int = 8
     standardize: bool = True

@@ -59,6 +59,7 @@ class AnatomySegmenterModel(PreTrainedModel):
             block_out_channels=tuple(config.widths),
             layers_per_block=config.layers_per_block,
             norm_num_groups=config.norm_groups,
+            time_embedding_dim=config.widths[0],  # there is one time step only
             add_attention=False,
         )
         self.post_init()

@@ -46,7 +46,9 @@ class ConditionalNorm2d(nn.Module):
     def forward(self, hidden: Tensor, condition: Tensor | None = None) -> Tensor:
         """`(B, C, H, W)` and the condition `(B,)`, int64, to `(B, C, H, W)`; None is the first row."""
         if self.counted and self.training and isinstance(self.norm, nn.BatchNorm2d):
-            hidden = F.batch_norm(hidden, None, None, training=True, eps=self.norm.eps)
+            # the running statistics are passed, and not moved: the backward pass needs the same saved tensors
+            statistics = self.norm.running_mean, self.norm.running_var
+            hidden = F.batch_norm(hidden, *statistics, training=True, momentum=0.0, eps=self.norm.eps)
         else:
             hidden = self.norm(hidden)
         if condition is None:

@@ -63,7 +63,7 @@ class ProgressiveExplainerConfig(PreTrainedConfig):
 
     @classmethod
     def slim(cls, image_size: int = 64, **kwargs) -> ProgressiveExplainerConfig:
-        """A model of 0.6 M parameters with a residual output, which two CPU cores can train at 64x64."""
+        """A model of 0.47 M parameters with a residual output, which two CPU cores can train at 64x64."""
         settings = {"widths": list(SLIM_WIDTHS), "residual_output": True}
         return cls(image_size=image_size, **{**settings, **kwargs})
 

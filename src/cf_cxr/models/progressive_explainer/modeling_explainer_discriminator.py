@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
-from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.parametrize import ParametrizationList
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
@@ -98,16 +98,17 @@ class ExplainerDiscriminator(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Glorot-uniform weights, zero biases, and singular vectors that belong to these weights."""
-        if not is_parametrized(module, "weight"):
-            return
-        weight = module.parametrizations.weight
-        init.xavier_uniform_(weight.original)
-        if module.bias is not None:
+        """Glorot-uniform weights with the singular vectors that belong to them, and zero biases."""
+        if isinstance(module, ParametrizationList):
+            init.xavier_uniform_(module.original)
+            u, v = _singular_vectors(module.original)
+            init.copy_(module[0]._u, u)
+            init.copy_(module[0]._v, v)
+        elif hasattr(module, "_u"):  # for a checkpoint that lacks nothing else: training finds the vectors
+            for vector in (module._u, module._v):
+                init.copy_(vector, F.normalize(torch.randn_like(vector), dim=0))
+        elif getattr(module, "bias", None) is not None:
             init.zeros_(module.bias)
-        u, v = _singular_vectors(weight.original)
-        init.copy_(weight[0]._u, u)
-        init.copy_(weight[0]._v, v)
 
     def forward(
         self,
