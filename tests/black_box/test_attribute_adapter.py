@@ -39,7 +39,7 @@ def test_a_model_of_several_channels_gets_them():
     model = attribute_model(num_channels=3)
     x = images()
     expected = model.predict(x.expand(-1, 3, -1, -1))["finding"]
-    assert torch.equal(from_attribute_classifier(model, "finding")(x), expected)
+    torch.testing.assert_close(from_attribute_classifier(model, "finding")(x), expected)
 
 
 def test_fingerprint_sees_the_temperature_and_survives_saving(model, tmp_path):

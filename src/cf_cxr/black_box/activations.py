@@ -62,13 +62,12 @@ def select_class(output: Tensor, index: int | None, activation: str | None, coun
         BlackBoxError: for another shape, no index where there are several classes, an index out of range, or a
             softmax over one class.
     """
-    if output.ndim == 1:
-        output = output[:, None]
-    if output.ndim != 2 or len(output) != count:
+    if output.ndim not in (1, 2) or len(output) != count:
         raise BlackBoxError(
             f"{who} was asked about {count} images and must answer with ({count},) or ({count}, classes), got the "
             f"shape {tuple(output.shape)}."
         )
+    output = output[:, None] if output.ndim == 1 else output
     classes = output.shape[1]
     if index is None and classes > 1:
         raise BlackBoxError(f"{who} answers for {classes} classes: say which by index=0 to {classes - 1}.")

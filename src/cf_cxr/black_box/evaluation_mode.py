@@ -14,7 +14,8 @@ def frozen_evaluation(module: nn.Module) -> Iterator[None]:
 
     In evaluation mode dropout is off and batch norm uses its running statistics, so an answer depends on its
     image only. Graphs made inside lead to the inputs and not to the parameters. Flags are set one by one, without
-    `train()`, which a model may have overridden. Not safe where two threads use one module.
+    `train()`, which a model may have overridden. Only modules that are registered are
+    reached, and two threads should not use one module.
     """
     training = [m for m in module.modules() if m.training]
     trainable = [p for p in module.parameters() if p.requires_grad]

@@ -82,7 +82,7 @@ def _from_transformers(settings: Mapping, name: str, channels: int) -> Radiograp
         resize,
         crop,
         channels,
-        (-offset, 255.0 * scale - offset),
+        (0.0 - offset, 255.0 * scale - offset),
         settings["image_mean"] if settings.get("do_normalize") else 0.0,
         _transformers_std(settings),
         _filter(settings.get("resample", 2), name),
@@ -93,7 +93,7 @@ def _transformers_std(settings: Mapping) -> float | list[float]:
     power = int(bool(settings.get("do_normalize"))) + int(
         bool(settings.get("include_top"))
     )  # EfficientNet: twice
-    std = settings.get("image_std") or 1.0
+    std = settings.get("image_std") if power else 1.0
     return [v**power for v in std] if isinstance(std, (list, tuple)) else std**power
 
 
