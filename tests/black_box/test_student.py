@@ -203,9 +203,9 @@ def test_options_that_cannot_be(options, message):
 
 def test_the_default_student_is_a_small_library_network():
     with pytest.warns(UserWarning, match="does not repeat"):
-        student = distil(black_box(), images(8, seed=1), epochs=1, held_out=0.5, force=True, device="cpu")
+        student = distil(black_box(), images(8, 32, seed=1), epochs=1, held_out=0.5, force=True, device="cpu")
     assert isinstance(student.model, AttributeClassifierModel) and not student.model.config.standardize
-    assert 1e6 < student.model.num_parameters() < 2e6 and student.model.config.image_size == SIZE
+    assert 1e6 < student.model.num_parameters() < 2e6 and student.model.config.image_size == 32
 
 
 # --- the measures -----------------------------------------------------------------------------------------

@@ -60,9 +60,9 @@ def test_agrees_with_the_pipeline_on_pictures(make, problem):
             from_transformers(asked, label),
             from_transformers(model, label.upper(), PROCESSOR),
         ):
-            torch.testing.assert_close(classifier.posterior(x), expected, atol=5e-3, rtol=0)
+            error = (classifier.posterior(x) - expected).abs().max()
+            assert error < 0.2 * expected.std() and error < 0.02  # pictures are rounded to 8 bits
             assert classifier.class_name == label
-        assert expected.std() > 0.002
 
 
 def test_a_single_output_is_a_sigmoid_and_a_regression_nothing():
