@@ -36,6 +36,14 @@ def test_mirror_images_swap_the_sides():
     np.testing.assert_allclose(costophrenic_angles(mask[:, :, ::-1]), costophrenic_angles(mask)[:, ::-1])
 
 
+def test_the_place_in_the_picture_does_not_matter():
+    masks = rendered("Effusion", 64)[0].lung_mask.numpy()[:, 0]
+    shifted = np.pad(masks, ((0, 0), (3, 9), (25, 0)))
+    np.testing.assert_allclose(
+        costophrenic_angles(shifted, zone=0.4), costophrenic_angles(masks, zone=0.4), atol=1e-9
+    )
+
+
 def test_specks_and_a_thin_wall_do_not_move_the_wall():
     mask = lungs(45, 60)
     expected = costophrenic_angles(mask)

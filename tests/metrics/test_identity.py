@@ -51,6 +51,13 @@ def test_given_distractors():
     assert out["reidentification"][0] == 1 and out["n_distractors"] == 1
 
 
+def test_the_explanation_searches_not_the_image():
+    """The image is far from the stranger, the explanation is nearer to him than to its own image."""
+    out = identity_preservation([[1.0, 0.0]], [[1.0, 1.2]], [[0.0, 1.0]], **FEW)
+    assert out["reidentification"][0] == 0 and out["reference_distance"][0] == 1
+    assert out["distance"][0] == pytest.approx(1 - 1 / np.sqrt(2.44))
+
+
 def test_more_distractors_make_it_harder():
     rng = np.random.default_rng(1)
     before = rng.normal(size=(300, 8))

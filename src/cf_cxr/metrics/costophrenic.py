@@ -30,7 +30,7 @@ def costophrenic_angles(
     column has no say. The angle is that between the upward wall, taken as vertical, and the border: below 90 degrees
     where the border falls towards the wall (a sharp recess), 90 where it is level, above where fluid climbs the wall.
 
-    Limits: 8 columns hold the zone at 128 pixels and 3 at 64, so single angles err by several degrees (on the
+    Limits: 6 columns hold the zone at 128 pixels and 3 at 64, so single angles err by several degrees (on the
     phantom's exact masks by 7 and 11 on average); a segmenter that rounds the corner off blunts every angle, so
     compare changes within one segmenter; fluid that the segmenter calls lung is invisible here, and so is what lies
     behind the diaphragm.

@@ -138,11 +138,10 @@ def _curve(
 
 def _line(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Least squares of every row of y `(R, B)` on x `(B,)`, NaN left out; NaN with fewer than two points."""
-    known = ~np.isnan(y)
-    x = np.where(known, x, np.nan)
+    x = np.where(np.isnan(y), np.nan, x)
     mean_x, mean_y = _bin_mean(x), _bin_mean(y)
     dx, dy = x - mean_x[:, None], y - mean_y[:, None]
-    slope = _ratio(np.nansum(dx * dy, 1), np.where(known.sum(1) > 1, np.nansum(dx * dx, 1), 0.0))
+    slope = _ratio(np.nansum(dx * dy, 1), np.nansum(dx * dx, 1))
     return slope, mean_y - slope * mean_x
 
 
