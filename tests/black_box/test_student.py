@@ -167,8 +167,11 @@ def test_images_of_every_form_give_the_same_answers():
         assert data.pixel_values.shape == (5, 1, SIZE, SIZE) and data.pixel_values.dtype == torch.float16
         torch.testing.assert_close(data.posterior, expected)
         assert (data.pixel_values.float() - x).abs().max() < 1 / 1000
-    read = label_images(black_box(), arrays, processor=CXRImageProcessor(size=SIZE), progress=False)
-    torch.testing.assert_close(read.posterior, expected, atol=1e-5, rtol=0)
+    rows = [{"image": a, "patient_id": "p"} for a in arrays]
+    for form in (arrays, rows):
+        read = label_images(black_box(), form, processor=CXRImageProcessor(size=SIZE), progress=False)
+        torch.testing.assert_close(read.posterior, expected, atol=1e-5, rtol=0)
+    assert read.patients == ["p"] * 5
 
 
 @pytest.mark.parametrize(

@@ -68,9 +68,9 @@ def label_images(
 
     Args:
         black_box: the classifier.
-        images: an iterable of tensors `(1, H, W)` or batches `(N, 1, H, W)` in [-1, 1], of mappings with such
-            `pixel_values` (rows of a data set; `patient_id` is used if all have it), or of anything that
-            `processor` reads. All of one size. A generator is read once.
+        images: an iterable of tensors `(1, H, W)` or batches `(N, 1, H, W)` in [-1, 1], of rows of a data set with
+            such `pixel_values` or with an `image` for `processor` (`patient_id` is used if all have it), or of
+            anything else that `processor` reads. All of one size. A generator is read once.
         batch_size: images per question.
         processor: `CXRImageProcessor`, for files and pictures.
         progress: show a bar; None: on a terminal only.
@@ -118,9 +118,8 @@ def _batches(
 def _items(images: Iterable, processor: Callable | None) -> Iterator[tuple[Tensor, list[Any]]]:
     """Tensors `(n, 1, H, W)` and n patients of whatever the iterable yields."""
     for item in images:
-        patient = None
+        patient = item.get("patient_id") if isinstance(item, Mapping) else None
         if isinstance(item, Mapping) and "pixel_values" in item:
-            patient = item.get("patient_id")
             item = torch.as_tensor(item["pixel_values"])
         elif not isinstance(item, Tensor):
             if processor is None:
@@ -128,7 +127,8 @@ def _items(images: Iterable, processor: Callable | None) -> Iterator[tuple[Tenso
                     f"Cannot read images from {type(item)}: give tensors, rows with pixel_values, or "
                     "processor=CXRImageProcessor(size=...) for files and pictures."
                 )
-            item = processor(item)["pixel_values"]
+            row = isinstance(item, Mapping) and "image" in item
+            item = processor(item["image"] if row else item)["pixel_values"]
         item = check_images(item[None] if item.ndim == 3 else item)
         several = isinstance(patient, (list, tuple)) or (isinstance(patient, Tensor) and patient.ndim)
         patients = [p.item() if isinstance(p, Tensor) else p for p in patient] if several else None

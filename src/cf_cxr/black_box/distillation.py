@@ -90,7 +90,7 @@ def distil(
     data = label_images(black_box, images, batch_size, processor, progress)
     side = _side(data)
     train, test = data.split(held_out, seed)
-    with torch.random.fork_rng(), torch.enable_grad():
+    with torch.random.fork_rng(list(range(torch.cuda.device_count()))), torch.enable_grad():
         torch.manual_seed(seed)
         model = AttributeClassifierModel(_student_config(config, side)).to(device)
         _fit(model, data, train, epochs, batch_size, learning_rate, weight_decay, seed, progress)

@@ -12,8 +12,11 @@ from torch import Tensor, nn
 
 from .probes import probe_images
 
-# Entries of a transformers configuration that say where it came from, not what the model computes.
-_VOLATILE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "name_or_path")
+# Entries of a transformers configuration that say where it came from or what else it returns, not what it computes.
+_VOLATILE = {
+    *("_name_or_path", "name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version"),
+    *("return_dict", "output_hidden_states", "output_attentions"),
+}
 _DIGITS = 3  # behavioural fingerprints: probabilities are compared to 0.001
 
 
