@@ -13,10 +13,8 @@ from torch import Tensor, nn
 from .probes import probe_images
 
 # Entries of a transformers configuration that say where it came from or what else it returns, not what it computes.
-_VOLATILE = {
-    *("_name_or_path", "name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version"),
-    *("return_dict", "output_hidden_states", "output_attentions"),
-}
+_ORIGIN = {"_name_or_path", "name_or_path", "architectures", "auto_map", "transformers_version"}
+_VOLATILE = _ORIGIN | {"dtype", "torch_dtype", "return_dict", "output_hidden_states", "output_attentions"}
 _DIGITS = 3  # behavioural fingerprints: probabilities are compared to 0.001
 
 
