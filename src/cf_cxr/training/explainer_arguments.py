@@ -1,0 +1,108 @@
+"""Arguments of the explainer's training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from .explainer_losses import ExplainerLossWeights
+
+BASELINES = ("none", "lungs_only")
+
+
+def _option(default: Any, text: str, choices: list[str] | None = None) -> Any:
+    metadata = {"help": text} | ({"choices": choices} if choices else {})
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class ExplainerArguments:
+    """Whom to explain, with which networks, and how the losses are weighed (defaults: paper B)."""
+
+    _argument_group_name = "Progressive explainer"
+
+    classifier: str = _option(
+        "outputs/classifier",
+        "Black box: folder or Hub name of an attribute classifier, a student or a transformers model; or "
+        "package.module:name of a function (images to probabilities), a network, or a factory of either.",
+    )
+    class_name: str | None = _option(
+        None, "Class whose posterior is explained, e.g. finding, finding=Effusion or Effusion."
+    )
+    classifier_options: str | None = _option(
+        None, 'Further arguments of the classifier\'s adapter as JSON, e.g. {"index": 3, "threshold": 0.4}.'
+    )
+    posterior_batch_size: int = _option(64, "Images per question to the black box.")
+    student_epochs: int = _option(
+        20, "A black box without gradients gets a student: passes over the training images."
+    )
+    force_student: bool = _option(False, "Go on with a student that does not repeat its black box well.")
+    segmenter: str | None = _option(
+        "outputs/segmenter",
+        "Where anatomy and devices lie: folder or Hub name of an AnatomySegmenterModel, package.module:name of "
+        "anything with segment(pixel_values), or none: one plain L1 over the image.",
+    )
+    true_masks: bool = _option(False, "Use the masks of the data set (phantom) in place of a segmenter.")
+    baseline: str = _option(
+        "none",
+        "lungs_only: reconstruct inside the lungs only, as the released code of paper B does; for comparison.",
+        list(BASELINES),
+    )
+    num_bins: int = _option(10, "Equal bins of the posterior.")
+    balanced: bool = _option(True, "Show every bin of the posterior equally often.")
+    widths: list[int] = _option(
+        [64, 128, 256, 512, 1024, 1024],
+        "Channels of the generator after the first convolution and each down-sampling block.",
+    )
+    norm_type: str = _option("batch", "Normalisation of the generator.", ["batch", "group"])
+    residual_output: bool = _option(
+        False, "The generator decodes a change of the image instead of the image: much faster to train."
+    )
+    discriminator_widths: list[int] | None = _option(None, "Channels of the discriminator (default: widths).")
+    discriminator_steps: int = _option(5, "Steps of the discriminator, on own images, per generator step.")
+    discriminator_learning_rate: float | None = _option(
+        None, "Peak learning rate of the discriminator (default: the generator's)."
+    )
+    adversarial_weight: float = _option(1.0, "Weight of the hinge loss; 0 trains without a discriminator.")
+    classifier_weight: float = _option(1.0, "Weight of the KL divergences between posteriors.")
+    reconstruction_weight: float = _option(100.0, "Weight of self and cycle reconstruction.")
+    embedding_weight: float = _option(100.0, "Weight of the squared distance of embeddings.")
+    init_from: str | None = _option(
+        None, "Start from the weights of this trained explainer (of any classifier): folder or Hub name."
+    )
+    keep: str = _option(
+        "last",
+        "Final weights: last, or best (smallest distance of the posteriors reached from their targets on the "
+        "validation images, which does not judge how real the images look); averaged either way if EMA is on.",
+        ["last", "best"],
+    )
+    num_sample_images: int = _option(8, "Images in the sample pictures.")
+
+    def __post_init__(self) -> None:
+        for name in ("posterior_batch_size", "student_epochs", "discriminator_steps", "num_sample_images"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} is {getattr(self, name)}, but must be at least 1.")
+        if self.discriminator_learning_rate is not None and self.discriminator_learning_rate <= 0:
+            raise ValueError(
+                f"--discriminator_learning_rate is {self.discriminator_learning_rate}, but must be positive."
+            )
+        if self.segmenter is not None and self.segmenter.lower() == "none":
+            self.segmenter = None
+        if self.baseline == "lungs_only" and not self.true_masks and self.segmenter is None:
+            raise ValueError("--baseline lungs_only needs lungs: give --segmenter or --true_masks.")
+        self.loss_weights()
+
+    def loss_weights(self) -> ExplainerLossWeights:
+        """The weights of the generator's losses; raises ValueError for a negative one."""
+        return ExplainerLossWeights(
+            adversarial=self.adversarial_weight,
+            classifier=self.classifier_weight,
+            reconstruction=self.reconstruction_weight,
+            embedding=self.embedding_weight,
+            lungs_only=self.baseline == "lungs_only",
+        )
+
+
+__all__ = ["BASELINES", "ExplainerArguments"]

@@ -1,0 +1,11 @@
+"""Train the segmenter of lungs, heart and devices on phantoms, with domain randomisation for real films.
+
+    accelerate launch training/train_segmenter.py training/phantom_64/segmenter.yaml
+
+All arguments: `python training/train_segmenter.py --help`.
+"""
+
+from cf_cxr.training.segmenter_trainer import main
+
+if __name__ == "__main__":
+    main()
