@@ -1,7 +1,7 @@
 """cf_cxr: counterfactual chest X-rays.
 
-`import cf_cxr` registers the models with transformers' Auto classes and the pipeline task
-`"chest-xray-counterfactual"`; everything heavy loads when it is first used.
+`import cf_cxr` registers the models with transformers' Auto classes and the pipeline tasks
+`"chest-xray-counterfactual"` and `"chest-xray-explanation"`; everything heavy loads when it is first used.
 """
 
 import importlib
@@ -28,9 +28,12 @@ _PUBLIC = {
         "PSPNetSegmenter",
     ],
     "posterior_bins": ["PosteriorBins"],
-    "pipelines": ["CounterfactualPipeline"],
+    "pipelines": ["CounterfactualPipeline", "ExplanationPipeline"],
+    "explanation": ["Explanation"],
+    "training_distribution": ["OutOfDistributionWarning", "TrainingDistribution"],
     "data": ["load_cxr", "cxr_schema"],
     "visualization": ["counterfactual_grid"],
+    "explanation_pictures": ["contact_sheet"],
     "examples": ["example_images"],
 }
 _WHERE = {name: module for module, names in _PUBLIC.items() for name in names}

@@ -1,4 +1,4 @@
-"""The `cf-cxr` command: the bundled demonstration, and counterfactuals of one's own X-rays."""
+"""The `cf-cxr` command: the bundled demonstration, counterfactuals and explanations of one's own X-rays."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .cli_explain import add_explain_command
 from .cli_files import UsageError, free_name, plan_output, write_png
+from .cli_model import DISCLAIMER, add_model_options, load_pipeline
 from .version import __version__
 
 DEMO_OUTPUT = Path("outputs/cf_cxr_demo.png")
-DISCLAIMER = "For research only: not for diagnosis or any clinical use."
 
 _DESCRIPTION = f"""\
 Counterfactual chest X-rays: what would this radiograph look like if the patient were older, of the other sex,
-had a pleural effusion, or had been taken in another view? {DISCLAIMER}"""
+had a pleural effusion, or had been taken in another view? And why does a classifier decide about it as it does?
+{DISCLAIMER}"""
 
 _EXAMPLES = """\
 examples:
@@ -39,6 +41,9 @@ examples:
 
   cf-cxr counterfactual *.png --do age=80 --batch-size 8 --output results/
       many images; a file that cannot be read is reported, the rest goes on
+
+  cf-cxr explain chest.png
+      why the bundled classifier sees an effusion, or none; see cf-cxr explain --help
 """
 
 
@@ -78,7 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--output", type=Path, help=f"PNG to write (default: {DEMO_OUTPUT}, or the next free name)"
     )
-    _add_model_options(demo)
+    add_model_options(demo)
     demo.set_defaults(run=run_demo)
 
     command = commands.add_parser(
@@ -118,18 +123,11 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--num-samples", type=int, default=1, metavar="N", help="draws to average over (default: 1, the mean)"
     )
-    _add_model_options(command)
+    add_model_options(command)
     command.set_defaults(run=run_counterfactual)
+
+    add_explain_command(commands)
     return parser
-
-
-def _add_model_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", help="folder or Hub name of the model (default: the bundled one)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps ... (default: the best available)")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="precision of the model")
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="makes random draws repeatable (default: 0)"
-    )
 
 
 def run_demo(arguments: argparse.Namespace) -> int:
@@ -141,7 +139,9 @@ def run_demo(arguments: argparse.Namespace) -> int:
         )
     if arguments.output is not None and arguments.output.exists():
         raise UsageError(f"{arguments.output} exists; give another --output, or remove it.")
-    pipe = _load_pipeline(arguments)
+    from .pipelines import COUNTERFACTUAL_TASK, default_model_path
+
+    pipe = load_pipeline(arguments, COUNTERFACTUAL_TASK, default_model_path())
     from .examples import example_images
     from .visualization import counterfactual_grid
 
@@ -168,7 +168,9 @@ def run_counterfactual(arguments: argparse.Namespace) -> int:
     if arguments.joint:
         dos = [parse_assignments(arguments.do, "--do")]
     plan = plan_output(arguments.images, dos, arguments.output, arguments.overwrite)
-    pipe = _load_pipeline(arguments)
+    from .pipelines import COUNTERFACTUAL_TASK, default_model_path
+
+    pipe = load_pipeline(arguments, COUNTERFACTUAL_TASK, default_model_path())
     from .visualization import counterfactual_grid
 
     outputs = pipe(
@@ -277,40 +279,6 @@ def _estimate(posterior: Mapping[str, float], value: Any) -> str:
     if "mean" in posterior:
         return f"{posterior['mean']:.0f} ± {posterior['std']:.0f}"
     return f"P({value}) = {posterior[value]:.2f}"
-
-
-def _load_pipeline(arguments: argparse.Namespace):
-    """The pipeline that the options ask for, without progress bars."""
-    import torch
-    from transformers import pipeline
-    from transformers.utils import logging
-
-    from .pipelines import COUNTERFACTUAL_TASK, default_model_path, register
-
-    register()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    if arguments.device is not None:
-        try:
-            device = torch.device(arguments.device)
-        except RuntimeError as error:
-            raise UsageError(f"--device {arguments.device}: {error}") from error
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise UsageError(
-                f"--device {arguments.device}: no CUDA device is available here; use --device cpu."
-            )
-    model = arguments.model or str(default_model_path())
-    if arguments.model is None and not default_model_path().is_dir():
-        raise UsageError(f"the bundled model is missing at {model}; install cf_cxr again, or give --model.")
-    try:
-        return pipeline(
-            COUNTERFACTUAL_TASK,
-            model=model,
-            device=arguments.device,
-            dtype=arguments.dtype or "auto",
-        )
-    except TypeError as error:  # a model of another kind
-        raise UsageError(str(error)) from error
 
 
 def _which_intervention(model: str | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -48,7 +48,7 @@ def plan_output(
     Raises:
         UsageError: a file exists and may not be replaced, or `output` is neither a PNG nor a directory.
     """
-    stems = _unique([_stem(image) for image in images])
+    stems = file_stems(images)
     if output is None:
         output = Path("outputs") / f"{stems[0]}_counterfactual.png" if len(images) == 1 else Path("outputs")
     if output.suffix.lower() == ".png" and not output.is_dir():
@@ -60,12 +60,7 @@ def plan_output(
         plan = OutputPlan(
             per_image=[[output / f"{stem}_{_safe(label)}.png" for label in labels] for stem in stems]
         )
-    existing = [path for path in plan.files if path.exists()]
-    if existing and not overwrite:
-        more = f" (and {len(existing) - 1} more of the files to write)" if len(existing) > 1 else ""
-        raise UsageError(
-            f"{existing[0]} exists{more}; choose another --output, or replace it with --overwrite."
-        )
+    refuse_existing(plan.files, overwrite)
     return plan
 
 
@@ -75,15 +70,38 @@ def write_png(image: Any, path: Path, overwrite: bool = False) -> None:
     Raises:
         UsageError: the file exists and `overwrite` is False.
     """
+    write_whole(path, lambda partial: image.save(partial, format="PNG"), overwrite)
+
+
+def write_whole(path: Path, write: Callable[[Path], Any], overwrite: bool = False) -> None:
+    """Lets `write` make a file under another name and gives it its own when it is complete; makes missing folders.
+
+    Raises:
+        UsageError: the file exists and `overwrite` is False.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        image.save(partial, format="PNG")
+        write(partial)
         if path.exists() and not overwrite:
             raise UsageError(f"{path} exists; choose another --output, or replace it with --overwrite.")
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def refuse_existing(files: Sequence[Path], overwrite: bool) -> None:
+    """Makes sure before any work that no file to write is in the way.
+
+    Raises:
+        UsageError: one exists and may not be replaced.
+    """
+    existing = [path for path in files if path.exists()]
+    if existing and not overwrite:
+        more = f" (and {len(existing) - 1} more of the files to write)" if len(existing) > 1 else ""
+        raise UsageError(
+            f"{existing[0]} exists{more}; choose another --output, or replace it with --overwrite."
+        )
 
 
 def free_name(path: Path) -> Path:
@@ -92,6 +110,11 @@ def free_name(path: Path) -> Path:
     while candidate.exists():
         candidate, number = path.with_name(f"{path.stem}_{number}{path.suffix}"), number + 1
     return candidate
+
+
+def file_stems(images: Sequence[str]) -> list[str]:
+    """What to call the outputs of each input, a path or an address: its name without ending, numbered if repeated."""
+    return _unique([_stem(image) for image in images])
 
 
 def _stem(image: str) -> str:

@@ -1,7 +1,7 @@
 """transformers pipelines of this package, and their registration.
 
-`register()` is called by `import cf_cxr`; from then on `transformers.pipeline("chest-xray-counterfactual")`
-works, offline, with the bundled model.
+`register()` is called by `import cf_cxr`; from then on `transformers.pipeline("chest-xray-counterfactual")` and
+`transformers.pipeline("chest-xray-explanation")` work, offline, with the bundled models.
 """
 
 from __future__ import annotations
@@ -12,13 +12,27 @@ from pathlib import Path
 COUNTERFACTUAL_TASK = "chest-xray-counterfactual"
 #: Folder under `cf_cxr/pretrained/` that `pipeline("chest-xray-counterfactual")` loads.
 DEFAULT_MODEL = "cf-cxr-nih-128"
+EXPLANATION_TASK = "chest-xray-explanation"
+#: Folder under `cf_cxr/pretrained/` that `pipeline("chest-xray-explanation")` loads.
+DEFAULT_EXPLAINER = "explainer-nih-128"
 
 _EXPORTS = {
     "CounterfactualPipeline": "counterfactual",
     "CounterfactualModelLoader": "loading",
+    "ExplainerMismatchError": "explained_classifier",
+    "ExplanationPipeline": "explanation",
     "ModelFileError": "loading",
 }
-__all__ = ["COUNTERFACTUAL_TASK", "DEFAULT_MODEL", "default_model_path", "register", *sorted(_EXPORTS)]
+__all__ = [
+    "COUNTERFACTUAL_TASK",
+    "DEFAULT_EXPLAINER",
+    "DEFAULT_MODEL",
+    "EXPLANATION_TASK",
+    "default_explainer_path",
+    "default_model_path",
+    "register",
+    *sorted(_EXPORTS),
+]
 
 
 def __getattr__(name: str):
@@ -34,26 +48,36 @@ def __dir__() -> list[str]:
 
 
 def default_model_path() -> Path:
-    """Folder of the bundled model."""
+    """Folder of the bundled model of counterfactuals."""
     return Path(__file__).resolve().parent.parent / "pretrained" / DEFAULT_MODEL
 
 
+def default_explainer_path() -> Path:
+    """Folder of the bundled explainer, of the bundled classifier's finding."""
+    return Path(__file__).resolve().parent.parent / "pretrained" / DEFAULT_EXPLAINER
+
+
 def register() -> None:
-    """Makes `transformers.pipeline` know the task; calling it again changes nothing."""
+    """Makes `transformers.pipeline` know the tasks; calling it again changes nothing."""
     from transformers.pipelines import PIPELINE_REGISTRY
 
     from .counterfactual import CounterfactualPipeline
-    from .loading import CounterfactualModelLoader
+    from .explanation import ExplanationPipeline
+    from .loading import BundledModel, CounterfactualModelLoader
 
-    if COUNTERFACTUAL_TASK in PIPELINE_REGISTRY.supported_tasks:
-        return
-    PIPELINE_REGISTRY.register_pipeline(
-        COUNTERFACTUAL_TASK,
-        pipeline_class=CounterfactualPipeline,
-        pt_model=CounterfactualModelLoader,
-        default={"model": (str(default_model_path()), "main")},
-        type="image",
-    )
-    # With this mark, save_pretrained would copy this package's source beside the weights and every later
-    # load would ask for trust_remote_code. The task is registered by the installed package: not needed.
-    del CounterfactualPipeline._registered_impl
+    for task, pipeline_class, folder in (
+        (COUNTERFACTUAL_TASK, CounterfactualPipeline, default_model_path()),
+        (EXPLANATION_TASK, ExplanationPipeline, default_explainer_path()),
+    ):
+        if task in PIPELINE_REGISTRY.supported_tasks:
+            continue
+        PIPELINE_REGISTRY.register_pipeline(
+            task,
+            pipeline_class=pipeline_class,
+            pt_model=CounterfactualModelLoader,
+            default=BundledModel(folder),
+            type="image",
+        )
+        # With this mark, save_pretrained would copy this package's source beside the weights and every later
+        # load would ask for trust_remote_code. The task is registered by the installed package: not needed.
+        del pipeline_class._registered_impl

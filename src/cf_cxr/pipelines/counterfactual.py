@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,17 +11,7 @@ from torch import Tensor
 from transformers import Pipeline
 
 from ..attributes import AttributeSchema
-from ..image_errors import CXRImageError
-from .inputs import (
-    PipelineItem,
-    SizedItems,
-    as_item,
-    is_sized_collection,
-    is_stream,
-    stream_items,
-    torch_images,
-    undecoded,
-)
+from .inputs import PipelineItem, check_attributes, item_tensors, pipeline_inputs, whole_number
 
 ON_ERROR = ("raise", "report")
 # transformers.pipeline hands its own loading options on to the pipeline class.
@@ -136,34 +125,11 @@ class CounterfactualPipeline(Pipeline):
             )
         self._sanitize_parameters(**kwargs)  # everything is checked before the first image is read
         kwargs |= {"num_workers": num_workers, "batch_size": batch_size}
-        images = undecoded(torch_images(images))
-        attributes = self._check_attributes(attributes)
-        if is_sized_collection(images):
-            if isinstance(attributes, list) and len(attributes) != len(images):
-                raise ValueError(f"{len(attributes)} entries in attributes for {len(images)} images.")
-            if isinstance(attributes, Iterator):
-                raise TypeError("Give attributes as a list when the images have a length.")
-            outputs = super().__call__(SizedItems(images, self.schema.names, attributes), **kwargs)
-            return list(outputs) if isinstance(images, (list, tuple)) else outputs
-        if is_stream(images):
-            items = (item for item in stream_items(images, self.schema.names, attributes))
-            return super().__call__(items, **kwargs)
-        if attributes is not None and not isinstance(attributes, Mapping):
-            raise TypeError("One image takes one dictionary of attributes, not several.")
-        return super().__call__(as_item(images, self.schema.names, None, attributes), **kwargs)
-
-    def _check_attributes(self, attributes: Any) -> dict | list | Iterator | None:
-        """Refuses impossible values now, where they are at hand; those of an iterator are checked as they come."""
-        if attributes is None or isinstance(attributes, Mapping):
-            self.schema.to_tensor([attributes or {}], allow_missing=True)
-            return attributes
-        if isinstance(attributes, (str, bytes)) or not isinstance(attributes, Iterable):
-            raise TypeError(f"attributes must be a dictionary or a list of them, got {attributes!r}.")
-        if isinstance(attributes, Iterator):
-            return attributes
-        records = [dict(record or {}) for record in attributes]
-        self.schema.to_tensor(records, allow_missing=True)
-        return records
+        inputs, as_list = pipeline_inputs(
+            images, self.schema.names, check_attributes(self.schema, attributes)
+        )
+        outputs = super().__call__(inputs, **kwargs)
+        return list(outputs) if as_list else outputs
 
     def _sanitize_parameters(self, **kwargs):
         allowed = {"do", "attributes", "num_samples", "seed", "generator", "on_error"}
@@ -177,17 +143,17 @@ class CounterfactualPipeline(Pipeline):
         if "attributes" in kwargs:
             if not isinstance(kwargs["attributes"], Mapping):
                 raise TypeError(f"Default attributes are one dictionary, got {kwargs['attributes']!r}.")
-            preprocess["attributes"] = self._check_attributes(kwargs["attributes"])
+            preprocess["attributes"] = check_attributes(self.schema, kwargs["attributes"])
         if "do" in kwargs:
             several = not isinstance(kwargs["do"], Mapping)
             forward["do"] = self._check_do(kwargs["do"])
             postprocess["as_list"] = several
         if "num_samples" in kwargs:
-            forward["num_samples"] = _whole_number("num_samples", kwargs["num_samples"], minimum=1)
+            forward["num_samples"] = whole_number("num_samples", kwargs["num_samples"], minimum=1)
         if "seed" in kwargs and "generator" in kwargs:
             raise ValueError("Give seed or generator, not both.")
         if "seed" in kwargs:
-            forward |= {"seed": _whole_number("seed", kwargs["seed"], minimum=0), "generator": None}
+            forward |= {"seed": whole_number("seed", kwargs["seed"], minimum=0), "generator": None}
         if "generator" in kwargs:
             forward |= {"seed": None, "generator": kwargs["generator"]}
         if "on_error" in kwargs:
@@ -210,28 +176,7 @@ class CounterfactualPipeline(Pipeline):
     ) -> dict[str, Any]:
         """One input to tensors: `pixel_values` (1, 1, S, S), `attributes` (1, n) raw with NaN for unknown, and the
         `item` itself, which carries the error where one is reported."""
-        if not isinstance(item, PipelineItem):
-            item = as_item(item, self.schema.names)
-        try:
-            if item.error is not None:
-                raise item.error
-            known = {**(attributes or {}), **(item.attributes or {})}
-            raw = self.schema.to_tensor([known], allow_missing=True)
-            pixel_values = self.image_processor(item.image, return_tensors="pt")["pixel_values"]
-            failure = None
-        except Exception as error:
-            if isinstance(error, CXRImageError) and item.name not in str(error):
-                error = type(error)(f"{item.name}: {error}")
-            if on_error == "raise":
-                raise error
-            failure = error
-            pixel_values = torch.zeros(1, 1, *self.image_processor.size.values())
-            raw = torch.zeros(1, self.schema.n)
-        return {
-            "pixel_values": pixel_values,
-            "attributes": raw,
-            "item": replace(item, image=None, error=failure),
-        }
+        return item_tensors(item, self.image_processor, self.schema, attributes, on_error)
 
     def _forward(
         self,
@@ -338,9 +283,3 @@ def item_generator(seed: int, index: int) -> torch.Generator:
     """The source of all draws for image `index` of a call, on the CPU; depends on nothing else."""
     [state] = np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state))
-
-
-def _whole_number(name: str, value: Any, minimum: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < minimum:
-        raise ValueError(f"{name} must be a whole number of at least {minimum}, got {value!r}.")
-    return int(value)

@@ -5,11 +5,18 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import Dataset, IterableDataset
+
+from ..image_errors import CXRImageError
+
+if TYPE_CHECKING:
+    from ..attributes import AttributeSchema
+    from ..image_processing_cxr import CXRImageProcessor
 
 
 @dataclass
@@ -177,3 +184,100 @@ def torch_images(inputs: Any) -> list | Any:
     """Splits an array `(B, ...)` of four dimensions into its images; anything else is returned as it is."""
     is_array = isinstance(inputs, torch.Tensor) or type(inputs).__module__.split(".")[0] == "numpy"
     return list(inputs) if is_array and inputs.ndim >= 4 else inputs
+
+
+def check_attributes(schema: AttributeSchema, attributes: Any) -> Mapping | list | Iterator | None:
+    """Refuses impossible values now, where they are at hand; those of an iterator are checked as they come.
+
+    Raises:
+        UnknownAttributeError, AttributeValueError: for what the model does not know.
+        TypeError: for something else than a dictionary or several.
+    """
+    if attributes is None or isinstance(attributes, Mapping):
+        schema.to_tensor([attributes or {}], allow_missing=True)
+        return attributes
+    if isinstance(attributes, (str, bytes)) or not isinstance(attributes, Iterable):
+        raise TypeError(f"attributes must be a dictionary or a list of them, got {attributes!r}.")
+    if isinstance(attributes, Iterator):
+        return attributes
+    records = [dict(record or {}) for record in attributes]
+    schema.to_tensor(records, allow_missing=True)
+    return records
+
+
+def pipeline_inputs(images: Any, names: Sequence[str], attributes: Any) -> tuple[Any, bool]:
+    """Whatever a pipeline is given, as what `transformers.Pipeline` takes; and whether the answer is a list.
+
+    Args:
+        images: one image or several, of any kind that `CounterfactualPipeline` describes.
+        names: the attributes that the model knows.
+        attributes: from `check_attributes`.
+
+    Raises:
+        ValueError: a list of attributes is not as long as the images.
+        TypeError: several attributes for one image, or a stream of them for a list of images.
+    """
+    images = undecoded(torch_images(images))
+    if is_sized_collection(images):
+        if isinstance(attributes, list) and len(attributes) != len(images):
+            raise ValueError(f"{len(attributes)} entries in attributes for {len(images)} images.")
+        if isinstance(attributes, Iterator):
+            raise TypeError("Give attributes as a list when the images have a length.")
+        return SizedItems(images, names, attributes), isinstance(images, (list, tuple))
+    if is_stream(images):
+        return (item for item in stream_items(images, names, attributes)), False
+    if attributes is not None and not isinstance(attributes, Mapping):
+        raise TypeError("One image takes one dictionary of attributes, not several.")
+    return as_item(images, names, None, attributes), False
+
+
+def item_tensors(
+    item: Any,
+    image_processor: CXRImageProcessor,
+    schema: AttributeSchema | None = None,
+    attributes: Mapping | None = None,
+    on_error: str = "raise",
+) -> dict[str, Any]:
+    """One input as tensors.
+
+    Args:
+        item: a `PipelineItem`, or what `as_item` makes one of.
+        image_processor: reads the image.
+        schema: of the attributes; None for a model without.
+        attributes: values that hold where the item does not say otherwise.
+        on_error: `"raise"`, or `"report"`, which keeps the error in the item.
+
+    Returns:
+        `pixel_values` (1, 1, S, S), `attributes` (1, n) raw with NaN for unknown (n is 0 without a schema), and the
+        `item` itself, which carries the error where one is reported.
+    """
+    if not isinstance(item, PipelineItem):
+        item = as_item(item, schema.names if schema else ())
+    count = schema.n if schema else 0
+    try:
+        if item.error is not None:
+            raise item.error
+        known = {**(attributes or {}), **(item.attributes or {})}
+        raw = schema.to_tensor([known], allow_missing=True) if schema else torch.zeros(1, 0)
+        pixel_values = image_processor(item.image, return_tensors="pt")["pixel_values"]
+        failure = None
+    except Exception as error:
+        if isinstance(error, CXRImageError) and item.name not in str(error):
+            error = type(error)(f"{item.name}: {error}")
+        if on_error == "raise":
+            raise error
+        failure = error
+        pixel_values = torch.zeros(1, 1, *image_processor.size.values())
+        raw = torch.zeros(1, count)
+    return {"pixel_values": pixel_values, "attributes": raw, "item": replace(item, image=None, error=failure)}
+
+
+def whole_number(name: str, value: Any, minimum: int) -> int:
+    """`value` as an int.
+
+    Raises:
+        ValueError: naming the argument, for anything but a whole number of at least `minimum`.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
+        raise ValueError(f"{name} must be a whole number of at least {minimum}, got {value!r}.")
+    return int(value)

@@ -19,12 +19,37 @@ class ModelFileError(Exception):
     """
 
 
+class BundledModel(dict):
+    """A task's default model in the form that transformers' registry keeps, looked for when it is asked for.
+
+    Args:
+        folder: of the model in this package.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(model=(str(folder), "main"))
+        self.folder = folder
+
+    def __getitem__(self, key: str) -> Any:
+        """As a dictionary's.
+
+        Raises:
+            ModelFileError: the folder is not there.
+        """
+        if key == "model" and not self.folder.is_dir():
+            raise ModelFileError(
+                f"The bundled model is missing at {self.folder}. Install cf_cxr again, or, if this version comes "
+                "without it, give model=: a folder or Hub name of your own."
+            )
+        return super().__getitem__(key)
+
+
 class CounterfactualModelLoader:
     """What `transformers.pipeline` calls to load the weights: AutoModel behind a check of the files."""
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | os.PathLike, **kwargs: Any):
-        """Loads any image model that has a `counterfactual` method.
+        """Loads any registered image model.
 
         Args:
             name_or_path: a local folder or a Hub repository.

@@ -1,0 +1,209 @@
+"""The explanation of one decision about one radiograph: a series of images, and what the classifier says of each.
+
+Paper B = Singla et al., "Explaining the black-box smoothly: a counterfactual approach", Medical Image Analysis 84, 2023.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .explanation_words import decision_word, explanation_message, first_flip
+from .visualization import GREY_LEVELS
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+METHODS = ("progressive", "causal")
+
+
+@dataclass
+class ExplanationSeries:
+    """What an explainer makes of one query, before the classifier is asked about it.
+
+    Args:
+        images: `(S, 1, H, W)`, float32, in [-1, 1]; the first is the query as the explainer reproduces it, the last
+            aims at the target.
+        targets: `(S,)`, float32, the posterior that each aims at.
+        at_target: the query needs no change; there is one image then.
+    """
+
+    images: Tensor
+    targets: Tensor
+    at_target: bool = False
+
+
+@dataclass(eq=False)
+class Explanation:
+    """Why a classifier decides as it does about one image: the image changed, step by step, until it decides otherwise.
+
+    The fields can also be read as `explanation["images"]`.
+
+    Attributes:
+        images: S grey PIL images in the order of the change: the first keeps the query's own posterior (its bin in
+            a progressive explanation, the image itself in a causal one), the last is at the target across the
+            decision boundary.
+        targets: `(S,)`, float32: the posterior that each image aims at.
+        posteriors: `(S,)`, float32: the posterior that the classifier gives it.
+        source_posterior: the classifier's posterior of the query.
+        source_image: the query as the classifier and the explainer see it, cropped and resized.
+        counterfactual: the first of `images` across the decision boundary, or None.
+        counterfactual_index: its place in `images`, or None.
+        difference: counterfactual (else the last image) - query, float32 `(H, W)` in [-2, 2]; images span [-1, 1],
+            so 2/255 is one grey level; positive means brighter than the query.
+        valid: whether the decision about the **last** image is not that about the query, as in paper B's
+            counterfactual validity. A series that crosses the boundary and comes back has a counterfactual and is
+            not valid.
+        message: the above in words; an explanation that fails says so.
+        class_name: the class whose posterior is explained.
+        method: `"progressive"` (paper B) or `"causal"` (do(finding) in a structural causal model).
+        threshold: decision boundary: the class is present from here on.
+        name: of the query: its file, its `image_id`, or its position.
+        warnings: reasons for doubt: an image unlike those of the training, an explainer of another classifier.
+    """
+
+    images: list[Image.Image]
+    targets: np.ndarray
+    posteriors: np.ndarray
+    source_posterior: float
+    source_image: Image.Image
+    counterfactual: Image.Image | None
+    counterfactual_index: int | None
+    difference: np.ndarray
+    valid: bool
+    message: str
+    class_name: str
+    method: str
+    threshold: float = 0.5
+    name: str = "the image"
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def decision(self) -> str:
+        """`"present"` or `"absent"`: what the classifier decides about the query."""
+        return decision_word(self.source_posterior, self.threshold)
+
+    def __len__(self) -> int:
+        """Number of images in the series."""
+        return len(self.images)
+
+    def keys(self) -> Iterator[str]:
+        """Names of the fields."""
+        return (field.name for field in fields(self))
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.keys():
+            raise KeyError(f"An explanation has no {name!r}; it has {', '.join(self.keys())}.")
+        return getattr(self, name)
+
+    def __repr__(self) -> str:
+        return f"Explanation({self.name!r}, {self.method}, {len(self)} images: {self.message})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the pictures, in JSON's types.
+
+        Instead of the difference map it has `mean_change` and `largest_change`, its mean and largest magnitude in
+        grey levels of 255.
+        """
+        change = np.abs(self.difference) * GREY_LEVELS
+        return {
+            "name": self.name,
+            "method": self.method,
+            "class_name": self.class_name,
+            "threshold": self.threshold,
+            "source_posterior": _rounded(self.source_posterior),
+            "decision": self.decision,
+            "targets": [_rounded(t) for t in self.targets],
+            "posteriors": [_rounded(p) for p in self.posteriors],
+            "counterfactual_index": self.counterfactual_index,
+            "valid": self.valid,
+            "message": self.message,
+            "mean_change": round(float(change.mean()), 3),
+            "largest_change": round(float(change.max()), 3),
+            "warnings": list(self.warnings),
+        }
+
+
+def build_explanation(
+    series: ExplanationSeries,
+    posteriors: Tensor | Sequence[float],
+    query: Tensor,
+    source_posterior: float,
+    class_name: str,
+    *,
+    method: str,
+    threshold: float = 0.5,
+    name: str = "the image",
+    warnings: Sequence[str] = (),
+) -> Explanation:
+    """An `Explanation` of a series and the classifier's answers to it.
+
+    Args:
+        series: from `progressive_series` or `causal_series`.
+        posteriors: `(S,)` in [0, 1], the classifier's answers to `series.images`.
+        query: `(1, H, W)`, in [-1, 1], on the CPU or not.
+        source_posterior: the classifier's answer to it.
+        class_name, method, threshold, name, warnings: see `Explanation`.
+
+    Raises:
+        ValueError: for shapes that do not fit together, no images, a posterior that is none, or an unknown method.
+    """
+    from .image_processing_cxr import CXRImageProcessor
+
+    images, query = series.images.detach().float().cpu(), query.detach().float().cpu()
+    targets, reached = _probabilities("targets", series.targets), _probabilities("posteriors", posteriors)
+    [source_posterior] = _probabilities("source_posterior", [source_posterior])
+    if method not in METHODS:
+        raise ValueError(f"method={method!r} is unknown; it is one of {', '.join(METHODS)}.")
+    if not len(images) == len(targets) == len(reached) > 0:
+        raise ValueError(
+            f"A series has one target and one posterior per image and at least one image, got {len(images)} images, "
+            f"{len(targets)} targets and {len(reached)} posteriors."
+        )
+    if images.shape[1:] != query.shape or query.ndim != 3:
+        raise ValueError(
+            f"The images of a series have the query's shape (1, H, W), got {tuple(images.shape[1:])} and "
+            f"{tuple(query.shape)}."
+        )
+    source, reached_list = float(source_posterior), reached.tolist()
+    flip = None if series.at_target else first_flip(source, reached_list, threshold)
+    last_flips = first_flip(source, reached_list[-1:], threshold) is not None
+    *pictures, source_image = CXRImageProcessor().postprocess(torch.cat([images, query[None]]))
+    return Explanation(
+        images=pictures,
+        targets=targets,
+        posteriors=reached,
+        source_posterior=source,
+        source_image=source_image,
+        counterfactual=None if flip is None else pictures[flip],
+        counterfactual_index=flip,
+        difference=(images[-1 if flip is None else flip] - query)[0].numpy(),
+        valid=last_flips and not series.at_target,
+        message=explanation_message(
+            class_name, source, targets.tolist(), reached_list, threshold, series.at_target
+        ),
+        class_name=class_name,
+        method=method,
+        threshold=float(threshold),
+        name=name,
+        warnings=tuple(warnings),
+    )
+
+
+def _probabilities(name: str, values: Tensor | Sequence[float]) -> np.ndarray:
+    values = torch.as_tensor(values).detach().float().cpu().numpy()
+    if values.ndim != 1 or not ((values >= 0) & (values <= 1)).all():  # NaN fails too
+        raise ValueError(f"{name} must be one number in [0, 1] per image, got {values}.")
+    return values
+
+
+def _rounded(value: float) -> float:
+    return round(float(value), 6)
+
+
+__all__ = ["Explanation", "ExplanationSeries", "build_explanation"]

@@ -1,0 +1,123 @@
+"""Which classifier a pipeline explains, and whether its explainer was trained for it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from ..models.deep_scm import DeepSCMConfig, DeepSCMModel
+
+if TYPE_CHECKING:
+    from ..black_box import ImageClassifier
+
+
+class ExplainerMismatchError(ValueError):
+    """The explainer was trained for another classifier than the one to explain."""
+
+
+def explained_classifier(
+    model: Any, classifier: Any = None, class_name: str | None = None
+) -> ImageClassifier:
+    """The classifier to explain, behind the black box's interface.
+
+    Args:
+        model: the explainer: a `ProgressiveExplainerModel` or a `DeepSCMModel`.
+        classifier: anything `as_image_classifier` takes; or a `DeepSCMModel`, or the folder of one, whose own
+            classifier is meant. None is the causal model's own classifier, and for a progressive explainer that one of
+            the bundled classifiers that it was trained for.
+        class_name: the class. Without, that of the explainer, where the classifier has several.
+
+    Raises:
+        BlackBoxError: for something that is no classifier, or an unknown class.
+        ValueError: no classifier is given, and none of the bundled ones is the explainer's.
+    """
+    from ..black_box import ImageClassifier, as_image_classifier
+
+    is_causal = isinstance(model, DeepSCMModel)
+    if classifier is None and is_causal:
+        classifier = model
+    elif classifier is None:
+        return _bundled_classifier(model)
+    if isinstance(classifier, ImageClassifier):
+        return as_image_classifier(classifier, class_name)
+    if isinstance(classifier, (str, os.PathLike)):
+        from transformers import AutoConfig
+
+        if isinstance(AutoConfig.from_pretrained(classifier), DeepSCMConfig):
+            classifier = DeepSCMModel.from_pretrained(classifier)
+    if isinstance(classifier, DeepSCMModel):
+        classifier = classifier.classifier
+    if class_name is None and not is_causal:
+        class_name = getattr(model.config, "class_name", None)
+    return as_image_classifier(classifier, class_name)
+
+
+def check_explains(config: Any, classifier: ImageClassifier, force: bool = False) -> str | None:
+    """Whether an explainer was trained for a classifier, or for a student of it.
+
+    Args:
+        config: of the explainer: `classifier_fingerprint`, and `black_box_fingerprint` where that classifier is the
+            student of another.
+        classifier: to explain.
+        force: accept another classifier.
+
+    Returns:
+        None where it was, else a warning in words.
+
+    Raises:
+        ExplainerMismatchError: it was not, unless forced.
+    """
+    known = [getattr(config, name, None) for name in ("classifier_fingerprint", "black_box_fingerprint")]
+    known = [fingerprint for fingerprint in known if fingerprint]
+    if not known:
+        return (
+            "The explainer's configuration does not say which classifier it was trained for (classifier_fingerprint); "
+            "whether it explains this one is not known."
+        )
+    given = classifier.fingerprint()
+    if given in known:
+        return None
+    mismatch = (
+        f"The explainer was trained for the classifier of {getattr(config, 'class_name', None)!r} with the fingerprint "
+        f"{_short(known[0])}, but the classifier of {classifier.class_name!r} ({type(classifier).__name__}) with the "
+        f"fingerprint {_short(given)} is to be explained"
+    )
+    if not force:
+        raise ExplainerMismatchError(
+            f"{mismatch}: its images would show what convinces the former. Give the former, train an explainer for the "
+            "latter (training/train_explainer.py), or pass force=True to see them all the same."
+        )
+    return f"{mismatch}, because force=True was given."
+
+
+def _bundled_classifier(model: Any) -> ImageClassifier:
+    """The bundled classifier with the explainer's fingerprint."""
+    from ..black_box import BlackBoxError, from_attribute_classifier
+    from ..black_box.attribute_adapter import attribute_of_class
+    from . import default_model_path
+
+    config = model.config
+    if config.classifier_fingerprint and config.class_name and default_model_path().is_dir():
+        own = DeepSCMModel.from_pretrained(default_model_path()).classifier.eval().to(model.device)
+        try:
+            attribute, value = attribute_of_class(own, config.class_name)
+            found = from_attribute_classifier(own, attribute, value, config.class_name, config.threshold)
+            if found.fingerprint() == config.classifier_fingerprint:
+                return found
+        except BlackBoxError:  # a class that the bundled classifier does not have
+            pass
+    trained_for = (
+        f"that of {config.class_name!r}" if config.class_name else "one that its configuration does not name"
+    )
+    raise ValueError(
+        f"Say which classifier is to be explained: classifier=... The explainer was trained for {trained_for}, "
+        f"{_short(config.classifier_fingerprint) or 'without a fingerprint'}, which is not the one in this package."
+    )
+
+
+def _short(fingerprint: str | None) -> str:
+    """The first 12 digits."""
+    return fingerprint[:19] + "..." if fingerprint and len(fingerprint) > 22 else (fingerprint or "")
+
+
+__all__ = ["ExplainerMismatchError", "check_explains", "explained_classifier"]

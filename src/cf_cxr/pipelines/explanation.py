@@ -1,0 +1,321 @@
+"""`pipeline("chest-xray-explanation")`: a radiograph and a classifier in, the reason for its decision out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Pipeline
+
+from ..attributes import AttributeSchema
+from ..explanation import Explanation, ExplanationSeries, build_explanation
+from .counterfactual import item_generator
+from .explained_classifier import check_explains, explained_classifier
+from .inputs import PipelineItem, check_attributes, item_tensors, pipeline_inputs, whole_number
+
+ON_ERROR = ("raise", "report")
+_OPTIONS = (
+    "classifier",
+    "class_name",
+    "steps",
+    "target",
+    "force",
+    "variable",
+    "attributes",
+    "seed",
+    "on_error",
+)
+_CAUSAL_OPTIONS = ("variable", "attributes")
+# transformers.pipeline hands its own loading options on to the pipeline class.
+_LOADING_OPTIONS = {"local_files_only"}
+
+
+class ExplanationPipeline(Pipeline):
+    """Why does this classifier decide as it does? The radiograph, changed smoothly until the decision flips.
+
+    A `ProgressiveExplainerModel` (Singla et al., Medical Image Analysis 84, 2023) was trained for one classifier and
+    decodes the image for one target posterior after the other. A `DeepSCMModel` moves the finding itself, do(finding),
+    and can be asked about any classifier of a finding that it knows. Build it with `transformers.pipeline` after
+    `import cf_cxr`:
+
+        import cf_cxr
+        from transformers import pipeline
+
+        pipe = pipeline("chest-xray-explanation")
+        why = pipe("chest.png")
+        print(why.message)
+        why.counterfactual.save("decided_otherwise.png")
+
+    Args:
+        model: a `ProgressiveExplainerModel` or a `DeepSCMModel`. It is put in evaluation mode.
+        image_processor: the `CXRImageProcessor` that makes the model's pixel values.
+        kwargs: as for every pipeline (`device`, `batch_size`, `num_workers`), and defaults of the arguments of
+            `__call__`.
+
+    Raises:
+        TypeError: the model explains nothing, or there is no image processor.
+    """
+
+    _load_processor = False
+    _load_image_processor = True
+    _load_video_processor = False
+    _load_feature_extractor = False
+    _load_tokenizer = False
+
+    def __init__(self, model, *args, **kwargs):
+        self.is_causal = all(hasattr(model, part) for part in ("attribute_scm", "image_mechanism", "schema"))
+        if not self.is_causal and not all(hasattr(model, part) for part in ("encode", "decode", "bins")):
+            raise TypeError(
+                f"{type(model).__name__} cannot explain a classifier. Give a ProgressiveExplainerModel or a "
+                "DeepSCMModel, or the name of one."
+            )
+        self.schema: AttributeSchema | None = model.schema if self.is_causal else None
+        super().__init__(model, *args, **kwargs)
+        if self.image_processor is None:
+            raise TypeError(
+                "An explanation pipeline needs the image processor of its model: pass "
+                "image_processor=CXRImageProcessor.from_pretrained(...)."
+            )
+        self.model.eval()
+
+    @property
+    def method(self) -> str:
+        """`"progressive"` or `"causal"`, as in `Explanation.method`."""
+        return "causal" if self.is_causal else "progressive"
+
+    def __call__(self, images=None, *, attributes=None, num_workers=None, batch_size=None, **kwargs):
+        """Explains a classifier's decisions.
+
+        Args:
+            images: one image (anything `CXRImageProcessor` reads: PNG, JPEG, DICOM, an address, a PIL image, an
+                array), a list of images, an array `(B, ...)` of at least four dimensions, a generator, a torch
+                `Dataset`, a `datasets` column or a whole `datasets.Dataset` with a column `image`.
+            classifier: what is explained: anything `cf_cxr.black_box.as_image_classifier` takes. Where it needs
+                more than a class (`preprocess`, `index`, ...), give it such an adapter. Default: the classifier that
+                the bundled explainer was trained for; for a causal model, its own.
+            class_name: the class whose decision is explained, where the classifier has several.
+            steps: number of images of the series, at least 2. A progressive explainer has no more of them than
+                there are bins on the way.
+            target: posterior in [0, 1] that the last image aims at. Default: the outermost bin across the
+                decision boundary.
+            force: show what an explainer that was trained for another classifier does; otherwise that is refused.
+            variable: of a causal model only: its variable, or `"variable=value"`, that the classifier's class is;
+                where the names do not agree.
+            attributes: of a causal model only: what is known about the patient and the acquisition, as for the
+                counterfactual pipeline. The explained variable is always taken from the classifier's decision.
+            seed: of a causal model only: source of the noise of variables that depend on the finding; default 0.
+            on_error: `"raise"` stops at an image that cannot be read; `"report"` gives
+                `{"error": message, "file": name}` in its place, and the rest goes on.
+            num_workers, batch_size: as for every pipeline. They do not change the answer.
+
+        Returns:
+            An `Explanation` for one image; a list of them for a list or an array; an iterator of them, computed on
+            demand, for a generator, a `Dataset` or a column.
+
+        Raises:
+            ExplainerMismatchError: the explainer was trained for another classifier, and `force` is not given.
+            BlackBoxError: no classifier, an unknown class, or answers that are no probabilities: logits, NaN, a
+                wrong shape, a constant.
+            ValueError: an impossible `steps`, `target` or `seed`, or no classifier where one is needed.
+            UnknownAttributeError, AttributeValueError: attributes that the causal model does not know.
+            TypeError: an unknown argument, or one that this kind of model does not have.
+
+        Warns:
+            OutOfDistributionWarning: an image unlike those of the explainer's training, where its configuration
+                records those (`training_distribution`). Also kept in `Explanation.warnings`.
+        """
+        if images is None:
+            raise ValueError("Give an image, or several: pipe('chest.png', classifier=...).")
+        if attributes is not None:
+            self._refuse_causal_options({"attributes": attributes})
+            attributes = check_attributes(self.schema, attributes)
+        _, forward, _ = self._sanitize_parameters(**kwargs)  # all is checked before the first image is read
+        forward = {**self._forward_params, **forward}
+        classifier = explained_classifier(self.model, forward.get("classifier"), forward.get("class_name"))
+        notes = []
+        if self.is_causal:
+            self._explained_value(classifier, forward)
+        elif note := check_explains(self.model.config, classifier, forward.get("force", False)):
+            warnings.warn(note, UserWarning, stacklevel=2)
+            notes.append(note)
+        kwargs |= {
+            "classifier": classifier,
+            "notes": notes,
+            "num_workers": num_workers,
+            "batch_size": batch_size,
+        }
+        inputs, as_list = pipeline_inputs(images, self.schema.names if self.schema else (), attributes)
+        outputs = super().__call__(inputs, **kwargs)
+        return list(outputs) if as_list else outputs
+
+    def _explained_value(self, classifier, forward: Mapping) -> tuple[str, int]:
+        from ..causal_explanation import explained_value
+
+        return explained_value(self.model, forward.get("variable") or classifier.class_name)
+
+    def _refuse_causal_options(self, options: Mapping) -> None:
+        if not self.is_causal and (
+            given := [name for name in _CAUSAL_OPTIONS if options.get(name) is not None]
+        ):
+            raise TypeError(
+                f"{given[0]} is for a causal model; a {type(self.model).__name__} knows images and posteriors only."
+            )
+
+    def _sanitize_parameters(self, **kwargs):
+        if unknown := set(kwargs) - {*_OPTIONS, "notes"} - _LOADING_OPTIONS:
+            raise TypeError(
+                f"The explanation pipeline has no argument {', '.join(sorted(unknown))}; "
+                f"it takes {', '.join(_OPTIONS)}."
+            )
+        given = {name: value for name, value in kwargs.items() if value is not None}
+        preprocess, forward = {}, {}
+        self._refuse_causal_options(given)
+        if "attributes" in given:
+            if not isinstance(given["attributes"], Mapping):
+                raise TypeError(f"Default attributes are one dictionary, got {given['attributes']!r}.")
+            preprocess["attributes"] = check_attributes(self.schema, given["attributes"])
+        if "steps" in given:
+            forward["steps"] = whole_number("steps", given["steps"], minimum=2)
+        if "seed" in given:
+            forward["seed"] = whole_number("seed", given["seed"], minimum=0)
+        if "target" in given:
+            forward["target"] = _probability("target", given["target"])
+        if "on_error" in given:
+            if given["on_error"] not in ON_ERROR:
+                raise ValueError(f"on_error={given['on_error']!r}; choose one of {', '.join(ON_ERROR)}.")
+            preprocess["on_error"] = given["on_error"]
+        for name in ("classifier", "class_name", "force", "variable", "notes"):
+            if name in given:
+                forward[name] = given[name]
+        return preprocess, forward, {}
+
+    def preprocess(
+        self, item: Any, attributes: Mapping | None = None, on_error: str = "raise"
+    ) -> dict[str, Any]:
+        """One input to tensors; see `item_tensors`."""
+        return item_tensors(item, self.image_processor, self.schema, attributes, on_error)
+
+    def _forward(
+        self,
+        inputs: dict[str, Any],
+        classifier,
+        steps: int = 10,
+        target: float | None = None,
+        seed: int = 0,
+        notes: Sequence[str] = (),
+        **options,
+    ) -> dict[str, list[dict]]:
+        """Asks the classifier about the images of a batch that could be read, explains, and asks about the series."""
+        items = inputs["item"] if isinstance(inputs["item"], list) else [inputs["item"]]
+        results: list[dict] = [{"item": item} for item in items]
+        rows = [i for i, item in enumerate(items) if item.error is None]
+        if not rows:
+            return {"results": results}
+        pixel_values = inputs["pixel_values"][rows]
+        before = classifier.posterior(pixel_values)
+        doubts: list[str | None] = [None] * len(rows)
+        settings = {"threshold": classifier.threshold, "steps": steps, "target": target}
+        if self.is_causal:
+            from ..causal_explanation import causal_series
+
+            generators = [item_generator(seed, items[row].index) for row in rows]
+            variable = self._explained_value(classifier, options)
+            series = causal_series(
+                self.model, pixel_values, inputs["attributes"][rows], before, variable,
+                generators=generators, **settings,
+            )  # fmt: skip
+        else:
+            from ..progressive_explanation import progressive_series
+
+            embedding = self.model.encode(pixel_values)
+            series = progressive_series(self.model, pixel_values, before, embedding=embedding, **settings)
+            doubts = self._doubts(embedding)
+        reached = classifier.posterior(torch.cat([s.images for s in series])).split(
+            [len(s.images) for s in series]
+        )
+        for place, row in enumerate(rows):
+            _check_not_constant(classifier, series[place].images, reached[place])
+            results[row] |= {
+                "query": pixel_values[place],
+                "images": series[place].images,
+                "targets": series[place].targets,
+                "at_target": series[place].at_target,
+                "posteriors": reached[place],
+                "source_posterior": float(before[place]),
+                "classifier": {"class_name": classifier.class_name, "threshold": classifier.threshold},
+                "notes": list(notes),
+                "doubt": doubts[place],
+            }
+        return {"results": results}
+
+    def _doubts(self, embedding: Tensor) -> list[str | None]:
+        """For each image, what makes it unlike those of the training, if anything does."""
+        from ..training_distribution import TrainingDistribution
+
+        usual = TrainingDistribution.from_config(self.model.config)
+        if usual is None:
+            return [None] * len(embedding)
+        return [
+            f"the image is unlike those that the explainer was trained on (distance {d:.2f}, usual up to "
+            f"{usual.limit:.2f}); its explanation may mean little."
+            if d > usual.limit
+            else None
+            for d in usual.distance(embedding).tolist()
+        ]
+
+    def postprocess(self, outputs: dict[str, Any]) -> Explanation | dict[str, str]:
+        """Tensors of one image to its `Explanation`."""
+        result = outputs["results"]
+        result = result[0] if isinstance(result, list) else result
+        item: PipelineItem = result["item"]
+        if item.error is not None:
+            return {"error": f"{item.error}" or type(item.error).__name__, "file": item.name}
+        notes = result["notes"]
+        if result["doubt"]:
+            from ..training_distribution import OutOfDistributionWarning
+
+            warnings.warn(f"{item.name}: {result['doubt']}", OutOfDistributionWarning, stacklevel=2)
+            notes = [*notes, result["doubt"][0].upper() + result["doubt"][1:]]
+        return build_explanation(
+            ExplanationSeries(result["images"], result["targets"], result["at_target"]),
+            result["posteriors"],
+            result["query"],
+            result["source_posterior"],
+            method=self.method,
+            name=item.name,
+            warnings=notes,
+            **result["classifier"],
+        )
+
+
+def _check_not_constant(classifier, images: Tensor, posteriors: Tensor) -> None:
+    """Refuses a classifier that says the same of everything: of different images of a series and of probe images.
+
+    One that is merely certain about a whole series is not refused.
+
+    Raises:
+        BlackBoxError: it is constant.
+    """
+    from ..black_box import check_not_constant, probe_images
+    from ..black_box.checks import MIN_SPREAD
+
+    if len(images) < 2 or float(posteriors.max() - posteriors.min()) > MIN_SPREAD:
+        return
+    if bool(
+        (images == images[:1]).all()
+    ):  # the explainer changes nothing; that is not the classifier's fault
+        return
+    probes = classifier.posterior(probe_images(images.shape[-1]).to(images))
+    check_not_constant(torch.cat([posteriors, probes]), f"The classifier of {classifier.class_name!r}")
+
+
+def _probability(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise ValueError(f"{name} must be a posterior, a number from 0 to 1, got {value!r}.")
+    return float(value)
+
+
+__all__ = ["ExplanationPipeline"]
