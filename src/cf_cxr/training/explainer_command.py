@@ -28,6 +28,7 @@ from .explainer_arguments import ExplainerArguments
 from .explainer_trainer import ExplainerTrainer
 from .imported_objects import is_reference, load_black_box, made_object
 from .mask_data import make_masked_datasets
+from .output_dir import prepare_output_dir
 from .posterior_cache import ExplainerBatches, bin_counts, cached_posterior, describe_empty_bins
 from .trainer import build_accelerator
 
@@ -189,6 +190,7 @@ def main(argv: Sequence[str] | None = None) -> ProgressiveExplainerModel:
         description="Train a progressive explainer of a black-box classifier (Singla et al., 2023).",
     )
     accelerator = build_accelerator(loop)
+    prepare_output_dir(loop, accelerator)  # refuse an earlier run's folder before a student is written there
     black_box = load_black_box(stage.classifier, stage.class_name, stage.classifier_options)
     black_box = black_box.to(accelerator.device)
     segmenter = None if stage.true_masks else load_segmenter(stage.segmenter)
