@@ -27,10 +27,10 @@ SCHEMA = AttributeSchema(
 GRAPH = {"age": [], "sex": [], "site": [], "finding": ["age"]}
 
 
-def tiny_model() -> DeepSCMModel:
+def tiny_model(graph=GRAPH) -> DeepSCMModel:
     """Random weights, with the parents' influence on the image strengthened so that interventions show."""
     config = DeepSCMConfig(
-        scm_config=AttributeSCMConfig(attributes=SCHEMA.to_list(), graph=GRAPH, hidden_sizes=[8]),
+        scm_config=AttributeSCMConfig(attributes=SCHEMA.to_list(), graph=graph, hidden_sizes=[8]),
         image_config=CausalHVAEConfig(
             image_size=SIDE,
             context_dim=SCHEMA.dim,

@@ -1,0 +1,433 @@
+"""The explanation pipeline on explainers and classifiers with known answers."""
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+from transformers import ResNetConfig, ResNetForImageClassification, ResNetModel, pipeline
+
+import cf_cxr
+from cf_cxr import Explanation, OutOfDistributionWarning, TrainingDistribution
+from cf_cxr.black_box import (
+    BlackBoxError,
+    RadiographPreprocessing,
+    as_image_classifier,
+    from_callable,
+    from_module,
+    from_transformers,
+)
+from cf_cxr.pipelines import (
+    EXPLANATION_TASK,
+    ExplainerMismatchError,
+    ExplanationPipeline,
+    ModelFileError,
+    default_explainer_path,
+)
+from cf_cxr.pipelines.explained_classifier import check_explains, explained_classifier
+from cf_cxr.training_distribution import embedding_features
+from tests.black_box.helpers import attribute_model
+from tests.pipelines.tiny import tiny_model, tiny_processor
+from tests.pipelines.tiny_explainer import (
+    CLASS,
+    SIDE,
+    SLOPE,
+    flat_with_texture,
+    known_explainer,
+    mean_classifier,
+    processor,
+    random_explainer,
+)
+
+UNKNOWN = "ignore:The explainer's configuration does not say:UserWarning"
+ALL_BINS = (np.arange(10) + 0.5) / 10
+
+
+def make(model=None, **options):
+    return pipeline(
+        EXPLANATION_TASK, model=model or known_explainer(), image_processor=processor(), **options
+    )
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return make(classifier=mean_classifier())
+
+
+def sigmoid(logit):
+    return 1 / (1 + np.exp(-logit))
+
+
+def mean_of(image):
+    return (np.asarray(image) / 127.5 - 1).mean()
+
+
+def test_a_negative_query_in_closed_form(pipe):
+    image = flat_with_texture(-0.2)
+    e = pipe(image)
+    assert isinstance(e, Explanation) and e.method == "progressive" and e.class_name == CLASS
+    mean = mean_of(image)
+    source = sigmoid(SLOPE * mean)
+    own = int(source * 10)
+    assert e.source_posterior == pytest.approx(source, abs=1e-5) and e.decision == "absent"
+    np.testing.assert_allclose(e.targets, ALL_BINS[own:], atol=1e-6)
+    # image k is x / 2 + level_k, so its logit is half the query's plus the centre's
+    centre = np.log(e.targets / (1 - e.targets))
+    expected = sigmoid(SLOPE * mean / 2 + centre)
+    np.testing.assert_allclose(e.posteriors, expected, atol=1e-5)
+    index = int(np.argmax(expected >= 0.5))
+    assert expected[index - 1] < 0.5 <= expected[index]
+    assert e.counterfactual_index == index and e.counterfactual is e.images[index] and e.valid
+    x = np.asarray(image) / 127.5 - 1
+    np.testing.assert_allclose(e.difference, centre[index] / SLOPE - x / 2, atol=1e-5)
+    np.testing.assert_array_equal(np.asarray(e.source_image), np.asarray(image))
+    np.testing.assert_allclose(
+        np.asarray(e.images[0]) / 127.5 - 1, x / 2 + centre[0] / SLOPE, atol=0.51 / 127.5
+    )
+    assert e.warnings == () and f"image {index + 1} of {len(e)}" in e.message
+
+
+def test_a_positive_query_goes_the_other_way(pipe):
+    e = pipe(flat_with_texture(0.25))
+    own = int(e.source_posterior * 10)
+    assert e.decision == "present"
+    np.testing.assert_allclose(e.targets, ALL_BINS[: own + 1][::-1], atol=1e-6)
+    assert (np.diff(e.posteriors) < 0).all() and e.valid and "present to absent" in e.message
+    assert e.difference.mean() < 0
+
+
+def test_an_explainer_that_fails_says_so():
+    e = make(known_explainer(levels=np.linspace(-0.01, 0.01, 10)))(
+        flat_with_texture(-0.2), classifier=mean_classifier()
+    )
+    assert not e.valid and e.counterfactual is None and e.counterfactual_index is None
+    assert e.message.startswith("Not valid: the decision stays absent")
+    assert f"{e.posteriors[-1]:.2f}" in e.message and "0.95 was asked for" in e.message
+    x = np.asarray(flat_with_texture(-0.2)) / 127.5 - 1
+    np.testing.assert_allclose(e.difference, 0.01 - x / 2, atol=1e-5)  # the last image
+
+
+def test_steps_target_and_threshold(pipe):
+    image = flat_with_texture(-0.2)
+    short = pipe(image, steps=3)
+    assert (
+        len(short) == 3
+        and short.targets[0] == pytest.approx(0.15)
+        and short.targets[-1] == pytest.approx(0.95)
+    )
+    assert pipe(image, target=0.5).targets[-1] == pytest.approx(0.55)
+    strict = mean_classifier(threshold=0.8)
+    e = make(known_explainer(classifier=strict), classifier=strict)(flat_with_texture(0.1))
+    assert e.decision == "absent" and e.source_posterior > 0.5 and e.threshold == 0.8
+    assert e.posteriors[e.counterfactual_index] >= 0.8 > e.posteriors[e.counterfactual_index - 1]
+
+
+def test_a_query_already_at_its_target(pipe):
+    e = pipe(flat_with_texture(0.5), target=0.93)  # f(x) = 0.98, the same bin
+    assert len(e) == 1 and not e.valid and e.counterfactual is None
+    assert "Already at the target" in e.message and "0.98" in e.message and "no decision flips" in e.message
+    # towards the other decision the same query has the whole way to go
+    assert len(pipe(flat_with_texture(0.5))) == 10
+    more = pipe(flat_with_texture(0.1), target=0.95)
+    assert not more.valid and "own side of the boundary" in more.message
+
+
+def test_batches_do_not_change_the_answer(pipe):
+    images = [flat_with_texture(mean, seed) for seed, mean in enumerate([-0.3, 0.3, 0.05, -0.02, -0.11])]
+    alone = [pipe(image) for image in images]
+    random = make(random_explainer())
+    for batch_size in (2, 5):
+        for one, many in zip(alone, pipe(images, batch_size=batch_size)):
+            assert one.message == many.message and len(one) == len(many)
+            np.testing.assert_allclose(one.posteriors, many.posteriors, atol=1e-6)
+            np.testing.assert_allclose(one.difference, many.difference, atol=1e-6)
+    with pytest.warns(UserWarning, match="does not say which classifier"):
+        first = random(images[0], classifier=mean_classifier())
+        second = random(images, classifier=mean_classifier(), batch_size=5)[0]
+    np.testing.assert_allclose(first.difference, second.difference, atol=1e-5)
+
+
+def test_every_kind_of_input_gives_the_same(pipe, tmp_path):
+    images = [flat_with_texture(mean, seed) for seed, mean in enumerate([-0.3, 0.2, 0.05])]
+    expected = pipe(images)
+    assert isinstance(expected, list)
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for image, path in zip(images, paths):
+        image.save(path)
+
+    class Films(Dataset):
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            return images[index]
+
+    rows = datasets.Dataset.from_dict({"image": images, "age": [1, 2, 3]}).cast_column(
+        "image", datasets.Image()
+    )
+    kinds = {
+        "paths": [str(path) for path in paths],
+        "generator": (image for image in images),
+        "column": rows["image"],
+        "data set": rows,
+        "torch data set": Films(),
+        "array": np.stack([np.asarray(image)[..., None] for image in images]),
+        "dictionaries": [{"image": image} for image in images],
+    }
+    for kind, inputs in kinds.items():
+        got = list(pipe(inputs, batch_size=2))
+        assert [e.message for e in got] == [e.message for e in expected], kind
+        for a, b in zip(got, expected):
+            np.testing.assert_allclose(a.difference, b.difference, atol=1e-6, err_msg=kind)
+    assert pipe(str(paths[0])).name == str(paths[0]) and expected[1].name == "image 1"
+    assert pipe([]) == []
+
+
+def test_an_example_dicom_is_read(pipe):
+    from cf_cxr.examples import example_dicom
+
+    assert pipe(example_dicom()).source_image.size == (SIDE, SIDE)
+
+
+def test_unreadable_images_are_reported_where_asked(pipe, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"nothing")
+    images = [flat_with_texture(0.2), str(tmp_path / "bad.png")]
+    good, bad = pipe(images, on_error="report", batch_size=2)
+    assert good.valid and "bad.png" in bad["error"] and bad["file"].endswith("bad.png")
+    with pytest.raises(cf_cxr.image_errors.CXRImageError, match="bad.png"):
+        pipe(images)
+
+
+# ---------------------------------------------------------------- classifiers that cannot be explained
+
+
+@pytest.mark.parametrize(
+    ("fn", "message"),
+    [
+        (lambda x: 40 * x.mean((1, 2, 3)), "logits: pass activation='sigmoid'"),
+        (lambda x: np.full(len(x), np.nan), "answers nan to image 0"),
+        (
+            lambda x: x.mean((1, 2, 3))[:-1] if len(x) > 1 else np.zeros((0,)),
+            "must answer with one posterior",
+        ),
+        (lambda x: np.full((len(x), 3), 0.3), "3"),
+        (lambda x: np.where(x.mean((1, 2, 3)) > -0.1, 7.0, 0.4), "which is no probability"),
+        (lambda x: np.full(len(x), 0.3), "answers 0.3 to all of .* images: a constant has no explanation"),
+        (lambda x: "present", "no array of numbers"),
+    ],
+    ids=["logits", "NaN", "shape", "columns", "outside", "constant", "text"],
+)
+@pytest.mark.filterwarnings(UNKNOWN)
+def test_bad_answers_are_refused_in_words(fn, message):
+    pipe = make(known_explainer(classifier_fingerprint=None))
+    classifier = from_callable(fn, CLASS, identity="bad", probe_size=SIDE)
+    with pytest.raises(BlackBoxError, match=message):
+        pipe(flat_with_texture(-0.2), classifier=classifier)
+    with pytest.raises(BlackBoxError):  # the classifier's fault is not the image's
+        pipe([flat_with_texture(-0.2)], classifier=classifier, on_error="report")
+
+
+@pytest.mark.filterwarnings(UNKNOWN)
+def test_a_classifier_that_is_certain_is_not_a_constant():
+    step = from_callable(
+        lambda x: (x.mean((1, 2, 3)) > 0.35).astype(float), CLASS, identity="s", probe_size=SIDE
+    )
+    e = make(known_explainer(levels=np.linspace(-0.1, 0.1, 10)))(
+        flat_with_texture(-0.2), classifier=step, force=True
+    )
+    assert not e.valid and set(e.posteriors) == {0.0}
+
+
+def test_an_unknown_class_is_refused_with_those_that_there_are(pipe):
+    with pytest.raises(BlackBoxError, match="'edema'.*finding=effusion"):
+        pipe(flat_with_texture(0.1), classifier=attribute_model(), class_name="edema")
+    with pytest.raises(BlackBoxError, match="'effusion', not of 'edema'"):
+        pipe(flat_with_texture(0.1), classifier=mean_classifier(), class_name="edema")
+    with pytest.raises(BlackBoxError, match="cannot be asked about images"):
+        pipe(flat_with_texture(0.1), classifier=3)
+
+
+# ---------------------------------------------------------------- explainer and classifier belong together
+
+
+def test_an_explainer_of_another_classifier_is_refused_unless_forced(pipe):
+    other = mean_classifier(class_name="cardiomegaly", offset=0.1)
+    with pytest.raises(ExplainerMismatchError) as refusal:
+        pipe(flat_with_texture(-0.2), classifier=other)
+    for name in (CLASS, "cardiomegaly", "sha256:" + other.fingerprint()[7:19], "force=True"):
+        assert name in str(refusal.value)
+    assert mean_classifier().fingerprint()[:19] in str(refusal.value)
+    with pytest.warns(UserWarning, match="force=True was given"):
+        e = pipe(flat_with_texture(-0.2), classifier=other, force=True)
+    assert e.class_name == "cardiomegaly" and "trained for the classifier of 'effusion'" in e.warnings[0]
+    changed = mean_classifier()
+    with torch.no_grad():
+        changed.module.slope.add_(1e-3)
+    with pytest.raises(ExplainerMismatchError):
+        pipe(flat_with_texture(-0.2), classifier=changed)
+    assert pipe(flat_with_texture(-0.2), classifier=mean_classifier()).warnings == ()
+
+
+def test_the_black_box_of_a_student_may_be_asked():
+    black_box = from_callable(lambda x: sigmoid(SLOPE * x.mean((1, 2, 3))), CLASS, identity="service v1")
+    config = known_explainer().config
+    with pytest.raises(ExplainerMismatchError):
+        check_explains(config, black_box)
+    config.black_box_fingerprint = black_box.fingerprint()
+    assert check_explains(config, black_box) is None and check_explains(config, mean_classifier()) is None
+
+
+def test_without_a_classifier_only_a_bundled_one_is_found():
+    with pytest.raises(
+        ValueError, match="classifier=.*trained for that of 'effusion'.*not the one in this package"
+    ):
+        make()(flat_with_texture(0.1))
+    folder = cf_cxr.pipelines.default_model_path()
+    bundled = as_image_classifier(cf_cxr.DeepSCMModel.from_pretrained(folder).classifier, "finding")
+    explainer = known_explainer(classifier=bundled)
+    assert explained_classifier(explainer).fingerprint() == bundled.fingerprint()
+    assert explained_classifier(explainer, str(folder)).fingerprint() == bundled.fingerprint()
+
+
+def test_a_causal_models_classifier_is_meant_by_the_model():
+    classifier = explained_classifier(known_explainer(), tiny_model(), "finding")
+    assert classifier.class_name == "finding=Effusion"
+
+
+def test_the_missing_bundled_explainer_is_explained():
+    if default_explainer_path().is_dir():
+        e = pipeline(EXPLANATION_TASK)(cf_cxr.example_images()[0].path)
+        assert isinstance(e, Explanation) and e.warnings == ()
+    else:
+        with pytest.raises(ModelFileError, match="bundled model is missing at .*explainer-nih-128.*model="):
+            pipeline(EXPLANATION_TASK)
+
+
+# ---------------------------------------------------------------- images unlike those of the training
+
+
+def test_an_unusual_image_is_warned_about(recwarn):
+    model = known_explainer()
+    usual = [flat_with_texture(mean, seed) for seed, mean in enumerate(np.linspace(-0.4, 0.4, 60))]
+    with torch.no_grad():
+        features = embedding_features(model.encode(processor()(usual)["pixel_values"]))
+    model.config.training_distribution = TrainingDistribution.fit(
+        features[::2], features[1::2], 1.0
+    ).to_dict()
+    pipe = make(model, classifier=mean_classifier())
+    assert all(e.warnings == () for e in pipe(usual[1::10], batch_size=3))
+    assert not [w for w in recwarn if issubclass(w.category, OutOfDistributionWarning)]
+    odd = np.zeros((SIDE, SIDE), np.uint8)
+    odd[::2] = 255
+    with pytest.warns(
+        OutOfDistributionWarning, match=r"image 1: the image is unlike.*distance \d+.*usual up to"
+    ):
+        first, second = pipe([usual[0], odd], batch_size=2)
+    assert first.warnings == () and "unlike those that the explainer was trained on" in second.warnings[0]
+
+
+# ---------------------------------------------------------------- arguments and parts
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"steps": 1}, ValueError, "steps must be a whole number of at least 2, got 1"),
+        ({"steps": 2.5}, ValueError, "steps.*got 2.5"),
+        ({"target": 1.5}, ValueError, "target must be a posterior.*got 1.5"),
+        ({"target": float("nan")}, ValueError, "target"),
+        ({"seed": -1}, ValueError, "seed"),
+        ({"on_error": "ignore"}, ValueError, "on_error='ignore'"),
+        ({"attributes": {"age": 3}}, TypeError, "attributes is for a causal model"),
+        ({"variable": "finding"}, TypeError, "variable is for a causal model"),
+        ({"do": {}}, TypeError, "no argument do; it takes classifier"),
+    ],
+)
+def test_impossible_arguments_are_refused(pipe, options, error, message):
+    with pytest.raises(error, match=message):
+        pipe(flat_with_texture(0.1), **options)
+
+
+def test_wrong_parts_are_refused(pipe):
+    with pytest.raises(TypeError, match="ResNetModel cannot explain a classifier"):
+        ExplanationPipeline(ResNetModel(ResNetConfig(embedding_size=4, hidden_sizes=[4], depths=[1])))
+    with pytest.raises(TypeError, match="needs the image processor"):
+        ExplanationPipeline(known_explainer())
+    with pytest.raises(ValueError, match="Give an image"):
+        pipe()
+    assert not ExplanationPipeline(known_explainer().train(), image_processor=processor()).model.training
+
+
+@pytest.mark.filterwarnings(UNKNOWN)
+def test_saved_pipelines_of_both_kinds_are_reloaded(tmp_path):
+    first = make(random_explainer(), classifier=mean_classifier())
+    first.save_pretrained(tmp_path / "progressive")
+    again = pipeline(EXPLANATION_TASK, model=str(tmp_path / "progressive"), device="cpu")
+    assert isinstance(again, ExplanationPipeline) and again.method == "progressive"
+    image = flat_with_texture(-0.2)
+    np.testing.assert_allclose(
+        again(image, classifier=mean_classifier()).difference, first(image).difference, atol=1e-6
+    )
+    pipeline(EXPLANATION_TASK, model=tiny_model(), image_processor=tiny_processor()).save_pretrained(
+        tmp_path / "causal"
+    )
+    assert pipeline(EXPLANATION_TASK, model=str(tmp_path / "causal")).method == "causal"
+
+
+# ---------------------------------------------------------------- classifiers of other libraries, end to end
+
+
+def check_mechanics(classifier):
+    """A random explainer of a classifier: what comes out is consistent with asking that classifier directly."""
+    pipe = make(
+        random_explainer(classifier_fingerprint=classifier.fingerprint(), class_name=classifier.class_name)
+    )
+    e = pipe(flat_with_texture(0.1), classifier=classifier)
+    x = processor()([e.source_image])["pixel_values"]
+    assert e.source_posterior == pytest.approx(float(classifier.posterior(x)), abs=1e-5)
+    assert e.warnings == () and e.class_name == classifier.class_name and 1 <= len(e) <= 10
+    shown = processor()(e.images)["pixel_values"]  # rounded to grey levels
+    np.testing.assert_allclose(e.posteriors, classifier.posterior(shown), atol=0.02)
+    assert e.valid == ((e.posteriors[-1] >= 0.5) != (e.source_posterior >= 0.5))
+
+
+def test_a_classifier_of_torchvision():
+    models = pytest.importorskip("torchvision.models")
+    torch.manual_seed(0)
+    network = models.resnet18(weights=None, num_classes=3)
+    check_mechanics(
+        from_module(network, {"size": (32, 32)}, index=1, activation="softmax", class_name="effusion")
+    )
+
+
+def test_a_classifier_of_transformers():
+    torch.manual_seed(0)
+    labels = {0: "No Finding", 1: "Pleural Effusion"}
+    config = ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", id2label=labels
+    )
+    model = ResNetForImageClassification(config).eval()
+    check_mechanics(from_transformers(model, "pleural effusion", RadiographPreprocessing((32, 32))))
+
+
+def test_a_function_without_gradients():
+    def service(images: np.ndarray) -> list[float]:
+        return [float(sigmoid(6 * (image[:, :8].mean() - image[:, 8:].std()))) for image in images[:, 0]]
+
+    check_mechanics(from_callable(service, "effusion", probe_size=SIDE))
+
+
+def test_a_bare_module_and_a_bare_function_are_adapted():
+    class Network(nn.Module):
+        def forward(self, x):
+            return x.mean((1, 2, 3))[:, None]
+
+    with pytest.warns(UserWarning, match="does not say which classifier"):
+        e = make(random_explainer(class_name="effusion"))(flat_with_texture(0.1), classifier=Network())
+    assert e.class_name == "effusion"
+    with pytest.warns(UserWarning, match="does not say which classifier"):
+        e = make(random_explainer())(
+            flat_with_texture(0.1), classifier=lambda x: sigmoid(x.mean((1, 2, 3))), class_name="brightness"
+        )
+    assert e.class_name == "brightness"
