@@ -26,6 +26,8 @@ EXPLAINER_LOOP = LOOP | {
     "lr_scheduler": "constant",
     "eval_steps": -1,
     "save_steps": 0,
+    "skip_threshold": 0.0,
+    "max_grad_norm": 0.0,
     "max_steps": 4,
 }
 

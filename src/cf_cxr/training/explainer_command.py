@@ -183,6 +183,7 @@ def main(argv: Sequence[str] | None = None) -> ProgressiveExplainerModel:
             "weight_decay": 0.0,
             "warmup_steps": 0,
             "max_steps": 20000,
+            "max_grad_norm": 0.0,
             "skip_threshold": 0.0,
             "sample_steps": 500,
             "max_val_samples": 256,
