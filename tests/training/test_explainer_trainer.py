@@ -6,13 +6,15 @@ import math
 import pytest
 import torch
 
-from cf_cxr.black_box import BlackBoxError, ImageClassifier, StudentClassifier
+from cf_cxr.black_box import BlackBoxError, ImageClassifier, StudentClassifier, as_image_classifier
 from cf_cxr.models.progressive_explainer import ProgressiveExplainerModel
 from cf_cxr.training import explainer_command
 from cf_cxr.training.checkpointing import CheckpointError, list_checkpoints
 from cf_cxr.training.explainer_arguments import ExplainerArguments
 from cf_cxr.training.explainer_losses import posterior_kl
 from cf_cxr.training.imported_objects import import_object, load_black_box
+from cf_cxr.training.mask_cache import segmented_batches
+from cf_cxr.training.mask_data import pack_masks
 from cf_cxr.training.trainer import TrainingDivergedError
 
 from .test_resume import assert_same_run
@@ -298,6 +300,15 @@ def test_classifiers_by_name(tmp_path, monkeypatch):
         load_black_box(f"{HERE}:predict")
 
 
+def test_the_classifier_of_a_causal_model_is_meant(tmp_path):
+    from tests.pipelines.tiny import tiny_model
+
+    model = tiny_model()
+    model.save_pretrained(tmp_path)
+    expected = as_image_classifier(model.classifier.eval(), "finding")
+    assert load_black_box(str(tmp_path), "finding").fingerprint() == expected.fingerprint()
+
+
 def command(tmp_path, *words):
     return explainer_command.main(
         [
@@ -322,9 +333,10 @@ def test_a_function_without_gradients_is_explained_through_a_student(tmp_path, c
     manifest = json.loads((run / "run.json").read_text())
     black_box = load_black_box(f"{HERE}:predict", "lower left", {"identity": "predict 1", "threshold": 0.6})
     model = ProgressiveExplainerModel.from_pretrained(run)
-    assert model.config.classifier_fingerprint == black_box.fingerprint()
-    assert model.config.class_name == "lower left" and model.config.threshold == 0.6
     student = StudentClassifier.from_pretrained(run / "student")
+    assert model.config.classifier_fingerprint == student.fingerprint()
+    assert model.config.black_box_fingerprint == black_box.fingerprint()
+    assert model.config.class_name == "lower left" and model.config.threshold == 0.6
     told = manifest["explained"]
     assert told["student"] == {
         "fingerprint": student.fingerprint(),
@@ -359,6 +371,7 @@ def test_command_with_a_differentiable_classifier_and_the_baseline(tmp_path):
     assert manifest["stage"]["baseline"] == "lungs_only" and "student" not in manifest["explained"]
     assert model.config.class_name == "bright patch"
     assert model.config.classifier_fingerprint == PatchClassifier().fingerprint()
+    assert model.config.black_box_fingerprint is None
     longer = explainer_command.build_explainer(
         ExplainerArguments(init_from=str(tmp_path / "run")), PatchClassifier(slope=2), 32
     )
@@ -371,3 +384,42 @@ def test_command_with_a_differentiable_classifier_and_the_baseline(tmp_path):
         )
     with pytest.raises(ValueError, match="without segment"):
         explainer_command.load_segmenter(f"{HERE}:make_classifier")
+
+
+def test_command_with_a_segmenter_computes_its_masks_once(tmp_path, monkeypatch):
+    from cf_cxr.models.anatomy_segmenter import AnatomySegmenterConfig, AnatomySegmenterModel
+
+    folder = tmp_path / "segmenter"
+    AnatomySegmenterModel(AnatomySegmenterConfig(widths=[8, 8], image_size=32)).save_pretrained(folder)
+    asked = []
+    whole = AnatomySegmenterModel.segment
+    monkeypatch.setattr(
+        AnatomySegmenterModel,
+        "segment",
+        lambda self, pixels, *rest: asked.append(len(pixels)) or whole(self, pixels, *rest),
+    )
+    words = ["--classifier", f"{HERE}:make_classifier", "--segmenter", str(folder)]
+    command(tmp_path, *words)
+    assert sum(asked) == 40 + 5 + 2  # training and validation images, and one of each for the labels
+    asked.clear()
+    command(tmp_path, *words, "--overwrite_output_dir", "true")
+    assert sum(asked) == 2
+    asked.clear()
+    command(tmp_path, *words, "--overwrite_output_dir", "true", "--precompute_masks", "false")
+    assert asked == [2, 2]  # one batch per step
+
+
+def test_masks_found_once_are_those_of_the_segmenter(tmp_path):
+    class Bright(torch.nn.Module):
+        def segment(self, pixel_values):
+            return {"bright": pixel_values[:, 0] > 0.2, "dark": pixel_values[:, 0] < -0.2}
+
+    data = PatchData(10)
+    for _ in range(2):  # computed, then read
+        batches = segmented_batches(Bright(), data, tmp_path, batch_size=4, progress=False)
+        masks = batches.__getitems__([7, 2])["masks"]
+        x = data.images[[7, 2]]
+        assert torch.equal(masks, torch.cat([x > 0.2, x < -0.2], dim=1))
+        assert batches.labels == ("bright", "dark")
+    with pytest.raises(ValueError, match="At most 8"):
+        pack_masks(torch.zeros(1, 9, 2, 2, dtype=torch.bool))

@@ -25,7 +25,8 @@ class ExplainerArguments:
 
     classifier: str = _option(
         "outputs/classifier",
-        "Black box: folder or Hub name of an attribute classifier, a student or a transformers model; or "
+        "Black box: folder or Hub name of an attribute classifier, a student, a DeepSCM (its own "
+        "classifier) or a transformers model; or "
         "package.module:name of a function (images to probabilities), a network, or a factory of either.",
     )
     class_name: str | None = _option(
@@ -43,6 +44,11 @@ class ExplainerArguments:
         "outputs/segmenter",
         "Where anatomy and devices lie: folder or Hub name of an AnatomySegmenterModel, package.module:name of "
         "anything with segment(pixel_values), or none: one plain L1 over the image.",
+    )
+    precompute_masks: bool = _option(
+        True,
+        "Segment every image once, before the training, and keep the masks (a byte per pixel, in memory and on disk); "
+        "without it they are found anew in every step.",
     )
     true_masks: bool = _option(False, "Use the masks of the data set (phantom) in place of a segmenter.")
     baseline: str = _option(

@@ -10,7 +10,7 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..black_box import ImageClassifier, StudentClassifier, distil
 from ..data.loading import cache_folder
@@ -27,6 +27,7 @@ from .data import CXRBatches, load_schema, make_datasets
 from .explainer_arguments import ExplainerArguments
 from .explainer_trainer import ExplainerTrainer
 from .imported_objects import is_reference, load_black_box, made_object
+from .mask_cache import SegmentedBatches, segmented_batches
 from .mask_data import make_masked_datasets
 from .output_dir import prepare_output_dir
 from .posterior_cache import ExplainerBatches, bin_counts, cached_posterior, describe_empty_bins
@@ -39,17 +40,21 @@ _CHECKED_IMAGES = 32
 
 
 def build_explainer(
-    args: ExplainerArguments, black_box: ImageClassifier, resolution: int
+    args: ExplainerArguments, classifier: ImageClassifier, resolution: int
 ) -> ProgressiveExplainerModel:
     """A generator that knows whose decisions it will explain, new or from `init_from`.
+
+    Its configuration has the classifier's class, threshold and fingerprint and, where that is a student, the
+    `black_box_fingerprint` of the original.
 
     Raises:
         ValueError: for widths that do not fit the resolution, or a trained explainer of other bins.
     """
     explained = {
-        "class_name": black_box.class_name,
-        "classifier_fingerprint": black_box.fingerprint(),
-        "threshold": black_box.threshold,
+        "class_name": classifier.class_name,
+        "classifier_fingerprint": classifier.fingerprint(),
+        "threshold": classifier.threshold,
+        "black_box_fingerprint": getattr(classifier, "black_box_fingerprint", None),
     }
     if args.init_from is None:
         config = ProgressiveExplainerConfig(
@@ -145,11 +150,12 @@ def differentiable_classifier(
 def explained_batches(
     classifier: ImageClassifier,
     batches: CXRBatches | None,
+    segmenter: Any,
     args: ExplainerArguments,
     cache_dir: Path,
     accelerator: Accelerator,
 ) -> ExplainerBatches | None:
-    """A split with the classifier's answers."""
+    """A split with the classifier's answers and, if they are to be computed in advance, the segmenter's masks."""
     if batches is None:
         return None
     with accelerator.main_process_first():
@@ -160,6 +166,15 @@ def explained_batches(
             batch_size=args.posterior_batch_size,
             progress=accelerator.is_main_process,
         )
+        if args.precompute_masks and isinstance(segmenter, nn.Module):
+            batches = segmented_batches(
+                segmenter,
+                batches,
+                cache_dir,
+                device=accelerator.device,
+                batch_size=args.posterior_batch_size,
+                progress=accelerator.is_main_process,
+            )
     return ExplainerBatches(batches, posterior)
 
 
@@ -212,15 +227,19 @@ def main(argv: Sequence[str] | None = None) -> ProgressiveExplainerModel:
         evenly_spaced(train, _CHECKED_IMAGES).to(accelerator.device), stage.posterior_batch_size
     )
     cache_dir = cache_folder(data.cache_dir)
-    train = explained_batches(classifier, train, stage, cache_dir, accelerator)
-    validation = explained_batches(classifier, validation, stage, cache_dir, accelerator)
+    train, validation = (
+        explained_batches(classifier, batches, segmenter, stage, cache_dir, accelerator)
+        for batches in (train, validation)
+    )
+    if isinstance(train.batches, SegmentedBatches):
+        segmenter = None
     counts = bin_counts(train.posterior, PosteriorBins(stage.num_bins))
     accelerator.print(f"Training images per bin of the posterior: {counts}")
     for text in describe_empty_bins(counts, classifier.threshold):
         if accelerator.is_main_process:
             logger.warning(text)
     set_seed(loop.seed)
-    model = build_explainer(stage, black_box, data.resolution)
+    model = build_explainer(stage, classifier, data.resolution)
     trainer = ExplainerTrainer(
         model,
         loop,
@@ -239,7 +258,7 @@ def main(argv: Sequence[str] | None = None) -> ProgressiveExplainerModel:
         discriminator=build_discriminator(stage, model.config),
         stage_args=stage,
         segmenter=segmenter,
-        mask_labels=train.batches.labels if stage.true_masks else (),
+        mask_labels=getattr(train.batches, "labels", ()),
         black_box=black_box,
     )
     trainer.train()

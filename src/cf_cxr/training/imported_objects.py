@@ -12,8 +12,10 @@ from importlib import import_module
 from typing import Any
 
 from torch import nn
+from transformers import AutoConfig
 
 from ..black_box import BlackBoxError, ImageClassifier, as_image_classifier
+from ..models.deep_scm import DeepSCMConfig, DeepSCMModel
 
 _REFERENCE = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")
 
@@ -62,8 +64,8 @@ def load_black_box(
     """The classifier that a command names.
 
     Args:
-        name: a folder or Hub repository (one of this package's classifiers, a student, or a transformers model), or
-            `package.module:name`: a function from images to probabilities, a network, a pipeline, an
+        name: a folder or Hub repository (one of this package's classifiers, a student, a `DeepSCMModel`, whose own
+            classifier is meant, or a transformers model), or `package.module:name`: a function from images to probabilities, a network, a pipeline, an
             `ImageClassifier`, or a factory without arguments that returns one of these.
         class_name: see `as_image_classifier`.
         options: of the adapter, as a mapping or as JSON, for instance `{"index": 3, "activation": "softmax"}`.
@@ -81,9 +83,15 @@ def load_black_box(
         raise ValueError(
             f'--classifier_options must be a JSON object such as {{"index": 3}}, got {options!r}.'
         )
-    chosen = made_object(name) if is_reference(name) else name
-    if is_reference(name) and isinstance(chosen, str):
-        raise BlackBoxError(f"{name!r} is a text ({chosen!r}), no classifier.")
+    chosen: Any = name
+    if is_reference(name):
+        chosen = made_object(name)
+        if isinstance(chosen, str):
+            raise BlackBoxError(f"{name!r} is a text ({chosen!r}), no classifier.")
+    elif isinstance(AutoConfig.from_pretrained(name), DeepSCMConfig):
+        chosen = DeepSCMModel.from_pretrained(name)
+    if isinstance(chosen, DeepSCMModel):
+        chosen = chosen.classifier
     return as_image_classifier(chosen, class_name, **(options or {}))
 
 

@@ -67,11 +67,11 @@ class MaskedBatches(CXRBatches):
     def _read_codes(self, indices: Sequence[int]) -> Tensor:
         """Masks as bits of `(B, S, S)` uint8, label l in bit l."""
         columns = self.mask_rows[list(indices)]
-        codes = 0
-        for bit, label in enumerate(self.labels):
-            masks = np.stack([np.asarray(mask) for mask in columns[MASK_COLUMNS[label]]]) > 127
-            codes = codes | (masks.astype(np.uint8) << bit)
-        return torch.from_numpy(codes)
+        masks = [
+            np.stack([np.asarray(mask) > 127 for mask in columns[MASK_COLUMNS[label]]])
+            for label in self.labels
+        ]
+        return pack_masks(torch.from_numpy(np.stack(masks, axis=1)))
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """The images of these indices with their masks as one batch."""
@@ -79,8 +79,25 @@ class MaskedBatches(CXRBatches):
         codes = (
             self._read_codes(indices) if self.codes is None else self.codes[torch.as_tensor(list(indices))]
         )
-        bits = torch.arange(len(self.labels), dtype=torch.uint8)[:, None, None]
-        return {**batch, "masks": (codes[:, None] >> bits & 1).bool()}
+        return {**batch, "masks": unpack_masks(codes, len(self.labels))}
+
+
+def pack_masks(masks: Tensor) -> Tensor:
+    """Bool masks `(B, L, H, W)`, L of at most 8, as `(B, H, W)` uint8 with label l in bit l.
+
+    Raises:
+        ValueError: for more than 8 labels.
+    """
+    if masks.shape[1] > 8:
+        raise ValueError(f"At most 8 masks fit into a byte, got {masks.shape[1]}.")
+    bits = 2 ** torch.arange(masks.shape[1], device=masks.device)[:, None, None]
+    return (masks * bits).sum(1).to(torch.uint8)
+
+
+def unpack_masks(codes: Tensor, count: int) -> Tensor:
+    """The `count` masks `(B, count, H, W)`, bool, that `pack_masks` packed."""
+    bits = torch.arange(count, dtype=torch.uint8, device=codes.device)[:, None, None]
+    return (codes[:, None] >> bits & 1).bool()
 
 
 def make_masked_datasets(
@@ -106,4 +123,4 @@ def make_masked_datasets(
     return made["train"], made.get("validation"), processor, describe_data(args, schema, splits)
 
 
-__all__ = ["MASK_COLUMNS", "MaskedBatches", "make_masked_datasets"]
+__all__ = ["MASK_COLUMNS", "MaskedBatches", "make_masked_datasets", "pack_masks", "unpack_masks"]

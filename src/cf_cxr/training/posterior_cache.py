@@ -7,27 +7,20 @@ image asks anew, and the same ones never do.
 from __future__ import annotations
 
 import hashlib
-import json
-import logging
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from ..black_box import ImageClassifier, check_not_constant
 from ..posterior_bins import PosteriorBins
+from .cache_files import cache_path, read_cached, write_cached
 from .data import CXRBatches
 
-logger = logging.getLogger(__name__)
-
 _FOLDER = "posteriors"
-_TENSOR = "posterior"
 
 
 def data_fingerprint(batches: Any) -> str:
@@ -83,12 +76,11 @@ def cached_posterior(
         "data": fingerprint or data_fingerprint(batches),
         "images": str(len(batches)),
     }
-    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    path = Path(cache_dir) / _FOLDER / f"{key[:32]}.safetensors"
-    posterior = _read(path, identity)
-    if posterior is None:
+    path = cache_path(Path(cache_dir) / _FOLDER, identity)
+    posterior = read_cached(path, identity)
+    if posterior is None or posterior.shape != (len(batches),):
         posterior = _ask(classifier, batches, batch_size, progress)
-        _write(path, posterior, identity)
+        write_cached(path, posterior, identity)
     return check_not_constant(posterior, f"The classifier of {classifier.class_name!r}")
 
 
@@ -163,26 +155,6 @@ def _ask(classifier: ImageClassifier, batches: Any, batch_size: int, progress: b
             pixels = pixels.to(classifier.device)
         answers.append(classifier.posterior(pixels, batch_size).cpu())
     return torch.cat(answers)
-
-
-def _read(path: Path, identity: dict[str, str]) -> Tensor | None:
-    if not path.is_file():
-        return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            posterior, found = file.get_tensor(_TENSOR), file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        logger.warning("%s cannot be read (%s): the black box is asked again.", path, error)
-        return None
-    same = {name: found.get(name) for name in identity} == identity
-    return posterior if same and posterior.shape == (int(identity["images"]),) else None
-
-
-def _write(path: Path, posterior: Tensor, identity: dict[str, str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".incomplete-{os.getpid()}-{path.name}")
-    save_file({_TENSOR: posterior.contiguous()}, str(temporary), metadata=identity)
-    os.replace(temporary, path)
 
 
 __all__ = [
