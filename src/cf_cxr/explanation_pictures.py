@@ -120,7 +120,7 @@ def _draw_row(figure, explanation: Explanation, title, top: float, side: float, 
             for spine in axes.spines.values():
                 spine.set(edgecolor=MARK, linewidth=2.5)
     which = "last image" if explanation.counterfactual is None else "counterfactual"
-    maps = panel(columns - 1, f"{which}\n− query").imshow(
+    maps = panel(columns - 1, f"what changed\n{which} − query").imshow(
         explanation.difference * GREY_LEVELS,
         cmap=DIFFERENCE_COLOURS,
         vmin=-limit * GREY_LEVELS,

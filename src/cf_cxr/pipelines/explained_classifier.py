@@ -20,6 +20,8 @@ def explained_classifier(
 ) -> ImageClassifier:
     """The classifier to explain, behind the black box's interface.
 
+    A classifier that is loaded here is put on the explainer's device; one that is given stays where it is.
+
     Args:
         model: the explainer: a `ProgressiveExplainerModel` or a `DeepSCMModel`.
         classifier: anything `as_image_classifier` takes; or a `DeepSCMModel`, or the folder of one, whose own
@@ -40,16 +42,18 @@ def explained_classifier(
         return _bundled_classifier(model)
     if isinstance(classifier, ImageClassifier):
         return as_image_classifier(classifier, class_name)
-    if isinstance(classifier, (str, os.PathLike)):
+    if class_name is None and not is_causal:
+        class_name = getattr(model.config, "class_name", None)
+    is_loaded_here = isinstance(classifier, (str, os.PathLike))
+    if is_loaded_here:
         from transformers import AutoConfig
 
         if isinstance(AutoConfig.from_pretrained(classifier), DeepSCMConfig):
             classifier = DeepSCMModel.from_pretrained(classifier)
     if isinstance(classifier, DeepSCMModel):
         classifier = classifier.classifier
-    if class_name is None and not is_causal:
-        class_name = getattr(model.config, "class_name", None)
-    return as_image_classifier(classifier, class_name)
+    found = as_image_classifier(classifier, class_name)
+    return found.to(model.device) if is_loaded_here else found
 
 
 def check_explains(config: Any, classifier: ImageClassifier, force: bool = False) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from typing import Any
 
 import torch
@@ -134,7 +135,7 @@ class ExplanationPipeline(Pipeline):
             attributes = check_attributes(self.schema, attributes)
         _, forward, _ = self._sanitize_parameters(**kwargs)  # all is checked before the first image is read
         forward = {**self._forward_params, **forward}
-        classifier = explained_classifier(self.model, forward.get("classifier"), forward.get("class_name"))
+        classifier = self._classifier(forward.get("classifier"), forward.get("class_name"))
         notes = []
         if self.is_causal:
             self._explained_value(classifier, forward)
@@ -150,6 +151,17 @@ class ExplanationPipeline(Pipeline):
         inputs, as_list = pipeline_inputs(images, self.schema.names if self.schema else (), attributes)
         outputs = super().__call__(inputs, **kwargs)
         return list(outputs) if as_list else outputs
+
+    def _classifier(self, given: Any, class_name: str | None):
+        """The classifier behind its interface; that of the last call where the same is given, so that none is loaded
+        twice."""
+        known = getattr(self, "_last_classifier", None)
+        same = known and class_name == known[1]
+        if same and (given is known[0] or (isinstance(given, (str, PathLike)) and given == known[0])):
+            return known[2]
+        classifier = explained_classifier(self.model, given, class_name)
+        self._last_classifier = given, class_name, classifier
+        return classifier
 
     def _explained_value(self, classifier, forward: Mapping) -> tuple[str, int]:
         from ..causal_explanation import explained_value
@@ -292,7 +304,8 @@ class ExplanationPipeline(Pipeline):
 
 
 def _check_not_constant(classifier, images: Tensor, posteriors: Tensor) -> None:
-    """Refuses a classifier that says the same of everything: of different images of a series and of probe images.
+    """Refuses a classifier that says the same of everything: of different images of a series, of probe images, of black
+    and of white.
 
     One that is merely certain about a whole series is not refused.
 
@@ -308,8 +321,10 @@ def _check_not_constant(classifier, images: Tensor, posteriors: Tensor) -> None:
         (images == images[:1]).all()
     ):  # the explainer changes nothing; that is not the classifier's fault
         return
-    probes = classifier.posterior(probe_images(images.shape[-1]).to(images))
-    check_not_constant(torch.cat([posteriors, probes]), f"The classifier of {classifier.class_name!r}")
+    probes = probe_images(images.shape[-1]).to(images)
+    probes = torch.cat([probes, torch.full_like(probes[:1], -1), torch.full_like(probes[:1], 1)])
+    everything = torch.cat([posteriors, classifier.posterior(probes)])
+    check_not_constant(everything, f"The classifier of {classifier.class_name!r}")
 
 
 def _probability(name: str, value: Any) -> float:
