@@ -1,0 +1,206 @@
+"""Latent shift: an explanation without training an explainer, by moving along the classifier's gradient in a code.
+
+Gifsplanation = Cohen et al., "Gifsplanation via Latent Shift: a simple autoencoder approach to counterfactual
+generation for chest X-rays", MIDL 2021. With an autoencoder E, D and a classifier f, an image x is explained by
+
+    x_lambda = D(z + lambda * d f(D(z)) / dz),    z = E(x),
+
+for growing and falling lambda. The autoencoder knows nothing of the classifier, and the classifier is only asked for
+one gradient. Here it is the baseline that a trained explainer is compared with.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .black_box import ImageClassifier
+from .latent_autoencoders import LatentAutoencoder, LatentCode
+from .posterior_bins import check_probabilities
+
+
+class LatentShiftExplainer:
+    """Shifts the latents of each image until the classifier says what is asked for.
+
+    The direction is the gradient of f(D(z)) at z, per image, over all latents together; only its direction counts,
+    since lambda is searched for. (f and its logit have the same direction; the length of f's gradient vanishes where
+    f is sure of itself, which is where explanations are most wanted.) Shifts are measured in units of the norm of z:
+    s in [-radius, radius] moves z by s |z| g / |g|.
+
+    f(s) need not be monotone, and usually is not far from 0. It is therefore first read on a grid that gets finer
+    towards 0, s = 0 and +- radius * 2^-k. For each target the bracket nearest to 0 whose ends lie on both sides of
+    the target is bisected. Where no bracket is found, the grid point nearest to the target is kept: then the target
+    was **not** reached, and `reached` says so. Nothing else is done to the image.
+
+    Args:
+        autoencoder: see `latent_autoencoders`. With an image mechanism the pixel residual is kept, so that s = 0 is
+            the query itself; a plain autoencoder starts from its reconstruction.
+        gradient_classifier: gives the gradient where the explained classifier has none (its student); the search asks
+            the explained classifier itself.
+        radius: farthest shift, above 0.
+        halvings: points of the grid on each side.
+        bisections: at most, per target; they end once every image is within `tolerance` of its target.
+        tolerance: on the posterior, in [0, 1).
+        batch_size: images decoded at a time.
+
+    Raises:
+        ValueError: for a setting outside its range.
+    """
+
+    def __init__(
+        self,
+        autoencoder: LatentAutoencoder,
+        *,
+        gradient_classifier: ImageClassifier | None = None,
+        radius: float = 1.0,
+        halvings: int = 8,
+        bisections: int = 10,
+        tolerance: float = 0.005,
+        batch_size: int = 64,
+    ) -> None:
+        if not (math.isfinite(radius) and radius > 0):
+            raise ValueError(f"radius must be a positive number, got {radius}.")
+        if halvings < 1 or bisections < 0 or batch_size < 1:
+            raise ValueError(
+                "halvings and batch_size must be at least 1 and bisections at least 0, got "
+                f"{halvings}, {batch_size} and {bisections}."
+            )
+        if not 0 <= tolerance < 1:
+            raise ValueError(f"tolerance must be in [0, 1), got {tolerance}.")
+        self.autoencoder, self.gradient_classifier = autoencoder, gradient_classifier
+        self.radius, self.halvings, self.bisections = float(radius), halvings, bisections
+        self.tolerance, self.batch_size = float(tolerance), batch_size
+
+    def series(
+        self, pixel_values: Tensor, classifier: ImageClassifier, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The explanations of each image for several targets.
+
+        Args:
+            pixel_values: `(N, 1, H, W)` in [-1, 1].
+            classifier: the classifier to explain.
+            targets: `(S,)` posteriors to reach, in [0, 1], the same for all images.
+
+        Returns:
+            images `(N, S, 1, H, W)`, float32, in [-1, 1], and the posteriors that the classifier gives them `(N, S)`.
+
+        Raises:
+            ValueError: for targets that are no probabilities, or a classifier without gradient (and no
+                `gradient_classifier`).
+        """
+        targets = torch.as_tensor(targets, dtype=torch.float32, device=pixel_values.device)
+        if targets.ndim != 1 or not len(targets):
+            raise ValueError(f"targets must be posteriors (S,), at least one, got {tuple(targets.shape)}.")
+        check_probabilities(targets, "targets")
+        code = self.autoencoder.encode(pixel_values, classifier.posterior(pixel_values, self.batch_size))
+        direction = self.direction(code, self.gradient_classifier or classifier)
+
+        def path(rows: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+            """Images and posteriors of some rows, each shifted by its own s."""
+            found = [
+                self._shifted(code, direction, r, s, classifier)
+                for r, s in zip(rows.split(self.batch_size), shift.split(self.batch_size))
+            ]
+            return torch.cat([images for images, _ in found]), torch.cat([p for _, p in found])
+
+        steps = self.radius * 2.0 ** -torch.arange(self.halvings - 1, -1, -1, dtype=torch.float32)
+        grid = torch.cat([-steps.flip(0), torch.zeros(1), steps]).to(pixel_values.device)
+        return reach_targets(path, len(pixel_values), targets, grid, self.bisections, self.tolerance)
+
+    def direction(self, code: LatentCode, classifier: ImageClassifier) -> tuple[Tensor, ...]:
+        """d f(D(z)) / dz of every row, scaled to the length of z; zero where the gradient is.
+
+        Raises:
+            ValueError: for a classifier without gradient.
+        """
+        if not classifier.differentiable:
+            raise ValueError(
+                f"The latent shift needs the gradient of the classifier of {classifier.class_name!r}, which has none: "
+                "give gradient_classifier= a student of it (cf_cxr.black_box.distil)."
+            )
+        gradients = []
+        for start in range(0, len(code), self.batch_size):
+            part = code.rows(slice(start, start + self.batch_size))
+            latents = tuple(z.detach().clone().requires_grad_() for z in part.latents)
+            with torch.enable_grad():
+                posterior = classifier(self.autoencoder.decode(latents, part.context))
+                found = torch.autograd.grad(posterior.sum(), latents, allow_unused=True)
+            gradients.append([torch.zeros_like(z) if g is None else g for z, g in zip(latents, found)])
+        joined = [torch.cat(parts).double() for parts in zip(*gradients)]
+        norm = _norm(joined)
+        length = _norm([z.double() for z in code.latents])
+        scale = torch.where(length > 0, length, torch.ones_like(length)) / norm.clamp(min=1e-300)
+        scale = torch.where(norm > 0, scale, torch.zeros_like(scale))
+        return tuple((g * scale.reshape(-1, *[1] * (g.ndim - 1))).to(z) for g, z in zip(joined, code.latents))
+
+    @torch.no_grad()
+    def _shifted(self, code: LatentCode, direction, rows: Tensor, shift: Tensor, classifier):
+        part = code.rows(rows)
+        latents = tuple(
+            z + shift.reshape(-1, *[1] * (z.ndim - 1)).to(z) * d[rows]
+            for z, d in zip(part.latents, direction)
+        )
+        images = self.autoencoder.decode(latents, part.context).float().clamp(-1, 1)
+        return images, classifier.posterior(images, self.batch_size)
+
+
+@torch.no_grad()
+def reach_targets(
+    path: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    count: int,
+    targets: Tensor,
+    grid: Tensor,
+    bisections: int,
+    tolerance: float,
+) -> tuple[Tensor, Tensor]:
+    """Finds on a path of images the one whose posterior is nearest to each target.
+
+    Args:
+        path: rows `(M,)` and positions `(M,)` to images `(M, C, H, W)` and posteriors `(M,)`.
+        count: N, rows of the path.
+        targets: `(S,)`.
+        grid: `(K,)` positions, ascending, 0 among them.
+        bisections, tolerance: see `LatentShiftExplainer`.
+
+    Returns:
+        images `(N, S, C, H, W)` and posteriors `(N, S)`; the best of all that were looked at.
+    """
+    device, rows = targets.device, torch.arange(count, device=targets.device)
+    posteriors = torch.stack([path(rows, position.expand(count))[1] for position in grid], dim=1)  # (N, K)
+    gap = (posteriors[:, None] - targets[:, None]).abs()  # (N, S, K)
+    # among equally good points the least shift
+    best = (gap + 1e-7 * grid.abs() / grid.abs().max()).argmin(2)
+    row = rows.repeat_interleave(len(targets))
+    target = targets.repeat(count)
+    images, reached = path(row, grid[best.reshape(-1)])
+    above = posteriors[:, None] >= targets[:, None]
+    crossing = above[..., 1:] != above[..., :-1]  # (N, S, K - 1)
+    distance = torch.maximum(grid[1:].abs(), grid[:-1].abs())
+    nearest = torch.where(crossing, distance, math.inf).argmin(2).reshape(-1)
+    low, high = grid[nearest], grid[nearest + 1]
+    low_above = above[..., :-1].reshape(len(row), -1).gather(1, nearest[:, None])[:, 0]
+    has_bracket = crossing.any(2).reshape(-1)
+    for _ in range(bisections):
+        open_rows = (has_bracket & ((reached - target).abs() > tolerance)).nonzero()[:, 0]
+        if not len(open_rows):
+            break
+        middle = (low[open_rows] + high[open_rows]) / 2
+        made, said = path(row[open_rows], middle)
+        better = (said - target[open_rows]).abs() < (reached - target)[open_rows].abs()
+        images[open_rows[better]], reached[open_rows[better]] = made[better], said[better]
+        like_low = (said >= target[open_rows]) == low_above[open_rows]
+        low[open_rows] = torch.where(like_low, middle, low[open_rows])
+        high[open_rows] = torch.where(like_low, high[open_rows], middle)
+    shape = (count, len(targets))
+    return images.reshape(*shape, *images.shape[1:]), reached.reshape(shape).to(device)
+
+
+def _norm(tensors: list[Tensor]) -> Tensor:
+    """Length of every row over all tensors, `(N,)`."""
+    return torch.stack([t.flatten(1).square().sum(1) for t in tensors]).sum(0).sqrt()
+
+
+__all__ = ["LatentShiftExplainer", "reach_targets"]
