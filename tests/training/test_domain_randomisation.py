@@ -40,10 +40,23 @@ def test_none_changes_nothing():
 def test_image_and_masks_move_alike():
     """The image is its own first mask, before and after; the second mask moves too."""
     x, masks = discs()
-    y, moved = randomise(RandomisationConfig(rotation=20, translation=0.1, scale=0.3), x, masks)
+    y, moved = randomise(RandomisationConfig(crop=0.1, rotation=20, translation=0.1, scale=0.3), x, masks)
     torch.testing.assert_close((y + 1) / 2, moved[:, :1], atol=1e-6, rtol=0)
     assert (moved - masks.float()).abs().flatten(2).amax(2).gt(0.9).all()
     assert (moved[0] - moved[1]).abs().max() > 0.5  # every image in its own way
+
+
+def test_a_crop_shows_a_part_of_the_film():
+    """On a ramp, a crop of [l, 1 - r] is the same ramp from l to 1 - r, along both axes and for masks too."""
+    x = ramp(16, 64)
+    masks = ((x.mT + 1) / 2).repeat(1, 2, 1, 1)
+    y, cropped = randomise(RandomisationConfig(crop=0.2), x, masks)
+    edges = torch.cat([(y[:, 0, 0, [0, -1]] + 1) / 2, cropped[:, 1, [0, -1], 5]])
+    assert (edges[:, 0] <= 0.22).all() and (edges[:, 1] >= 0.78).all()
+    assert edges[:, 0].mean() == pytest.approx(0.1, abs=0.04)
+    steps = y[:, 0, 0].diff(dim=1)[:, 2:-2]
+    torch.testing.assert_close(steps, steps.mean(1, keepdim=True).expand_as(steps), atol=1e-4, rtol=0)
+    assert (edges[:16] - edges[16:]).abs().max() > 0.03  # proportions change
 
 
 @pytest.mark.parametrize("preset", RANDOMISATION_PRESETS)
@@ -69,7 +82,7 @@ def test_tone_curve_rises_from_black_to_white():
 
 def test_bright_stays_bright():
     """The strongest preset without geometry and overlays: every image correlates with the ramp it was."""
-    strong = replace(RANDOMISATION_PRESETS["strong"], rotation=0.0, translation=0.0, scale=0.0)
+    strong = replace(RANDOMISATION_PRESETS["strong"], crop=0.0, rotation=0.0, translation=0.0, scale=0.0)
     strong = replace(strong, text_probability=0.0, wire_probability=0.0, shutter_probability=0.0)
     x = ramp(64)
     y, _ = randomise(strong, x, torch.zeros(64, 1, 32, 32))
@@ -79,7 +92,7 @@ def test_bright_stays_bright():
 
 def test_grey_levels_and_text_leave_the_masks():
     x, masks = discs()
-    plain = {"rotation", "translation", "scale", "shutter_probability", "wire_probability"}
+    plain = {"crop", "rotation", "translation", "scale", "shutter_probability", "wire_probability"}
     strong = replace(RANDOMISATION_PRESETS["strong"], text_probability=1.0, **dict.fromkeys(plain, 0.0))
     y, kept = randomise(strong, x, masks, devices=1)
     assert torch.equal(kept, masks.float()) and not torch.allclose(y, x, atol=0.1)

@@ -26,6 +26,7 @@ _FRACTIONS = (
     "wire_probability",
     "shutter_probability",
 )
+_HIGHEST = {**dict.fromkeys(_FRACTIONS, 1.0), "crop": 0.4, "shutter_width": 0.25}
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class RandomisationConfig:
     """Ranges; 0 switches a part off. Parameters are drawn per image, uniformly unless said otherwise.
 
     Args:
+        crop: largest share of the image cut off at each of the four sides, independently, hence also a change of
+            proportions: real films are framed more tightly than phantoms, and patients differ in build.
         rotation: largest rotation, degrees, either way.
         translation: largest shift, fraction of the side, per axis.
         scale: largest |log| of the zoom factor; beyond the border the last pixels are repeated.
@@ -49,10 +52,11 @@ class RandomisationConfig:
         wire_probability: of one to three wires with or without electrodes.
 
     Raises:
-        ValueError: for a value that is negative, not finite, above 1 where it is a fraction, or a shutter that could
-            cover half the film.
+        ValueError: for a value that is negative, not finite, above 1 where it is a fraction, or a crop or shutter that
+            could take half the film.
     """
 
+    crop: float = 0.0
     rotation: float = 0.0
     translation: float = 0.0
     scale: float = 0.0
@@ -74,7 +78,7 @@ class RandomisationConfig:
     def __post_init__(self):
         for field in fields(self):
             value = getattr(self, field.name)
-            high = 1.0 if field.name in _FRACTIONS else 0.25 if field.name == "shutter_width" else math.inf
+            high = _HIGHEST.get(field.name, math.inf)
             if not (math.isfinite(value) and 0 <= value <= high):
                 allowed = f"in [0, {high:g}]" if math.isfinite(high) else "finite and not negative"
                 raise ValueError(f"Randomisation range {field.name} must be {allowed}, got {value}.")
@@ -92,6 +96,7 @@ class RandomisationConfig:
 RANDOMISATION_PRESETS: dict[str, RandomisationConfig] = {
     "none": RandomisationConfig(),
     "light": RandomisationConfig(
+        crop=0.06,
         rotation=5.0,
         translation=0.04,
         scale=0.1,
@@ -110,6 +115,7 @@ RANDOMISATION_PRESETS: dict[str, RandomisationConfig] = {
         wire_probability=0.2,
     ),
     "strong": RandomisationConfig(
+        crop=0.15,
         rotation=12.0,
         translation=0.08,
         scale=0.22,
@@ -191,6 +197,7 @@ class DomainRandomisation:
                 f"{tuple(masks.shape)}."
             )
         together = torch.cat([pixel_values.float(), masks.float() * 2 - 1], dim=1)
+        together = self._crop(together, generator)
         x, masks = self._geometry(together, generator).split([1, masks.shape[1]], dim=1)
         x, masks = (x + 1) / 2, (masks + 1) / 2
         x, masks = self._wires(x, masks, generator)
@@ -203,6 +210,17 @@ class DomainRandomisation:
         x, masks = self._shutters(x, masks, generator)
         x = self._text(x, generator)
         return x.clamp(0, 1) * 2 - 1, masks
+
+    def _crop(self, together: Tensor, generator: Generator | None) -> Tensor:
+        """A rectangle of every image, stretched over the whole of it."""
+        if not self.config.crop:
+            return together
+        low, high = uniform((2, len(together), 2), 0, self.config.crop, generator)
+        theta = torch.zeros(len(together), 2, 3)
+        theta[:, 0, 0], theta[:, 1, 1] = (1 - low - high).unbind(1)
+        theta[:, :, 2] = low - high
+        grid = F.affine_grid(theta.to(together.device), list(together.shape), align_corners=False)
+        return F.grid_sample(together, grid, padding_mode="border", align_corners=False)
 
     def _wires(self, x: Tensor, masks: Tensor, generator: Generator | None) -> tuple[Tensor, Tensor]:
         rows = _chosen(x, self.config.wire_probability, generator)

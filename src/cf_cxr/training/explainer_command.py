@@ -206,7 +206,6 @@ def main(argv: Sequence[str] | None = None) -> ProgressiveExplainerModel:
         description="Train a progressive explainer of a black-box classifier (Singla et al., 2023).",
     )
     accelerator = build_accelerator(loop)
-    prepare_output_dir(loop, accelerator)  # refuse an earlier run's folder before a student is written there
     black_box = load_black_box(stage.classifier, stage.class_name, stage.classifier_options)
     black_box = black_box.to(accelerator.device)
     segmenter = None if stage.true_masks else load_segmenter(stage.segmenter)
@@ -214,6 +213,7 @@ def main(argv: Sequence[str] | None = None) -> ProgressiveExplainerModel:
     make = make_masked_datasets if stage.true_masks else make_datasets
     with accelerator.main_process_first():
         train, validation, processor, info = make(data, schema, progress=accelerator.is_main_process)
+    prepare_output_dir(loop, accelerator)  # refuse an earlier run's folder before a student is written there
     classifier = differentiable_classifier(
         black_box,
         train,
