@@ -166,23 +166,28 @@ def reach_targets(
         bisections, tolerance: see `LatentShiftExplainer`.
 
     Returns:
-        images `(N, S, C, H, W)` and posteriors `(N, S)`; the best of all that were looked at.
+        images `(N, S, C, H, W)` and posteriors `(N, S)`: the best that was seen in the bracket nearest to 0 (or a point
+        of the grid within the tolerance that is nearer); without a bracket, the best point of the grid.
     """
     device, rows = targets.device, torch.arange(count, device=targets.device)
     posteriors = torch.stack([path(rows, position.expand(count))[1] for position in grid], dim=1)  # (N, K)
     gap = (posteriors[:, None] - targets[:, None]).abs()  # (N, S, K)
-    # among equally good points the least shift
-    best = (gap + 1e-7 * grid.abs() / grid.abs().max()).argmin(2)
+    above = posteriors[:, None] >= targets[:, None]
+    crossing = above[..., 1:] != above[..., :-1]  # (N, S, K - 1)
+    length = torch.maximum(grid[1:].abs(), grid[:-1].abs())
+    distance, left = torch.where(crossing, length, math.inf).min(2)
+    # a point of the grid that will do, if none nearer to 0 is to be found in a bracket
+    point_distance, point = torch.where(gap <= tolerance, grid.abs(), math.inf).min(2)
+    has_bracket = (crossing.any(2) & (distance < point_distance)).reshape(-1)
+    ends = torch.stack([left, left + 1], dim=2)
+    better_end = ends.gather(2, gap.gather(2, ends).argmin(2, keepdim=True))[..., 0]
+    best = torch.where(point_distance.isfinite(), point, gap.argmin(2))
+    best = torch.where(has_bracket.reshape(best.shape), better_end, best)
     row = rows.repeat_interleave(len(targets))
     target = targets.repeat(count)
     images, reached = path(row, grid[best.reshape(-1)])
-    above = posteriors[:, None] >= targets[:, None]
-    crossing = above[..., 1:] != above[..., :-1]  # (N, S, K - 1)
-    distance = torch.maximum(grid[1:].abs(), grid[:-1].abs())
-    nearest = torch.where(crossing, distance, math.inf).argmin(2).reshape(-1)
-    low, high = grid[nearest], grid[nearest + 1]
-    low_above = above[..., :-1].reshape(len(row), -1).gather(1, nearest[:, None])[:, 0]
-    has_bracket = crossing.any(2).reshape(-1)
+    low, high = grid[left.reshape(-1)], grid[left.reshape(-1) + 1]
+    low_above = above.gather(2, left[..., None]).reshape(-1)
     for _ in range(bisections):
         open_rows = (has_bracket & ((reached - target).abs() > tolerance)).nonzero()[:, 0]
         if not len(open_rows):
