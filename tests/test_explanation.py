@@ -208,7 +208,10 @@ def test_the_distribution_travels_with_the_configuration(tmp_path):
     torch.testing.assert_close(
         features[:, 1], embedding[:, 0, :4, 4:].mean((1, 2))
     )  # upper right of channel 0
-    model.config.training_distribution = TrainingDistribution.fit(features[:40], features[40:]).to_dict()
+    usual = TrainingDistribution.measure(model, x[:40].split(16), [x[40:]])
+    for name, value in TrainingDistribution.fit(features[:40], features[40:]).to_dict().items():
+        assert usual.to_dict()[name] == pytest.approx(value, rel=1e-3)
+    model.config.training_distribution = usual.to_dict()
     assert TrainingDistribution.from_config(random_explainer().config) is None
     model.save_pretrained(tmp_path)
     again = TrainingDistribution.from_config(type(model).from_pretrained(tmp_path).config)

@@ -10,12 +10,16 @@ quantile over held-out images, in its configuration (`training_distribution`); w
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from .models.progressive_explainer import ProgressiveExplainerModel
 
 GRID = 2
 ENTRY = "training_distribution"  # of the configuration
@@ -77,6 +81,32 @@ class TrainingDistribution:
         std = std.clamp_min(max(0.01 * float(std.median()), 1e-6))
         bare = cls(features.mean(0).float(), std.float(), float("inf"), grid)
         return cls(bare.mean, bare.std, float(bare._distance(held_out).quantile(quantile)), grid)
+
+    @classmethod
+    @torch.no_grad()
+    def measure(
+        cls,
+        model: ProgressiveExplainerModel,
+        images: Iterable[Tensor],
+        held_out: Iterable[Tensor],
+        quantile: float = 0.995,
+    ) -> TrainingDistribution:
+        """`fit` on batches of images.
+
+        Args:
+            model: a trained explainer, in evaluation mode.
+            images: batches `(B, 1, H, W)` in [-1, 1] of the training set, as the pipeline will see them: not augmented.
+            held_out: such batches of other patients.
+            quantile: as for `fit`.
+
+        Raises:
+            ValueError: as `fit`.
+        """
+        features = [
+            torch.cat([embedding_features(model.encode(batch.to(model.device))).cpu() for batch in batches])
+            for batches in (images, held_out)
+        ]
+        return cls.fit(*features, quantile=quantile)
 
     def distance(self, embedding: Tensor) -> Tensor:
         """Root mean square z-score `(N,)`, float32, of embeddings `(N, D, h, w)`.

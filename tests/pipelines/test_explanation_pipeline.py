@@ -418,6 +418,14 @@ def test_a_classifier_of_torchvision():
     )
 
 
+def test_a_classifier_of_timm():
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    network = timm.create_model("resnet10t", pretrained=False, num_classes=2, in_chans=1)
+    settings = {**network.pretrained_cfg, "input_size": (1, 32, 32)}
+    check_mechanics(as_image_classifier(network, "effusion", preprocess=settings, index=0))
+
+
 def test_a_classifier_of_transformers():
     torch.manual_seed(0)
     labels = {0: "No Finding", 1: "Pleural Effusion"}
