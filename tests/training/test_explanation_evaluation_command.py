@@ -15,6 +15,7 @@ from cf_cxr.training.explanation_evaluation.command import main
 from cf_cxr.training.explanation_evaluation.comparison import main as compare
 from cf_cxr.training.explanation_evaluation.explainers import check_division_of_data
 
+from .tiny_evaluation import classifier
 from .tiny_explanations import SIDE, PatchClassifier
 
 HERE = "tests.training.tiny_explanations"
@@ -44,10 +45,10 @@ def root(tmp_path_factory):
     return root
 
 
-def run(root, out, *words, explainer=None, classifier="make_classifier"):
+def run(root, out, *words, explainer=None, black_box="make_classifier"):
     """7 phantoms of 32 pixels in batches of 3, 3 and 1."""
     words = [
-        "--explainer", explainer or root / "explainer", "--classifier", f"{HERE}:{classifier}",
+        "--explainer", explainer or root / "explainer", "--classifier", f"{HERE}:{black_box}",
         "--segmenter", f"{HERE}:GreySegmenter", "--dataset", "phantom", "--num_images", 7, "--device_rate", 0.5,
         "--cache_dir", root / "cache", "--output_dir", root / out, "--batch_size", 3, "--n_resamples", 20, "--cpu",
         "--num_examples", 2, "--disable_tqdm", *words,
@@ -111,8 +112,8 @@ def test_an_interrupted_run_goes_on(root, whole, monkeypatch):
 
 def test_an_explainer_of_another_classifier_is_refused(root):
     with pytest.raises(ExplainerMismatchError, match="--force"):
-        run(root, "other", classifier="make_other_classifier")
-    results = run(root, "other", "--no_plots", "--force", classifier="make_other_classifier")
+        run(root, "other", black_box="make_other_classifier")
+    results = run(root, "other", "--no_plots", "--force", black_box="make_other_classifier")
     assert "to be explained" in results["identity"]["warnings"][0]
     assert "to be explained" in (root / "other" / "results.md").read_text()
 
@@ -140,6 +141,18 @@ def test_methods_side_by_side(root, whole, capsys):
         compare(["--runs", runs[0], f"other={root / 'other'}", "--output_dir", str(root / "no")])
     with pytest.raises(ComparisonError, match="results.json is missing"):
         compare(["--runs", f"a={root / 'nowhere'}", "--output_dir", str(root / "no")])
+
+
+def test_a_judge_measures_identity(root, tmp_path):
+    classifier(0, "phantom").save_pretrained(tmp_path / "judge")
+    explainer = f"{HERE}:make_patch_explainer"
+    words = ("--no_plots", "--judge", tmp_path / "judge", "--num_distractors", 100)
+    results = run(root, "judged", *words, "--resolution", 16, explainer=explainer)
+    assert results["patient_identity"]["feature_extractor"].startswith("pooled embedding of the judge")
+    assert results["patient_identity"]["n_distractors"] == 6 and results["identity"]["warnings"] == []
+    assert results["frechet"]["negative"]["distance"] is not None
+    with pytest.raises(ValueError, match="images of 16 pixels"):
+        run(root, "misjudged", *words, explainer=explainer)
 
 
 def test_what_cannot_be_evaluated(root, tmp_path):

@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     classifier = aligned(load_black_box(args.classifier, args.class_name, args.classifier_options).to(device))
     explainer, size, described = load_explainer(args, classifier, device)
     segmenter = _on_device(load_segmenter(args.segmenter), device)
-    embedder = build_embedder(args, explainer, classifier, device)
+    embedder = build_embedder(args, explainer, classifier, size, device)
     with accelerator.main_process_first():
         data = load_explanation_data(args, size)
     classifier.posterior(data[0]["pixel_values"][:_CHECKED_IMAGES].to(device))  # refuses what is no posterior
@@ -145,15 +145,24 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def build_embedder(
-    args: ExplanationEvaluationArguments, explainer: Any, classifier: ImageClassifier, device: torch.device
+    args: ExplanationEvaluationArguments,
+    explainer: Any,
+    classifier: ImageClassifier,
+    size: int,
+    device: torch.device,
 ) -> Embedder | None:
     """The judge's embedding, else the encoder of the explainer, else none.
 
     Raises:
-        ValueError: a judge without embedding.
+        ValueError: a judge of images of another size.
     """
     if args.judge is not None:
         judge = aligned(AttributeClassifierModel.from_pretrained(args.judge).eval().to(device))
+        if judge.config.image_size not in (None, size):
+            raise ValueError(
+                f"The judge {args.judge!r} is trained for images of {judge.config.image_size} pixels, the explanations "
+                f"have {size}: give a judge of that size."
+            )
         fingerprint = weights_fingerprint(judge)
         explained = [m for m in classifier.modules() if isinstance(m, AttributeClassifierModel)]
         same = any(weights_fingerprint(model) == fingerprint for model in explained)

@@ -71,8 +71,15 @@ def exaggeration_figure(methods: Mapping[str, Mapping[str, Any]]) -> Figure:
             colour = _COLOURS[group] if len(methods) == 1 else PALETTE[number % len(PALETTE)]
             mean, low, high = np.array(curve["means"], float).T
             bars = np.stack([np.maximum(mean - low, 0), np.maximum(high - mean, 0)])
+            aside = 0.008 * (number - (len(methods) - 1) / 2)  # so that methods do not hide each other
             drawn = axes.errorbar(
-                curve["centres"], mean, bars, color=colour, marker="o", markersize=3.5, linewidth=1.4
+                np.array(curve["centres"]) + aside,
+                mean,
+                bars,
+                color=colour,
+                marker="o",
+                markersize=3.5,
+                linewidth=1.4,
             )
             lines[name] = drawn
             if len(methods) == 1 and curve["slope"][0] is not None:
@@ -99,9 +106,7 @@ def _side(group: str, results: Mapping[str, Any]) -> str:
 def anatomy_figure(results: Mapping[str, Any]) -> Figure:
     """Mean cardiothoracic ratio and costophrenic score along the series, per source group."""
     found = results["anatomy"]
-    caption = (
-        "Means over the images of a source group, by the segmenter's masks. Crosses: the images themselves."
-    )
+    caption = "Means over the images of a source group, by the segmenter's masks. Crosses: the images themselves, on their side."
     figure = new_figure(2.9, {}, "", caption, list(_COLOURS))
     panels = figure.subplots(1, len(found), squeeze=False)[0]
     lines: dict[str, Any] = {}
