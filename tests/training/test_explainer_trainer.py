@@ -115,6 +115,26 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(tmp_path):
     torch.testing.assert_close(logs["kl_target"], posterior_kl((targets + 0.5) / 10, reached))
 
 
+def test_preservation_rises_geometrically(tmp_path):
+    """From 0.01 over 4 steps: 0.01, 0.0316, 0.1, 0.316, then 1; the same factor on both terms of the loss."""
+    stage = {"preservation_start": 0.01, "preservation_warmup_steps": 4, "adversarial_weight": 0.0}
+    trainer = ready(
+        tiny_explainer_trainer(tmp_path, model=tiny_generator(residual_output=False), stage=stage)
+    )
+    batch = trainer.train_dataset.__getitems__([0, 5, 9, 12])
+    for step, share in enumerate([0.01, 0.1**1.5, 0.1, 0.1**0.5, 1.0, 1.0]):
+        trainer.global_step = step
+        loss, logs = trainer.compute_loss(batch)
+        preserved = logs["l1_self"] + logs["l1_cycle"] + logs["embedding_distance"]
+        expected = logs["kl_target"] + logs["kl_cycle"] + share * 100 * preserved
+        torch.testing.assert_close(loss.detach(), expected)
+        assert logs["preservation_share"] == pytest.approx(share)
+    with pytest.raises(ValueError, match="preservation_start is 0"):
+        ExplainerArguments(preservation_start=0.0, preservation_warmup_steps=4)
+    with pytest.raises(ValueError, match="preservation_warmup_steps"):
+        ExplainerArguments(preservation_start=0.1)
+
+
 @pytest.mark.parametrize("source", ["true masks", "segmenter", "none", "lungs only"])
 def test_where_reconstruction_counts(tmp_path, source):
     """By hand, for a generator whose output is 0 everywhere: L1 per region is the mean |x| there."""

@@ -75,6 +75,15 @@ class ExplainerArguments:
     classifier_weight: float = _option(1.0, "Weight of the KL divergences between posteriors.")
     reconstruction_weight: float = _option(100.0, "Weight of self and cycle reconstruction.")
     embedding_weight: float = _option(100.0, "Weight of the squared distance of embeddings.")
+    preservation_start: float = _option(
+        1.0,
+        "Share of the reconstruction and embedding weights at the first step; below 1 they rise geometrically. A "
+        "residual output starts as the identity, where full weights hold it: any first small change costs the cycle "
+        "more than it gains from the classifier.",
+    )
+    preservation_warmup_steps: int = _option(
+        0, "Steps until the reconstruction and embedding weights are full."
+    )
     init_from: str | None = _option(
         None, "Start from the weights of this trained explainer (of any classifier): folder or Hub name."
     )
@@ -90,6 +99,12 @@ class ExplainerArguments:
         for name in ("posterior_batch_size", "student_epochs", "discriminator_steps", "num_sample_images"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} is {getattr(self, name)}, but must be at least 1.")
+        if not 0 < self.preservation_start <= 1:
+            raise ValueError(
+                f"--preservation_start is {self.preservation_start}, but must be above 0 and at most 1."
+            )
+        if self.preservation_start < 1 and self.preservation_warmup_steps < 1:
+            raise ValueError("--preservation_start below 1 needs --preservation_warmup_steps of at least 1.")
         if self.discriminator_learning_rate is not None and self.discriminator_learning_rate <= 0:
             raise ValueError(
                 f"--discriminator_learning_rate is {self.discriminator_learning_rate}, but must be positive."
@@ -100,8 +115,14 @@ class ExplainerArguments:
             raise ValueError("--baseline lungs_only needs lungs: give --segmenter or --true_masks.")
         self.loss_weights()
 
+    def preservation_share(self, step: int) -> float:
+        """What the reconstruction and embedding weights are multiplied by at a step, counted from 0."""
+        if step >= self.preservation_warmup_steps:
+            return 1.0
+        return self.preservation_start ** (1 - step / self.preservation_warmup_steps)
+
     def loss_weights(self) -> ExplainerLossWeights:
-        """The weights of the generator's losses; raises ValueError for a negative one."""
+        """The full weights of the generator's losses; raises ValueError for a negative one."""
         return ExplainerLossWeights(
             adversarial=self.adversarial_weight,
             classifier=self.classifier_weight,

@@ -243,6 +243,11 @@ class ExplainerTrainer(CXRTrainer):
         logs = {name: value.detach() for name, value in parts.items()}
         logs["target_error"] = (reached.detach() - centres).abs().mean()
         logs["change"] = (explained.detach() - pixels).abs().mean() * 127.5
+        share = self.stage_args.preservation_share(self.global_step)
+        if self.stage_args.preservation_start < 1:
+            logs["preservation_share"] = share
+        for name in ("reconstruction", "embedding"):
+            terms[name] = share * terms[name]
         return self.weights.total(terms), logs
 
     # ------------------------------------------------------ what came of it
