@@ -138,8 +138,59 @@ def test_images_that_are_near_enough_are_not_searched_further():
     assert asked == [3] * 5 + [6]  # the grid, and its best points once more
 
 
+def test_under_a_linear_classifier_several_steps_are_the_straight_line(linear):
+    """The gradient's direction is the same everywhere, so only the length of z changes the steps."""
+    autoencoder, classifier, images, _ = linear
+    settings = {"radius": 4.0, "bisections": 30, "tolerance": 0.0}
+    straight, _ = LatentShiftExplainer(autoencoder, **settings).series(images, classifier, TARGETS)
+    steps, reached = LatentShiftExplainer(autoencoder, steps=5, **settings).series(
+        images, classifier, TARGETS
+    )
+    torch.testing.assert_close(reached, TARGETS.expand(5, 10), atol=1e-4, rtol=0)
+    torch.testing.assert_close(steps, straight, atol=1e-3, rtol=0)
+
+
+class Ridge(ImageClassifier):
+    """sigmoid of a function whose gradient at 0 leads along the first pixel, where it soon falls again."""
+
+    def __init__(self):
+        super().__init__("ridge")
+        self.slope = torch.nn.Parameter(torch.tensor(6.0))
+
+    def compute_posterior(self, pixel_values):
+        x, y = pixel_values[:, 0, 0, 0], pixel_values[:, 0, 0, 1]
+        return torch.sigmoid(self.slope * (y - 4 * (y - x.square()).square() + x - 2 * x.square()) - 1)
+
+
+class Pixels:
+    """The image is its own code."""
+
+    def encode(self, pixel_values, posterior):
+        return LatentCode((pixel_values,))
+
+    def decode(self, latents, context):
+        return latents[0].clamp(-1, 1)
+
+
+def test_new_gradients_on_the_way_reach_what_a_line_does_not():
+    images = torch.zeros(1, 1, 2, 2)
+    images[0, 0, 1, 1] = 1.0  # |z| = 1
+    target = torch.tensor([0.68])
+    _, line = LatentShiftExplainer(Pixels()).series(images, Ridge(), target)
+    _, ascent = LatentShiftExplainer(Pixels(), steps=20).series(images, Ridge(), target)
+    assert line.item() < 0.63 and ascent.item() == pytest.approx(0.68, abs=0.006)
+
+
 @pytest.mark.parametrize(
-    "settings", [{"radius": 0}, {"radius": math.inf}, {"halvings": 0}, {"bisections": -1}, {"tolerance": 1}]
+    "settings",
+    [
+        {"radius": 0},
+        {"radius": math.inf},
+        {"halvings": 0},
+        {"steps": 0},
+        {"bisections": -1},
+        {"tolerance": 1},
+    ],
 )
 def test_settings_out_of_range(settings):
     with pytest.raises(ValueError):

@@ -7,6 +7,9 @@ generation for chest X-rays", MIDL 2021. With an autoencoder E, D and a classifi
 
 for growing and falling lambda. The autoencoder knows nothing of the classifier, and the classifier is only asked for
 one gradient. Here it is the baseline that a trained explainer is compared with.
+
+A straight line often ends before the posterior does what is asked for, since the gradient at z is that of z only.
+`steps` above 1 takes a new gradient on the way: gradient ascent and descent in the latents, a stronger baseline.
 """
 
 from __future__ import annotations
@@ -28,10 +31,11 @@ class LatentShiftExplainer:
     The direction is the gradient of f(D(z)) at z, per image, over all latents together; only its direction counts,
     since lambda is searched for. (f and its logit have the same direction; the length of f's gradient vanishes where
     f is sure of itself, which is where explanations are most wanted.) Shifts are measured in units of the norm of z:
-    s in [-radius, radius] moves z by s |z| g / |g|.
+    s in [-radius, radius] moves z by s |z| g / |g|. With several steps the way to either side is a chain of `steps`
+    such shifts of radius / steps, each with the gradient and the norm where it begins.
 
     f(s) need not be monotone, and usually is not far from 0. It is therefore first read on a grid that gets finer
-    towards 0, s = 0 and +- radius * 2^-k. For each target the bracket nearest to 0 whose ends lie on both sides of
+    towards 0: s = 0, +- radius * 2^-k, and where steps meet. For each target the bracket nearest to 0 whose ends lie on both sides of
     the target is bisected. Where no bracket is found, the grid point nearest to the target is kept: then the target
     was **not** reached, and `reached` says so. Nothing else is done to the image.
 
@@ -41,6 +45,7 @@ class LatentShiftExplainer:
         gradient_classifier: gives the gradient where the explained classifier has none (its student); the search asks
             the explained classifier itself.
         radius: farthest shift, above 0.
+        steps: gradients on each side, at least 1, which is Gifsplanation's straight line.
         halvings: points of the grid on each side.
         bisections: at most, per target; they end once every image is within `tolerance` of its target.
         tolerance: on the posterior, in [0, 1).
@@ -56,6 +61,7 @@ class LatentShiftExplainer:
         *,
         gradient_classifier: ImageClassifier | None = None,
         radius: float = 1.0,
+        steps: int = 1,
         halvings: int = 8,
         bisections: int = 10,
         tolerance: float = 0.005,
@@ -63,15 +69,16 @@ class LatentShiftExplainer:
     ) -> None:
         if not (math.isfinite(radius) and radius > 0):
             raise ValueError(f"radius must be a positive number, got {radius}.")
-        if halvings < 1 or bisections < 0 or batch_size < 1:
+        if min(steps, halvings, batch_size) < 1 or bisections < 0:
             raise ValueError(
-                "halvings and batch_size must be at least 1 and bisections at least 0, got "
-                f"{halvings}, {batch_size} and {bisections}."
+                "steps, halvings and batch_size must be at least 1 and bisections at least 0, got "
+                f"{steps}, {halvings}, {batch_size} and {bisections}."
             )
         if not 0 <= tolerance < 1:
             raise ValueError(f"tolerance must be in [0, 1), got {tolerance}.")
         self.autoencoder, self.gradient_classifier = autoencoder, gradient_classifier
-        self.radius, self.halvings, self.bisections = float(radius), halvings, bisections
+        self.radius, self.steps = float(radius), steps
+        self.halvings, self.bisections = halvings, bisections
         self.tolerance, self.batch_size = float(tolerance), batch_size
 
     def series(
@@ -96,19 +103,38 @@ class LatentShiftExplainer:
             raise ValueError(f"targets must be posteriors (S,), at least one, got {tuple(targets.shape)}.")
         check_probabilities(targets, "targets")
         code = self.autoencoder.encode(pixel_values, classifier.posterior(pixel_values, self.batch_size))
-        direction = self.direction(code, self.gradient_classifier or classifier)
+        nodes = self._nodes(code, self.gradient_classifier or classifier)
 
         def path(rows: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
             """Images and posteriors of some rows, each shifted by its own s."""
             found = [
-                self._shifted(code, direction, r, s, classifier)
+                self._shifted(code, nodes, r, s, classifier)
                 for r, s in zip(rows.split(self.batch_size), shift.split(self.batch_size))
             ]
             return torch.cat([images for images, _ in found]), torch.cat([p for _, p in found])
 
-        steps = self.radius * 2.0 ** -torch.arange(self.halvings - 1, -1, -1, dtype=torch.float32)
-        grid = torch.cat([-steps.flip(0), torch.zeros(1), steps]).to(pixel_values.device)
+        grid = self._grid().to(pixel_values.device)
         return reach_targets(path, len(pixel_values), targets, grid, self.bisections, self.tolerance)
+
+    def _grid(self) -> Tensor:
+        """Where the path is read first: ascending, float32."""
+        positions = {2.0**-k for k in range(self.halvings)} | {k / self.steps for k in range(1, self.steps)}
+        side = self.radius * torch.tensor(sorted(positions))
+        return torch.cat([-side.flip(0), torch.zeros(1), side])
+
+    def _nodes(self, code: LatentCode, classifier: ImageClassifier) -> tuple[Tensor, ...]:
+        """Where steps meet, from s = -radius to radius: per latent `(2 steps + 1, N, ...)`."""
+        sides: list[list[tuple[Tensor, ...]]] = []
+        for sign in (-1, 1):
+            latents, side = code.latents, []
+            for _ in range(self.steps):
+                direction = self.direction(LatentCode(latents, code.context), classifier)
+                length = sign * self.radius / self.steps
+                latents = tuple(z + length * d for z, d in zip(latents, direction))
+                side.append(latents)
+            sides.append(side)
+        down, up = sides
+        return tuple(torch.stack(parts) for parts in zip(*reversed(down), code.latents, *up))
 
     def direction(self, code: LatentCode, classifier: ImageClassifier) -> tuple[Tensor, ...]:
         """d f(D(z)) / dz of every row, scaled to the length of z; zero where the gradient is.
@@ -137,13 +163,16 @@ class LatentShiftExplainer:
         return tuple((g * scale.reshape(-1, *[1] * (g.ndim - 1))).to(z) for g, z in zip(joined, code.latents))
 
     @torch.no_grad()
-    def _shifted(self, code: LatentCode, direction, rows: Tensor, shift: Tensor, classifier):
-        part = code.rows(rows)
+    def _shifted(self, code: LatentCode, nodes, rows: Tensor, shift: Tensor, classifier):
+        """Images and posteriors of rows `(M,)`, shifted by `(M,)`."""
+        position = (shift / self.radius + 1) * self.steps
+        left = position.floor().long().clamp(0, 2 * self.steps - 1)
+        share = position - left
         latents = tuple(
-            z + shift.reshape(-1, *[1] * (z.ndim - 1)).to(z) * d[rows]
-            for z, d in zip(part.latents, direction)
+            torch.lerp(z[left, rows], z[left + 1, rows], share.reshape(-1, *[1] * (z.ndim - 2)).to(z))
+            for z in nodes
         )
-        images = self.autoencoder.decode(latents, part.context).float().clamp(-1, 1)
+        images = self.autoencoder.decode(latents, code.rows(rows).context).float().clamp(-1, 1)
         return images, classifier.posterior(images, self.batch_size)
 
 

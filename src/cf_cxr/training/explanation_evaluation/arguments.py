@@ -38,6 +38,12 @@ class ExplanationEvaluationArguments:
         None,
         "latent_shift of a black box without gradients: folder of its student, which gives the gradient.",
     )
+    shift_radius: float = _option(
+        1.0, "latent_shift: farthest shift, in units of the norm of the image's latents."
+    )
+    shift_steps: int = _option(
+        1, "latent_shift: gradients on the way to either side; 1 is the straight line of Gifsplanation."
+    )
     variable: str | None = _option(
         None,
         "causal: the variable or value of the causal model that the class is; default: the class's name.",
@@ -99,13 +105,14 @@ class ExplanationEvaluationArguments:
     disable_tqdm: bool = _option(False, "No progress bar.")
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "n_resamples"):
+        for name in ("batch_size", "n_resamples", "shift_steps"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "a positive integer")
         for name in ("num_images", "max_images", "num_distractors", "resolution"):
             value = getattr(self, name)
             _require(value is None or value >= 1, name, value, "a positive integer")
         for name in ("num_examples", "seed", "data_seed"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or a positive integer")
+        _require(self.shift_radius > 0, "shift_radius", self.shift_radius, "a positive number")
         _require(self.num_bins >= 2, "num_bins", self.num_bins, "an integer of at least 2")
         _require(
             0 < self.minimum_overlap <= 1, "minimum_overlap", self.minimum_overlap, "above 0 and at most 1"

@@ -209,6 +209,7 @@ def records_identity(
         "explainer": described["fingerprint"],
         "method": described["method"],
         "student": described.get("student"),
+        "shift": described.get("shift"),
         "variable": args.variable,
         "classifier": classifier.fingerprint(),
         "segmenter": None if segmenter is None else object_fingerprint(segmenter),

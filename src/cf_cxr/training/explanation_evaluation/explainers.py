@@ -147,8 +147,12 @@ def load_explainer(
     if args.student is not None:
         student = StudentClassifier.from_pretrained(args.student).to(device)
         described["student"] = student.fingerprint()
+    described["shift"] = {"radius": args.shift_radius, "steps": args.shift_steps}
     autoencoder = MechanismAutoencoder(model) if is_causal else ExplainerAutoencoder(model)
-    return LatentShiftExplainer(autoencoder, gradient_classifier=student), size, described
+    explainer = LatentShiftExplainer(
+        autoencoder, gradient_classifier=student, radius=args.shift_radius, steps=args.shift_steps
+    )
+    return explainer, size, described
 
 
 def _own_explainer(args: ExplanationEvaluationArguments) -> tuple[Explainer, int, dict[str, Any]]:
