@@ -115,6 +115,16 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(tmp_path):
     torch.testing.assert_close(logs["kl_target"], posterior_kl((targets + 0.5) / 10, reached))
 
 
+def test_rows_per_bin_may_learn_faster(tmp_path):
+    trainer = ready(tiny_explainer_trainer(tmp_path, stage={"condition_lr_scale": 5.0}))
+    others, rows = trainer.optimizer.param_groups
+    assert rows["lr"] == pytest.approx(5 * others["lr"])
+    assert {p.shape[0] for p in rows["params"]} == {10} and len(rows["params"]) == 2 * (2 + 1)
+    assert len(others["params"]) + len(rows["params"]) == len(trainer.parameters)
+    with pytest.raises(ValueError, match="condition_lr_scale"):
+        ExplainerArguments(condition_lr_scale=0.0)
+
+
 def test_preservation_rises_geometrically(tmp_path):
     """From 0.01 over 4 steps: 0.01, 0.0316, 0.1, 0.316, then 1; the same factor on both terms of the loss."""
     stage = {"preservation_start": 0.01, "preservation_warmup_steps": 4, "adversarial_weight": 0.0}

@@ -71,6 +71,17 @@ class ExplainerArguments:
     discriminator_learning_rate: float | None = _option(
         None, "Peak learning rate of the discriminator (default: the generator's)."
     )
+    condition_lr_scale: float = _option(
+        1.0,
+        "Learning rate of the generator's rows per bin (scale and shift of its conditional norms), relative to the "
+        "rest: they start alike for all bins and have the longest way to go.",
+    )
+    condition_spread: float = _option(
+        0.0,
+        "Let the generator's shifts per bin start in order along a random direction, this far at the outermost bins. "
+        "Rows that start alike and an output that starts at zero are a saddle point, which a residual output hardly "
+        "leaves; 0.5 leads away from it.",
+    )
     adversarial_weight: float = _option(1.0, "Weight of the hinge loss; 0 trains without a discriminator.")
     classifier_weight: float = _option(1.0, "Weight of the KL divergences between posteriors.")
     reconstruction_weight: float = _option(100.0, "Weight of self and cycle reconstruction.")
@@ -99,6 +110,10 @@ class ExplainerArguments:
         for name in ("posterior_batch_size", "student_epochs", "discriminator_steps", "num_sample_images"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} is {getattr(self, name)}, but must be at least 1.")
+        if self.condition_spread < 0:
+            raise ValueError(f"--condition_spread is {self.condition_spread}, but must not be negative.")
+        if self.condition_lr_scale <= 0:
+            raise ValueError(f"--condition_lr_scale is {self.condition_lr_scale}, but must be positive.")
         if not 0 < self.preservation_start <= 1:
             raise ValueError(
                 f"--preservation_start is {self.preservation_start}, but must be above 0 and at most 1."

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from ..models.progressive_explainer import (
     ProgressiveExplainerConfig,
     ProgressiveExplainerModel,
 )
+from ..models.progressive_explainer.conditional_norm import ConditionalNorm2d
 from ..posterior_bins import PosteriorBins
 from .arguments import DataArguments, TrainerArguments, parse_arguments
 from .data import CXRBatches, load_schema, make_datasets
@@ -65,7 +67,9 @@ def build_explainer(
             residual_output=args.residual_output,
             **explained,
         )
-        return ProgressiveExplainerModel(config)
+        model = ProgressiveExplainerModel(config)
+        spread_conditions(model, args.condition_spread)
+        return model
     config = ProgressiveExplainerConfig.from_pretrained(args.init_from)
     if config.num_bins != args.num_bins:
         raise ValueError(
@@ -75,6 +79,17 @@ def build_explainer(
     for name, value in explained.items():
         setattr(config, name, value)
     return ProgressiveExplainerModel.from_pretrained(args.init_from, config=config)
+
+
+@torch.no_grad()
+def spread_conditions(model: ProgressiveExplainerModel, spread: float) -> None:
+    """Moves the shift of bin k in every conditional norm to spread * (2 centre_k - 1) * r, with r random, N(0, 1)."""
+    if spread == 0:
+        return
+    place = 2 * model.bins.centres - 1
+    for norm in model.modules():
+        if isinstance(norm, ConditionalNorm2d) and len(norm.beta) == len(place):
+            norm.beta += spread * place[:, None] * torch.randn(norm.beta.shape[1])
 
 
 def build_discriminator(

@@ -20,6 +20,7 @@ from ..black_box import ImageClassifier
 from ..metrics.exaggeration import exaggeration_curve
 from ..metrics.validity import decision_flipped
 from ..models.progressive_explainer import ExplainerDiscriminator
+from ..models.progressive_explainer.conditional_norm import ConditionalNorm2d
 from .adversary import Adversary
 from .balanced_sampling import BalancedStepBatchSampler
 from .explainer_arguments import ExplainerArguments
@@ -113,6 +114,23 @@ class ExplainerTrainer(CXRTrainer):
                     tensor.copy_(broadcast(tensor.detach().clone()))
         rate = self.stage_args.discriminator_learning_rate or self.args.learning_rate
         return Adversary(discriminator, self.args, rate)
+
+    def create_optimizer(self) -> torch.optim.Optimizer:
+        """Adam with a learning rate of its own for the rows per bin."""
+        optimizer = super().create_optimizer()
+        scale = self.stage_args.condition_lr_scale
+        if scale != 1:
+            rows = {
+                id(p)
+                for module in self.model.modules()
+                if isinstance(module, ConditionalNorm2d) and len(module.gamma) > 1
+                for p in module.parameters()
+            }
+            (group,) = optimizer.param_groups
+            conditional = [p for p in group["params"] if id(p) in rows]
+            group["params"] = [p for p in group["params"] if id(p) not in rows]
+            optimizer.add_param_group({"params": conditional, "lr": group["lr"] * scale})
+        return optimizer
 
     # ------------------------------------------------------------ the images
 
