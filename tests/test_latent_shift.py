@@ -37,7 +37,7 @@ class LinearAutoencoder:
 
     def __init__(self):
         generator = torch.Generator().manual_seed(0)
-        self.matrix = torch.randn(SIDE * SIDE, 6, generator=generator) * 0.1
+        self.matrix = torch.randn(SIDE * SIDE, 6, generator=generator) * 0.03
         self.decoded = 0
 
     def encode(self, pixel_values, posterior):
@@ -57,7 +57,7 @@ def linear():
     z = torch.randn(5, 6, generator=generator)
     images = autoencoder.decode((z[:, :2], z[:, 2:]), None)
     assert images.abs().max() < 1
-    weight = torch.randn(SIDE * SIDE, generator=generator) * 3
+    weight = torch.randn(SIDE * SIDE, generator=generator) * 20
     return autoencoder, LinearClassifier(weight), images, z
 
 
@@ -141,7 +141,7 @@ def test_images_that_are_near_enough_are_not_searched_further():
 def test_under_a_linear_classifier_several_steps_are_the_straight_line(linear):
     """The gradient's direction is the same everywhere, so only the length of z changes the steps."""
     autoencoder, classifier, images, _ = linear
-    settings = {"radius": 4.0, "bisections": 30, "tolerance": 0.0}
+    settings = {"radius": 2.0, "bisections": 30, "tolerance": 0.0}
     straight, _ = LatentShiftExplainer(autoencoder, **settings).series(images, classifier, TARGETS)
     steps, reached = LatentShiftExplainer(autoencoder, steps=5, **settings).series(
         images, classifier, TARGETS

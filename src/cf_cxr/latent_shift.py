@@ -152,7 +152,8 @@ class LatentShiftExplainer:
             part = code.rows(slice(start, start + self.batch_size))
             latents = tuple(z.detach().clone().requires_grad_() for z in part.latents)
             with torch.enable_grad():
-                posterior = classifier(self.autoencoder.decode(latents, part.context))
+                images = self.autoencoder.decode(latents, part.context).float().clamp(-1, 1)
+                posterior = classifier(images)
                 found = torch.autograd.grad(posterior.sum(), latents, allow_unused=True)
             gradients.append([torch.zeros_like(z) if g is None else g for z, g in zip(latents, found)])
         joined = [torch.cat(parts).double() for parts in zip(*gradients)]
