@@ -11,6 +11,7 @@ from cf_cxr.models.progressive_explainer import ProgressiveExplainerModel
 from cf_cxr.training import explainer_command
 from cf_cxr.training.checkpointing import CheckpointError, list_checkpoints
 from cf_cxr.training.explainer_arguments import ExplainerArguments
+from cf_cxr.training.explainer_command import spread_conditions
 from cf_cxr.training.explainer_losses import posterior_kl
 from cf_cxr.training.imported_objects import import_object, load_black_box
 from cf_cxr.training.mask_cache import segmented_batches
@@ -115,6 +116,20 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(tmp_path):
     torch.testing.assert_close(logs["kl_target"], posterior_kl((targets + 0.5) / 10, reached))
 
 
+def test_classifier_may_see_augmented_explanations(tmp_path):
+    seen = {}
+    for name in ("none", "geometry"):
+        trainer = ready(tiny_explainer_trainer(tmp_path / name, stage={"augmentation": name}))
+        whole = trainer.classifier.compute_posterior
+        trainer.classifier.compute_posterior = lambda x, n=name, f=whole: seen.update({n: x.detach()}) or f(x)
+        batch = trainer.train_dataset.__getitems__(list(range(8)))
+        torch.manual_seed(0)
+        trainer.compute_loss(batch)
+    x = batch["pixel_values"][4:]  # the generator's part; an untrained residual generator returns it
+    torch.testing.assert_close(seen["none"], torch.cat([x, x]))
+    assert not torch.allclose(seen["geometry"], seen["none"], atol=0.05)
+
+
 def test_rows_per_bin_may_learn_faster(tmp_path):
     trainer = ready(tiny_explainer_trainer(tmp_path, stage={"condition_lr_scale": 5.0}))
     others, rows = trainer.optimizer.param_groups
@@ -123,6 +138,40 @@ def test_rows_per_bin_may_learn_faster(tmp_path):
     assert len(others["params"]) + len(rows["params"]) == len(trainer.parameters)
     with pytest.raises(ValueError, match="condition_lr_scale"):
         ExplainerArguments(condition_lr_scale=0.0)
+
+
+def test_shifts_per_bin_may_start_apart():
+    """Opposite at the outermost bins, in even steps between them, and the middle of the bins stays 0."""
+    model = tiny_generator()
+    spread_conditions(model, 0.5)
+    for norm in [model.norm_out, model.up_blocks[0].norm1]:
+        assert norm.beta.std() > 0.05
+        torch.testing.assert_close(norm.beta, -norm.beta.flip(0))
+        torch.testing.assert_close(norm.beta.diff(dim=0, n=2), torch.zeros(8, norm.beta.shape[1]))
+    assert not model.down_blocks[0].norm1.beta.any()
+    x = PatchData(3).images
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model.eval()(x, 9).pixel_values, x
+        )  # a residual output still starts at no change
+
+
+def test_apart_they_leave_the_saddle_point(tmp_path):
+    """Without a discriminator and with preservation that sets in slowly, explanations follow their targets."""
+    model = tiny_generator()
+    spread_conditions(model, 0.5)
+    stage = {
+        "adversarial_weight": 0.0,
+        "reconstruction_weight": 20.0,
+        "embedding_weight": 1.0,
+        "preservation_start": 0.002,
+        "preservation_warmup_steps": 260,
+    }
+    loop = {"max_steps": 68, "learning_rate": 8e-3, "per_device_batch_size": 8, "logging_steps": 34}
+    trainer = tiny_explainer_trainer(tmp_path, model=model, stage=stage, **loop)
+    trainer.args.eval_steps = 1000
+    metrics = trainer.train()
+    assert metrics["val_slope"] > 0.6 and metrics["val_mae"] < 0.12
 
 
 def test_preservation_rises_geometrically(tmp_path):

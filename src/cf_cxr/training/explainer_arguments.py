@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from .augmentation import AUGMENTATION_PRESETS
 from .explainer_losses import ExplainerLossWeights
 
 BASELINES = ("none", "lungs_only")
@@ -70,6 +71,12 @@ class ExplainerArguments:
     discriminator_steps: int = _option(5, "Steps of the discriminator, on own images, per generator step.")
     discriminator_learning_rate: float | None = _option(
         None, "Peak learning rate of the discriminator (default: the generator's)."
+    )
+    augmentation: str = _option(
+        "none",
+        "Random geometry and exposure between explanation and classifier (paper B: none), against patterns that "
+        "convince it at one place only; targets do not change, so it should hardly move the classifier's answers.",
+        list(AUGMENTATION_PRESETS),
     )
     condition_lr_scale: float = _option(
         1.0,

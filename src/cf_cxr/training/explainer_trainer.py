@@ -22,6 +22,7 @@ from ..metrics.validity import decision_flipped
 from ..models.progressive_explainer import ExplainerDiscriminator
 from ..models.progressive_explainer.conditional_norm import ConditionalNorm2d
 from .adversary import Adversary
+from .augmentation import CXRAugmentation
 from .balanced_sampling import BalancedStepBatchSampler
 from .explainer_arguments import ExplainerArguments
 from .explainer_losses import (
@@ -77,6 +78,7 @@ class ExplainerTrainer(CXRTrainer):
         self.segmenter, self.mask_labels = segmenter, list(mask_labels)
         if isinstance(segmenter, torch.nn.Module):
             segmenter.to(self.device).eval().requires_grad_(False)
+        self.augment = CXRAugmentation(stage_args.augmentation)
         self.bins = self.model.bins
         self.best_metric = "mae" if stage_args.keep == "best" else None
         self.adversary: Adversary | None = None
@@ -239,7 +241,7 @@ class ExplainerTrainer(CXRTrainer):
         ).chunk(2)
         back = self.model.encode(explained)
         cycle = self.model.decode(back, own, explained)
-        reached, returned = self.classifier(torch.cat([explained, cycle])).chunk(2)
+        reached, returned = self.classifier(self.augment(torch.cat([explained, cycle]))).chunk(2)
         centres = self.bins.centre(targets)
         masks, labels = self._masks(batch)
         parts = {
