@@ -84,20 +84,29 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             records, model.schema, model.graph, data.patients, args.seed, args.n_resamples
         )
         results["identity"] = describe(args, who, data, store, model.schema)
-        results["run"] = {
-            "commit": git_commit(),
-            "versions": library_versions(),
-            "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "wall_seconds": round(time.perf_counter() - started, 1),
-            "device": device_name(accelerator),
-            "processes": accelerator.num_processes,
-            "batches_computed": computed,
-            "batches_kept": len(data) - computed,
-        }
+        results["run"] = run_facts(accelerator, started, computed, len(data))
         write_outputs(folder, results, samples, records, model.schema, model.graph, not args.no_plots)
         print((folder / TABLE_FILE).read_text(encoding="utf-8"))
     accelerator.wait_for_everyone()
     return json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+
+
+def run_facts(accelerator: Accelerator, started: float, computed: int, batches: int) -> dict[str, Any]:
+    """What tells of this run and not of the results: code, versions, time, device, processes, batches.
+
+    Args:
+        started: `time.perf_counter()` at its start. computed: batches that it computed. batches: of the evaluation.
+    """
+    return {
+        "commit": git_commit(),
+        "versions": library_versions(),
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "wall_seconds": round(time.perf_counter() - started, 1),
+        "device": device_name(accelerator),
+        "processes": accelerator.num_processes,
+        "batches_computed": computed,
+        "batches_kept": batches - computed,
+    }
 
 
 def build_accelerator(args: EvaluationArguments) -> Accelerator:

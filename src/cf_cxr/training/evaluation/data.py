@@ -141,21 +141,8 @@ def _load_source(args: EvaluationArguments, schema: AttributeSchema, size: int):
 
 
 def _load_phantom(args: EvaluationArguments, schema: AttributeSchema, size: int):
-    if args.split not in SPLIT_OFFSETS:
-        raise ValueError(f"The phantom has no split {args.split!r}, only {', '.join(SPLIT_OFFSETS)}.")
-    if args.split == "train":
-        refuse_training_patients({f"phantom-{args.data_seed}-0"}, args.split)
     config = PhantomConfig(resolution=size, **({"finding": args.finding} if args.finding else {}))
-    rows = load_cxr(
-        "phantom",
-        resolution=size,
-        split=args.split,
-        seed=args.data_seed,
-        num_proc=args.num_proc,
-        cache_dir=args.cache_dir,
-        num_images={args.split: args.num_images or PHANTOM_IMAGES},
-        config=config,
-    )
+    rows = phantom_rows(args, config)
     phantom = ChestPhantom(config)
     check_columns(rows, schema)
     if phantom.schema != schema:
@@ -163,6 +150,31 @@ def _load_phantom(args: EvaluationArguments, schema: AttributeSchema, size: int)
     keep = ["image", *schema.names, "patient_id", "image_id", "seed", "index"]  # without masks to decode
     train = phantom.attributes_at(args.data_seed, range(PHANTOM_MARGINAL)).numpy()
     return rows.select_columns(keep), train, phantom
+
+
+def phantom_rows(args: Any, config: PhantomConfig, default_images: int = PHANTOM_IMAGES) -> Any:
+    """Rendered rows of the split `args.split`, `args.num_images` of them, else `default_images`.
+
+    Args:
+        args: with `split`, `data_seed`, `num_images`, `num_proc` and `cache_dir`.
+
+    Raises:
+        ValueError: for an unknown split, or that of the training.
+    """
+    if args.split not in SPLIT_OFFSETS:
+        raise ValueError(f"The phantom has no split {args.split!r}, only {', '.join(SPLIT_OFFSETS)}.")
+    if args.split == "train":
+        refuse_training_patients({f"phantom-{args.data_seed}-0"}, args.split)
+    return load_cxr(
+        "phantom",
+        resolution=config.resolution,
+        split=args.split,
+        seed=args.data_seed,
+        num_proc=args.num_proc,
+        cache_dir=args.cache_dir,
+        num_images={args.split: args.num_images or default_images},
+        config=config,
+    )
 
 
 def refuse_training_patients(shared: set[str], split: str) -> None:

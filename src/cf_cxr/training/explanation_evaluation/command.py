@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +25,13 @@ from ..evaluation.command import (
     check_folder,
     collect,
     delete_outputs,
-    device_name,
+    run_facts,
 )
 from ..evaluation.identity import weights_fingerprint
 from ..evaluation.storage import RecordStore, write_atomically
 from ..explainer_command import load_segmenter
 from ..imported_objects import load_black_box
-from ..manifest import git_commit, library_versions
+from ..manifest import git_commit
 from .arguments import ExplanationEvaluationArguments
 from .collecting import ExplanationCollector
 from .data import ExplanationData, load_explanation_data
@@ -123,16 +122,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             **describe(args, classifier, described, data, store.identity),
             "warnings": [warning for warning in warnings if warning],
         }
-        results["run"] = {
-            "commit": git_commit(),
-            "versions": library_versions(),
-            "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "wall_seconds": round(time.perf_counter() - started, 1),
-            "device": device_name(accelerator),
-            "processes": accelerator.num_processes,
-            "batches_computed": computed,
-            "batches_kept": len(data) - computed,
-        }
+        results["run"] = run_facts(accelerator, started, computed, len(data))
         write_atomically(folder / RESULTS_FILE, json.dumps(results, indent=1, allow_nan=False).encode())
         write_atomically(folder / TABLE_FILE, results_markdown(results).encode())
         if not args.no_plots:

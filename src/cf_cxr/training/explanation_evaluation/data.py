@@ -12,9 +12,8 @@ from torch import Tensor
 
 from ...data import CXRCollator, cxr_schema, load_cxr
 from ...data.phantom import PhantomConfig
-from ...data.phantom.dataset import SPLIT_OFFSETS
 from ...image_processing_cxr import CXRImageProcessor
-from ..evaluation.data import refuse_training_patients
+from ..evaluation.data import phantom_rows, refuse_training_patients
 from ..mask_data import MASK_COLUMNS
 from .arguments import ExplanationEvaluationArguments
 
@@ -108,22 +107,9 @@ def _source_rows(args: ExplanationEvaluationArguments, size: int) -> Any:
 
 
 def _phantom_rows(args: ExplanationEvaluationArguments, size: int) -> Any:
-    if args.split not in SPLIT_OFFSETS:
-        raise ValueError(f"The phantom has no split {args.split!r}, only {', '.join(SPLIT_OFFSETS)}.")
-    if args.split == "train":
-        refuse_training_patients({f"phantom-{args.data_seed}-0"}, args.split)
     options = {"finding": args.finding, "device_rate": args.device_rate}
     config = PhantomConfig(resolution=size, **{k: v for k, v in options.items() if v is not None})
-    return load_cxr(
-        "phantom",
-        resolution=size,
-        split=args.split,
-        seed=args.data_seed,
-        num_proc=args.num_proc,
-        cache_dir=args.cache_dir,
-        num_images={args.split: args.num_images or PHANTOM_IMAGES},
-        config=config,
-    )
+    return phantom_rows(args, config, PHANTOM_IMAGES)
 
 
 __all__ = ["ExplanationData", "load_explanation_data"]
