@@ -16,6 +16,7 @@ from cf_cxr.training.data import (
     check_columns,
     describe_data,
     load_schema,
+    load_splits,
     make_datasets,
 )
 
@@ -92,6 +93,23 @@ def test_bad_data_arguments():
     for name, value in (("resolution", 2), ("max_train_samples", 0), ("num_workers", -1)):
         with pytest.raises(ValueError, match=f"--{name} is {value}"):
             DataArguments(**{name: value})
+    with pytest.raises(ValueError, match="--device_rate is 1.5.*probability"):
+        DataArguments(dataset="phantom", device_rate=1.5)
+    with pytest.raises(ValueError, match="--device_rate is 0.5.*left out for 'parquet'"):
+        DataArguments(device_rate=0.5)
+
+
+def test_the_phantoms_devices_are_as_frequent_as_asked_for(tmp_path):
+    def rendered(rate):
+        args = DataArguments(
+            dataset="phantom", resolution=16, num_images=8, device_rate=rate, cache_dir=str(tmp_path)
+        )
+        return load_splits(args, load_schema(args)[0])["train"]
+
+    every, none = rendered(1.0), rendered(0.0)
+    assert all(np.asarray(mask).max() == 255 for mask in every["device_mask"])
+    assert not any(np.asarray(mask).max() for mask in none["device_mask"])
+    assert every["age"] == none["age"]  # the same patients
 
 
 @pytest.mark.slow

@@ -48,6 +48,11 @@ class DataArguments:
         None, "Label set against 'No Finding', in the owner's spelling; default: pleural effusion."
     )
     num_images: int | None = _option(None, "Training images to render (phantom only; default 4000).")
+    device_rate: float | None = _option(
+        None,
+        "Share of images with a pacemaker, and of those with a tube (phantom only; default 0.15). Others have other "
+        "devices, but the same patients.",
+    )
     num_proc: int | None = _option(None, "Processes that prepare images the first time.")
     cache_dir: str | None = _option(None, "Where prepared data sets are kept between runs.")
     cache_images: bool = _option(
@@ -67,6 +72,14 @@ class DataArguments:
         for name in ("max_train_samples", "max_val_samples", "num_images", "num_proc"):
             value = getattr(self, name)
             _require(value is None or value > 0, name, value, "a positive integer")
+        rate = self.device_rate
+        _require(rate is None or 0 <= rate <= 1, "device_rate", rate, "a probability, from 0 to 1")
+        _require(
+            rate is None or self.dataset == "phantom",
+            "device_rate",
+            rate,
+            f"left out for {self.dataset!r}, whose images are there already",
+        )
 
 
 @dataclass

@@ -110,6 +110,8 @@ def load_splits(args: DataArguments, schema: AttributeSchema) -> Mapping[str, An
         ValueError: there is no training split, or its columns are not the schema's attributes.
     """
     options: dict[str, Any] = {"finding": args.finding, "num_images": args.num_images}
+    if args.device_rate is not None:
+        options["config"] = {"device_rate": args.device_rate}
     if args.dataset == "folder" and args.schema is not None:
         options["schema"] = schema
     splits = load_cxr(
@@ -173,6 +175,7 @@ def describe_data(args: DataArguments, schema: AttributeSchema, splits: Mapping[
             "dataset": args.dataset,
             "data_dir": args.data_dir,
             "finding": args.finding,
+            "device_rate": args.device_rate,
             "data_seed": args.data_seed,
             "resolution": args.resolution,
             "splits": {
