@@ -67,6 +67,11 @@ class ExplainerArguments:
     residual_output: bool = _option(
         False, "The generator decodes a change of the image instead of the image: much faster to train."
     )
+    change_stride: int = _option(
+        1,
+        "Of a residual output: the change is smooth on this scale, in pixels. Patterns that convince the classifier "
+        "only, and losses of detail, need fine changes.",
+    )
     discriminator_widths: list[int] | None = _option(None, "Channels of the discriminator (default: widths).")
     discriminator_steps: int = _option(5, "Steps of the discriminator, on own images, per generator step.")
     discriminator_learning_rate: float | None = _option(

@@ -29,6 +29,9 @@ class ProgressiveExplainerConfig(PreTrainedConfig):
             each pixel the share |d| of its way to white (d > 0) or black (d < 0): x + d (1 - x) or x + d (1 + x).
             The range is kept without clipping, and the untrained model returns its input, so detail that is not
             evidence (devices, text, identity) need not pass the bottleneck.
+        change_stride (`int`): of a residual output: the change is averaged over squares of this many pixels and
+            interpolated between them, hence smooth: lines, letters and edges keep their contrast, and the fine patterns
+            that convince a classifier but no reader cannot be drawn. 1 (any change), or a divisor of `image_size`.
         class_name (`str`, *optional*): the class whose posterior is explained.
         classifier_fingerprint (`str`, *optional*): of the classifier the model was trained for.
         threshold (`float`): that classifier's decision boundary, in (0, 1).
@@ -48,6 +51,7 @@ class ProgressiveExplainerConfig(PreTrainedConfig):
     norm_momentum: float | int = 0.1
     norm_groups: int = 8
     residual_output: bool = False
+    change_stride: int = 1
     class_name: str | None = None
     classifier_fingerprint: str | None = None
     threshold: float | int = 0.5
@@ -73,6 +77,10 @@ class ProgressiveExplainerConfig(PreTrainedConfig):
         check_divides(self.image_size, self.total_stride, len(self.widths) - 1)
         if self.norm_type not in ("batch", "group"):
             raise ValueError(f"norm_type={self.norm_type!r} is unknown; use 'batch' or 'group'.")
+        if self.change_stride < 1 or self.image_size % self.change_stride:
+            raise ValueError(f"change_stride={self.change_stride} does not divide image_size={self.image_size}.")
+        if self.change_stride > 1 and not self.residual_output:
+            raise ValueError(f"change_stride={self.change_stride} needs residual_output=True: it smooths a change.")
         if self.norm_groups < 1:
             raise ValueError(f"norm_groups must be at least 1, got {self.norm_groups}.")
         if not 0 < self.norm_momentum <= 1:

@@ -190,6 +190,9 @@ class ProgressiveExplainerModel(PreTrainedModel):
             for block in self.up_blocks:
                 hidden = block(hidden, condition)
             hidden = self.conv_out(F.relu(self.norm_out(hidden, condition)))
+        if (stride := self.config.change_stride) > 1:
+            coarse = F.avg_pool2d(hidden.float(), stride)
+            hidden = F.interpolate(coarse, size=hidden.shape[2:], mode="bilinear", align_corners=False)
         decoded = torch.tanh(hidden.float())
         return move_towards(pixel_values.float(), decoded) if self.config.residual_output else decoded
 
