@@ -27,6 +27,13 @@ _PUBLIC = {
         "AnatomySegmenterModel",
         "PSPNetSegmenter",
     ],
+    "black_box": [
+        "BlackBoxError",
+        "ImageClassifier",
+        "StudentClassifier",
+        "as_image_classifier",
+        "distil",
+    ],
     "posterior_bins": ["PosteriorBins"],
     "pipelines": ["CounterfactualPipeline", "ExplanationPipeline"],
     "explanation": ["Explanation"],
