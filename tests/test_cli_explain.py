@@ -2,14 +2,18 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from cf_cxr import cli
 from cf_cxr.black_box import load_image_classifier
 from tests.black_box.helpers import attribute_model
+from tests.black_box.test_transformers_adapter import PROCESSOR, vit
 from tests.pipelines.tiny import grey_image, save_tiny
 from tests.pipelines.tiny_explainer import SIDE, processor, random_explainer
 
@@ -124,7 +128,7 @@ def test_existing_files_are_only_replaced_when_asked(here, folders, capsys):
         (["--class-name", "edema"], "Unknown class 'edema'.*finding=effusion"),
         (
             ["--class-name", "site=A"],
-            "trained for the classifier of 'finding=effusion'.*of 'site=A'.*force=True",
+            "trained for the classifier of 'finding=effusion'.*of 'site=A'.*--force",
         ),
         (["--attribute", "age=3"], "attributes is for a causal model"),
         (["--attribute", "age"], "write NAME=VALUE"),
@@ -136,6 +140,131 @@ def test_usage_errors_are_explained_and_write_nothing(here, folders, capsys, arg
     err = capsys.readouterr().err
     assert err.startswith("cf-cxr: error: ") and re.search(message, err) and "Traceback" not in err
     assert written(here) == set()
+
+
+def changed(name, **values):
+    """A change of some entries of a JSON file."""
+
+    def change(folder):
+        entries = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps({**entries, **values}))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        ("explainer", lambda f: (f / "model.safetensors").unlink(), "has no weights"),
+        ("explainer", lambda f: (f / "model.safetensors").write_bytes(b"123"), "damaged or incomplete"),
+        ("explainer", lambda f: save_file({}, f / "model.safetensors"), "weights of the Progressive.*random"),
+        ("explainer", changed("config.json", num_bins=5), "other shapes than its config.json"),
+        ("explainer", changed("config.json", image_size=32), "trained on images of 32 x 32.*makes 16 x 16"),
+        ("explainer", changed("config.json", image_size="16"), "config.json cannot be used"),
+        ("explainer", changed("config.json", threshold=7), "threshold must be in"),
+        ("explainer", changed("config.json", training_distribution=[1]), "training_distribution cannot be"),
+        ("explainer", lambda f: (f / "config.json").write_text("{"), "config.json' is not a valid JSON"),
+        ("explainer", lambda f: (f / "config.json").unlink(), "config.json"),
+        ("explainer", lambda f: (f / "preprocessor_config.json").unlink(), "preprocessor_config.json"),
+        ("explainer", shutil.rmtree, "no model folder"),
+        ("classifier", lambda f: (f / "model.safetensors").unlink(), "no file named model.safetensors"),
+        ("classifier", lambda f: (f / "model.safetensors").write_bytes(b"123"), "damaged or incomplete"),
+        ("classifier", changed("config.json", temperature={"finding": -1}), "must be positive and finite"),
+        ("classifier", shutil.rmtree, "no model folder"),
+    ],
+)
+def test_folders_that_are_damaged_are_named_and_nothing_is_written(
+    here, folders, capsys, tmp_path_factory, part, change, message
+):
+    copy = tmp_path_factory.mktemp("copy")
+    shutil.copytree(folders / part, copy, dirs_exist_ok=True)
+    change(copy)
+    option = {"explainer": "--model", "classifier": "--classifier"}[part]
+    assert cli.main([*command(folders), option, str(copy)]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("cf-cxr: error: ") and re.search(message, err) and "Traceback" not in err
+    assert len(err) < 700 and written(here) == set()
+
+
+def answering(value):
+    """An attribute classifier whose heads have these weights: the same answer to everything."""
+    model = attribute_model()
+    with torch.no_grad():
+        for head in model.heads:
+            head.weight.fill_(value)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "message"),
+    [
+        (lambda: answering(0.0), "effusion", "answers 0.5 to all of .* a constant"),
+        (lambda: answering(float("nan")), "effusion", "answers nan to image 0 of 1"),
+        (lambda: vit(id2label={0: "mass"}, problem_type="regression"), "mass", "looks like logits"),
+        (vit, "edema", "Unknown label 'edema'.*'Cardiomegaly'"),
+        (random_explainer, "effusion", "which classifies no images"),
+    ],
+    ids=["constant", "NaN", "logits", "unknown class", "no classifier"],
+)
+def test_classifiers_that_cannot_be_explained(here, folders, capsys, tmp_path_factory, make, name, message):
+    folder = tmp_path_factory.mktemp("bad")
+    make().save_pretrained(folder)
+    PROCESSOR.save_pretrained(folder)
+    assert cli.main(command(folders, "--classifier", str(folder), "--class-name", name, "--force")) == 2
+    err = capsys.readouterr().err
+    assert re.search(f"cf-cxr: error: .*{message}", err) and "Traceback" not in err
+    assert written(here) == set()
+
+
+def test_a_classifier_must_be_said_where_it_is_not_the_bundled_one(here, folders, capsys):
+    assert cli.main(["explain", "a.png", "--model", str(folders / "explainer")]) == 2
+    assert "command line --classifier. The explainer was trained for" in capsys.readouterr().err
+
+
+def test_images_that_are_no_radiographs(here, folders, capsys):
+    noise = np.random.default_rng(0).integers(0, 255, (10_000, 100, 3), dtype=np.uint8)
+    Image.fromarray(noise[:64, :64]).save("b.png")
+    Image.fromarray(noise[:, :20, 0]).save("a.png")
+    (here / "broken.png").write_bytes((here / "b.png").read_bytes()[:2000])
+    arguments = command(folders, "--animation", "none", "--output", "why", "--batch-size", "8")
+    assert cli.main([*arguments[:2], "b.png", "broken.png", *arguments[2:]]) == 1
+    err = capsys.readouterr().err
+    for text in ("colour picture rather than a radiograph", "20 x 10000 pixels is far from square"):
+        assert f"cf-cxr: warning: '{'ba'['far' in text]}.png'" in err and text in err
+    assert "broken.png' is truncated or damaged" in err
+    Image.new("L", (1, 1), 9).save("a.png")
+    assert cli.main(command(folders, "--output", "dot")) == 1
+    assert "1 x 1 pixels is too small" in capsys.readouterr().err and not (here / "dot").exists()
+
+
+def test_a_query_at_its_target_and_an_unusual_image(here, folders, capsys, tmp_path_factory):
+    copy = tmp_path_factory.mktemp("copy")
+    shutil.copytree(folders / "explainer", copy, dirs_exist_ok=True)
+    usual = {"mean": [9.0] * 24, "std": [1.0] * 24, "limit": 2.0}
+    changed("config.json", training_distribution=usual)(copy)
+    arguments = [*command(folders, "--output", "why"), "--model", str(copy)]
+    assert cli.main([*arguments, "--animation", "none"]) == 0
+    [entry] = json.loads((here / "why" / "explanation.json").read_text())["explanations"]
+    assert "cf-cxr: warning: a.png: the image is unlike those" in capsys.readouterr().err
+    assert "unlike those that the explainer was trained on" in entry["warnings"][0]
+    assert cli.main([*arguments, "--overwrite", "--target", str(entry["source_posterior"])]) == 0
+    [entry] = json.loads((here / "why" / "explanation.json").read_text())["explanations"]
+    assert entry["message"].startswith("Already at the target") and not entry["valid"]
+    assert "Already at the target" in capsys.readouterr().out
+    assert not (here / "why" / "a_counterfactual.png").exists()
+
+
+def test_the_threshold_of_the_training_is_the_classifiers(here, folders, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("strict")
+    classifier = load_image_classifier(folders / "classifier", "effusion", threshold=0.7)
+    told = {"classifier_fingerprint": classifier.fingerprint(), "class_name": classifier.class_name}
+    random_explainer(**told, threshold=0.7).save_pretrained(folder)
+    processor().save_pretrained(folder)
+    assert (
+        cli.main([*command(folders, "--output", "why", "--animation", "none"), "--model", str(folder)]) == 0
+    )
+    [entry] = json.loads((here / "why" / "explanation.json").read_text())["explanations"]
+    assert entry["threshold"] == 0.7 and entry["warnings"] == []
 
 
 def test_force_shows_another_classifier_with_a_caution(here, folders, capsys):

@@ -219,6 +219,34 @@ def test_the_distribution_travels_with_the_configuration(tmp_path):
     with torch.no_grad():
         odd = again.distance(model.encode(torch.cat([x[:1].sign(), x[:1] * 0 + 0.9])))
     assert (odd > again.limit).all()
-    model.config.training_distribution = {"mean": [0.0]}
-    with pytest.raises(ValueError, match="needs mean, std and limit"):
-        TrainingDistribution.from_config(model.config)
+
+
+GOOD = {"mean": [0.0, 1.0], "std": [1.0, 2.0], "limit": 1.5, "grid": 1}
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"mean": [0.0]}, "needs mean, std and limit"),
+        ([1.0], "needs mean, std and limit"),
+        ("usual", "needs mean, std and limit"),
+        ({**GOOD, "mean": "many"}, "needs mean, std and limit"),
+        ({**GOOD, "std": [1.0]}, "not two lists of one length"),
+        ({**GOOD, "mean": 0.0, "std": 1.0}, "not two lists of one length"),
+        ({**GOOD, "mean": [[0.0], [1.0]], "std": [[1.0], [2.0]]}, "not two lists of one length"),
+        ({**GOOD, "mean": [0.0, float("nan")]}, "a mean is NaN"),
+        ({**GOOD, "std": [1.0, 0.0]}, "a std is not a positive number"),
+        ({**GOOD, "std": [1.0, -1.0]}, "a std is not a positive number"),
+        ({**GOOD, "limit": float("nan")}, "limit is nan.*remove it"),
+        ({**GOOD, "limit": -1}, "limit is -1"),
+        ({**GOOD, "grid": 0}, "grid is 0"),
+        ({**GOOD, "grid": 10**9}, "grid is 1000000000"),
+    ],
+)
+def test_a_record_of_usual_images_is_not_trusted(record, message):
+    config = random_explainer().config
+    config.training_distribution = GOOD
+    assert TrainingDistribution.from_config(config).limit == 1.5
+    config.training_distribution = record
+    with pytest.raises(ValueError, match=message):
+        TrainingDistribution.from_config(config)

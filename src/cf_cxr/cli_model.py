@@ -24,12 +24,14 @@ def load_pipeline(arguments: argparse.Namespace, task: str, default_model: Path)
     """The pipeline of a task that the options ask for, without progress bars.
 
     Raises:
-        UsageError: no such device, a model of another kind, or no bundled model.
+        UsageError: no such device, a model of another kind, a configuration that cannot be, or no bundled model.
+        FileNotFoundError: there is no such folder.
     """
     import torch
     from transformers import pipeline
     from transformers.utils import logging
 
+    from .models.complete_loading import load_config
     from .pipelines import register
 
     register()
@@ -48,6 +50,8 @@ def load_pipeline(arguments: argparse.Namespace, task: str, default_model: Path)
         raise UsageError(
             f"the bundled model is missing at {default_model}; install cf_cxr again, or give --model."
         )
+    if arguments.model is not None:
+        load_config(arguments.model, UsageError)  # says what is wrong with it in words
     try:
         return pipeline(
             task,

@@ -68,7 +68,8 @@ def progressive_series(
         B series; the images of each are those it would have alone.
 
     Raises:
-        ValueError: for images that the model cannot read, or posteriors outside [0, 1].
+        ValueError: for images that the model cannot read, posteriors outside [0, 1], or a model whose images are not
+            finite.
     """
     paths = [target_path(model.bins, float(p), threshold, steps, target) for p in posteriors]
     lengths = [len(path) for path in paths]
@@ -81,6 +82,11 @@ def progressive_series(
             for chunk, goal in zip(rows.split(_ROWS), goals.split(_ROWS))
         ]
     ).float()
+    if not bool(images.isfinite().all()):
+        raise ValueError(
+            "The explainer makes images with NaN or infinite pixels: its training diverged, its weights are damaged, or "
+            "its precision overflows (--dtype float16). Take another checkpoint, or float32."
+        )
     centres = model.bins.centre(goals)
     return [
         ExplanationSeries(*parts, at_target=len(parts[0]) == 1)

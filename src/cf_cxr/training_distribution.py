@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 GRID = 2
 ENTRY = "training_distribution"  # of the configuration
+_LARGEST_GRID = 64
 
 
 class OutOfDistributionWarning(UserWarning):
@@ -136,18 +137,35 @@ class TrainingDistribution:
         """What a configuration records; None where it records nothing.
 
         Raises:
-            ValueError: for a record that is incomplete.
+            ValueError: for a record that is incomplete or cannot be; it may come from anybody.
         """
         record = getattr(config, ENTRY, None)
         if not record:
             return None
         try:
             mean, std = (torch.tensor(record[name], dtype=torch.float32) for name in ("mean", "std"))
-            return cls(mean, std, float(record["limit"]), int(record.get("grid", GRID)))
+            limit, grid = float(record["limit"]), int(record.get("grid", GRID))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"The configuration's {ENTRY} cannot be read ({error!r}); it needs mean, std and limit."
             ) from error
+        wrong = [
+            text
+            for text, fails in {
+                "mean and std are not two lists of one length": mean.ndim != 1 or mean.shape != std.shape,
+                "a mean is NaN or infinite": not bool(mean.isfinite().all()),
+                "a std is not a positive number": not bool((std.isfinite() & (std > 0)).all()),
+                f"limit is {limit:g}, no positive number": not 0 < limit < float("inf"),
+                f"grid is {grid}, but must be from 1 to {_LARGEST_GRID}": not 1 <= grid <= _LARGEST_GRID,
+            }.items()
+            if fails
+        ]
+        if wrong:
+            raise ValueError(
+                f"The configuration's {ENTRY} cannot be used: {'; '.join(wrong)}. Measure it again "
+                "(TrainingDistribution.measure), or remove it: then no image is called unusual."
+            )
+        return cls(mean, std, limit, grid)
 
 
 __all__ = ["OutOfDistributionWarning", "TrainingDistribution", "embedding_features"]

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from cf_cxr.black_box import BlackBoxError, check_images, check_not_constant, check_posterior
+from cf_cxr.black_box.checks import check_repeated
 from cf_cxr.black_box.errors import find_name
 
 from .helpers import images
@@ -18,8 +19,10 @@ def test_good_answers_pass_and_keep_their_graph():
 
 
 def test_rounding_beyond_the_ends_is_clamped():
-    checked = check_posterior(torch.tensor([1.0005, -0.0005], dtype=torch.float64), 2)
-    assert checked.tolist() == [1, 0] and checked.dtype == torch.float32
+    checked = check_posterior(torch.tensor([1.0005, -0.0005, 1.0000001], dtype=torch.float64), 3)
+    assert checked.tolist() == [1, 0, 1] and checked.dtype == torch.float32
+    for dtype in (torch.float16, torch.bfloat16):
+        assert check_posterior(torch.tensor([0.25, 1.0], dtype=dtype), 2).tolist() == [0.25, 1]
 
 
 @pytest.mark.parametrize(
@@ -32,6 +35,7 @@ def test_rounding_beyond_the_ends_is_clamped():
         (torch.tensor([math.inf, 0.5]), "inf to image 0"),
         (torch.tensor([0.2]), r"must answer with one posterior each, \(2,\), got the shape \(1,\)"),
         (torch.tensor(0.2), r"shape \(\)"),
+        (torch.full((2, 1), 0.2), r"shape \(2, 1\): drop the last axis"),
         (torch.full((2, 3), 0.2), r"shape \(2, 3\).*index of the class"),
         ([0.1, 0.2], "must answer with a tensor"),
     ],
@@ -46,6 +50,13 @@ def test_a_constant_is_refused_but_one_image_is_not():
         check_not_constant(torch.full((4,), 0.7))
     check_not_constant(torch.tensor([0.7]))
     check_not_constant(torch.tensor([0.7, 0.70001]))
+
+
+def test_an_answer_must_be_the_same_when_asked_again():
+    first = torch.tensor([0.2, 0.7])
+    assert check_repeated(first, torch.tensor([0.204, 0.696])) is first
+    with pytest.raises(BlackBoxError, match="My classifier answers 0.7 and, asked again.*, 0.4 to the same"):
+        check_repeated(first, torch.tensor([0.2, 0.4]), "My classifier")
 
 
 @pytest.mark.parametrize(

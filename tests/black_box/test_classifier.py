@@ -126,7 +126,35 @@ def test_validate_finds_constants_and_dead_gradients():
         from_module(Infinite(), class_name="x").validate(images())
 
 
-@pytest.mark.parametrize("threshold", [0, 1, -0.1, float("nan")])
+def test_validate_finds_chance_and_answers_that_depend_on_batch_mates():
+    class Dropout(Linear):
+        def forward(self, x):
+            return super().forward(nn.functional.dropout(x, 0.5))  # always on
+
+    class BatchNorm(Linear):
+        def forward(self, x):
+            return super().forward((x - x.mean()) / x.std())  # of the batch
+
+    for network in (Dropout(), BatchNorm()):
+        with pytest.raises(BlackBoxError, match="asked again with other images.*evaluation mode"):
+            from_module(network, class_name="x").validate(images())
+
+
+def test_a_constant_is_told_from_a_classifier_that_is_certain():
+    class Step(ImageClassifier):
+        def compute_posterior(self, pixel_values):
+            return (pixel_values.mean((1, 2, 3)) > 0.9).float()
+
+    certain = Step("white", differentiable=False)
+    certain.refuse_constant(certain(images()), SIZE)
+    flat = Linear()
+    nn.init.zeros_(flat.layer.weight)
+    flat = from_module(flat, class_name="x")
+    with pytest.raises(BlackBoxError, match="to all of 11 images: a constant"):
+        flat.refuse_constant(flat(images(1)), SIZE)
+
+
+@pytest.mark.parametrize("threshold", [0, 1, -0.1, float("nan"), None, "half"])
 def test_thresholds_that_cannot_be(threshold):
     with pytest.raises(BlackBoxError, match="threshold"):
         MeanBrightness(threshold=threshold)

@@ -23,6 +23,8 @@ from cf_cxr.black_box import (
 from cf_cxr.black_box.collecting import label_images
 from cf_cxr.models.attribute_classifier import AttributeClassifierConfig, AttributeClassifierModel
 
+from ..training import bad_black_boxes
+from ..training.bad_black_boxes import MESSAGES
 from .helpers import SIZE, TINY_BACKBONE, assert_gradient, attribute_model, images
 
 CONFIG = AttributeClassifierConfig(backbone_config=TINY_BACKBONE, standardize=False, pool_grid=2)
@@ -191,6 +193,17 @@ def test_images_that_cannot_be(given, message):
     fn = fn or (lambda x: np.clip(0.5 + x.mean((1, 2, 3)), 0, 1))
     with pytest.raises(BlackBoxError, match=message):
         distil(black_box(fn), given, **QUICK, held_out=0.4)
+
+
+@pytest.mark.parametrize("name", [name for name in MESSAGES if name != "chance"])
+def test_a_black_box_that_cannot_be_has_no_student(name):
+    with pytest.raises(BlackBoxError, match=MESSAGES[name]):
+        distil(black_box(getattr(bad_black_boxes, name)), images(20), **QUICK, force=True)
+
+
+def test_chance_has_no_faithful_student():
+    with pytest.raises(StudentFidelityError, match="does not repeat its black box.*correlation"):
+        distil(black_box(bad_black_boxes.chance), images(40), **{**QUICK, "epochs": 1})
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from tests.pipelines.tiny_explainer import (
     CLASS,
     SIDE,
     SLOPE,
+    MeanLogit,
     flat_with_texture,
     known_explainer,
     mean_classifier,
@@ -116,7 +117,9 @@ def test_steps_target_and_threshold(pipe):
         and short.targets[0] == pytest.approx(0.15)
         and short.targets[-1] == pytest.approx(0.95)
     )
-    assert pipe(image, target=0.5).targets[-1] == pytest.approx(0.55)
+    # an edge belongs to the bin above it, 1 to the last
+    for target, centre in ((0.5, 0.55), (np.float32(0.3), 0.35), (1, 0.95), (0, 0.05)):
+        assert pipe(image, target=target).targets[-1] == pytest.approx(centre)
     strict = mean_classifier(threshold=0.8)
     e = make(known_explainer(classifier=strict), classifier=strict)(flat_with_texture(0.1))
     assert e.decision == "absent" and e.source_posterior > 0.5 and e.threshold == 0.8
@@ -181,7 +184,8 @@ def test_every_kind_of_input_gives_the_same(pipe, tmp_path):
         for a, b in zip(got, expected):
             np.testing.assert_allclose(a.difference, b.difference, atol=1e-6, err_msg=kind)
     assert pipe(str(paths[0])).name == str(paths[0]) and expected[1].name == "image 1"
-    assert pipe([]) == []
+    assert pipe([]) == [] and list(pipe(iter([]))) == []
+    assert [e.message for e in pipe((i for i in images), batch_size=7)] == [e.message for e in expected]
 
 
 def test_an_example_dicom_is_read(pipe):
@@ -228,6 +232,55 @@ def test_bad_answers_are_refused_in_words(fn, message):
         pipe([flat_with_texture(-0.2)], classifier=classifier, on_error="report")
 
 
+@pytest.mark.filterwarnings(UNKNOWN)
+def test_a_constant_is_found_where_nothing_needs_to_change():
+    constant = from_callable(lambda x: np.full(len(x), 0.93), CLASS, identity="c", probe_size=SIDE)
+    at_target = make(known_explainer(classifier_fingerprint=None))
+    unchanged = make(random_explainer(residual_output=True))  # not trained: returns the query
+    for pipe, options in ((at_target, {"target": 0.95}), (unchanged, {})):
+        with pytest.raises(BlackBoxError, match="answers 0.93 to all of .* a constant"):
+            pipe(flat_with_texture(-0.2), classifier=constant, **options)
+
+
+@pytest.mark.filterwarnings(UNKNOWN)
+def test_chance_is_refused():
+    random = np.random.default_rng(0)
+    chance = from_callable(lambda x: random.random(len(x)), CLASS, identity="r", probe_size=SIDE)
+    with pytest.raises(BlackBoxError, match="asked again with other images beside it.*no explanation"):
+        make(known_explainer(classifier_fingerprint=None))(flat_with_texture(-0.2), classifier=chance)
+
+
+@pytest.mark.filterwarnings(UNKNOWN)
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda p: p[:, None],
+        lambda p: p.astype(np.float16),
+        lambda p: torch.from_numpy(p).bfloat16(),
+        lambda p: np.where(p > 0.9, np.float32(1.0000001), p),
+    ],
+    ids=["a column", "float16", "bfloat16", "above 1 by rounding"],
+)
+def test_answers_of_every_form_are_read(form):
+    classifier = from_callable(
+        lambda x: form(sigmoid(SLOPE * x.mean((1, 2, 3)))), CLASS, identity="f", probe_size=SIDE
+    )
+    e = make(known_explainer(classifier_fingerprint=None))(flat_with_texture(-0.2), classifier=classifier)
+    expected = sigmoid(SLOPE * mean_of(e.source_image))
+    assert e.valid and e.source_posterior == pytest.approx(expected, abs=0.01)
+
+
+def test_an_error_of_the_classifier_itself_is_not_hidden_or_reported_as_the_images():
+    def offline(pixels):
+        raise ConnectionError("service is down")
+
+    pipe = make(random_explainer(classifier_fingerprint=None))
+    with pytest.raises(ConnectionError, match="service is down"), pytest.warns(UserWarning):
+        pipe(
+            flat_with_texture(0.1), classifier=from_callable(offline, CLASS, identity="o"), on_error="report"
+        )
+
+
 @pytest.mark.filterwarnings(UNKNOWN, "ignore:The explainer was trained for:UserWarning")
 def test_a_classifier_that_is_certain_is_not_a_constant():
     step = from_callable(
@@ -267,6 +320,29 @@ def test_an_explainer_of_another_classifier_is_refused_unless_forced(pipe):
     with pytest.raises(ExplainerMismatchError):
         pipe(flat_with_texture(-0.2), classifier=changed)
     assert pipe(flat_with_texture(-0.2), classifier=mean_classifier()).warnings == ()
+
+
+def test_name_and_threshold_of_the_training_are_taken_for_what_is_adapted_here():
+    trained = from_module(MeanLogit(), class_name=CLASS, threshold=0.3)
+    pipe = make(known_explainer(classifier=trained))
+    for name in (None, "Effusion"):
+        e = pipe(flat_with_texture(-0.2), classifier=MeanLogit(), class_name=name)
+        assert e.threshold == 0.3 and e.class_name == CLASS and e.warnings == ()
+    # an adapter of the user's own is left as it is, but told apart from another network
+    for options in ({"threshold": 0.5}, {"threshold": 0.3, "class_name": "Effusion"}):
+        own = from_module(MeanLogit(), **{"class_name": CLASS, **options})
+        with pytest.raises(
+            ExplainerMismatchError, match="same classifier.*class_name='effusion', threshold=0.3"
+        ):
+            pipe(flat_with_texture(-0.2), classifier=own)
+    with pytest.raises(ExplainerMismatchError, match="what convinces the former"):
+        pipe(flat_with_texture(-0.2), classifier=MeanLogit(offset=1.0))
+    with pytest.raises(ExplainerMismatchError, match="of 'oedema'"):  # another name is another claim
+        pipe(flat_with_texture(-0.2), classifier=MeanLogit(), class_name="oedema")
+
+
+def test_a_class_may_be_written_in_another_case(pipe):
+    assert pipe(flat_with_texture(0.1), class_name="EFFUSION").class_name == CLASS
 
 
 def test_the_black_box_of_a_student_may_be_asked():
@@ -344,6 +420,13 @@ def test_an_unusual_image_is_warned_about(recwarn):
     assert first.warnings == () and "unlike those that the explainer was trained on" in second.warnings[0]
 
 
+def test_a_record_of_usual_images_that_cannot_be_is_refused():
+    record = {"mean": [0.0] * 24, "std": [0.0] * 24, "limit": 1.0}
+    pipe = make(known_explainer(training_distribution=record), classifier=mean_classifier())
+    with pytest.raises(ValueError, match="training_distribution cannot be used: a std is not"):
+        pipe(flat_with_texture(0.1))
+
+
 # ---------------------------------------------------------------- arguments and parts
 
 
@@ -371,8 +454,13 @@ def test_wrong_parts_are_refused(pipe):
         ExplanationPipeline(ResNetModel(ResNetConfig(embedding_size=4, hidden_sizes=[4], depths=[1])))
     with pytest.raises(TypeError, match="needs the image processor"):
         ExplanationPipeline(known_explainer())
+    with pytest.raises(ValueError, match="trained on images of 16 x 16.*makes 32 x 32.*size=16"):
+        ExplanationPipeline(known_explainer(), image_processor=cf_cxr.CXRImageProcessor(size=32))
     with pytest.raises(ValueError, match="Give an image"):
         pipe()
+    diverged = make(known_explainer(levels=np.full(10, np.nan)), classifier=mean_classifier())
+    with pytest.raises(ValueError, match="explainer makes images with NaN.*diverged"):
+        diverged(flat_with_texture(0.1))
     assert not ExplanationPipeline(known_explainer().train(), image_processor=processor()).model.training
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from cf_cxr.black_box import BlackBoxError
 from cf_cxr.models.progressive_explainer import ProgressiveExplainerConfig, ProgressiveExplainerModel
 from cf_cxr.pipelines import ExplainerMismatchError
 from cf_cxr.training.evaluation.comparison import ComparisonError
@@ -15,6 +16,8 @@ from cf_cxr.training.explanation_evaluation.command import main
 from cf_cxr.training.explanation_evaluation.comparison import main as compare
 from cf_cxr.training.explanation_evaluation.explainers import check_division_of_data
 
+from ..black_box.helpers import attribute_model
+from .bad_black_boxes import MESSAGES
 from .tiny_evaluation import classifier
 from .tiny_explanations import SIDE, PatchClassifier
 
@@ -116,6 +119,21 @@ def test_an_explainer_of_another_classifier_is_refused(root):
     results = run(root, "other", "--no_plots", "--force", black_box="make_other_classifier")
     assert "to be explained" in results["identity"]["warnings"][0]
     assert "to be explained" in (root / "other" / "results.md").read_text()
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_a_black_box_that_cannot_be_is_refused_before_anything_is_written(root, name):
+    black_box = f"tests.training.bad_black_boxes:{name}"
+    with pytest.raises(BlackBoxError, match=MESSAGES[name]):
+        run(root, "bad", "--force", "--classifier", black_box, "--class_name", "x", "--classifier_options",
+            '{"identity": "bad"}')  # fmt: skip
+    assert not (root / "bad").exists()
+
+
+def test_an_unknown_class_is_refused_with_those_that_there_are(root, tmp_path):
+    attribute_model().save_pretrained(tmp_path)
+    with pytest.raises(BlackBoxError, match="Unknown class 'edema'.*finding=effusion"):
+        run(root, "edema", "--classifier", tmp_path, "--class_name", "edema")
 
 
 def test_methods_side_by_side(root, whole, capsys):

@@ -12,7 +12,7 @@ from ..models.attribute_classifier import AttributeClassifierModel
 from .attribute_adapter import AttributeImageClassifier, attribute_of_class, from_attribute_classifier
 from .callable_adapter import CallableImageClassifier, from_callable
 from .classifier import ImageClassifier
-from .errors import BlackBoxError
+from .errors import BlackBoxError, same_name
 from .module_adapter import ModuleImageClassifier, from_module
 from .torchxrayvision_adapter import TorchXRayVisionClassifier, from_torchxrayvision
 from .transformers_adapter import TransformersImageClassifier, from_transformers
@@ -81,7 +81,7 @@ def as_image_classifier(classifier: Any, class_name: str | None = None, **option
 
 
 def _as_it_is(classifier: ImageClassifier, class_name: str | None, options: dict) -> ImageClassifier:
-    if class_name is not None and class_name != classifier.class_name:
+    if class_name is not None and not same_name(class_name, classifier.class_name):
         raise BlackBoxError(
             f"This classifier gives the posterior of {classifier.class_name!r}, not of {class_name!r}; make another "
             "adapter for that."

@@ -13,6 +13,8 @@ POSTERIOR_TOLERANCE = 1e-3
 PIXEL_TOLERANCE = 0.05
 # A posterior that varies less than this over different images is constant.
 MIN_SPREAD = 1e-6
+# Two answers to one image may differ by this much: half precision, or sums in another order.
+REPEAT_TOLERANCE = 0.01
 
 
 def check_images(pixel_values: Tensor) -> Tensor:
@@ -56,6 +58,11 @@ def check_posterior(posterior: Tensor, count: int, who: str = "the classifier") 
         raise BlackBoxError(
             f"{who} must answer with a tensor of posteriors ({count},), got {type(posterior)}."
         )
+    if tuple(posterior.shape) == (count, 1):
+        raise BlackBoxError(
+            f"{who} must answer with one posterior per image, ({count},), got the shape ({count}, 1): drop the last "
+            "axis, posterior[:, 0]."
+        )
     if tuple(posterior.shape) != (count,):
         raise BlackBoxError(
             f"{who} was asked about {count} images and must answer with one posterior each, ({count},), got the "
@@ -98,6 +105,23 @@ def check_not_constant(posterior: Tensor, who: str = "the classifier", minimum: 
                 "the class index, the preprocessing (range, mean, std) and that trained weights are loaded."
             )
     return posterior
+
+
+def check_repeated(first: Tensor, again: Tensor, who: str = "the classifier") -> Tensor:
+    """Posteriors `(N,)` that were the same when asked for again, to `REPEAT_TOLERANCE`.
+
+    Raises:
+        BlackBoxError: where one was not: what the classifier says is chance, or depends on the other images.
+    """
+    apart = (first - again).abs()
+    row = int(apart.argmax())
+    if float(apart[row]) > REPEAT_TOLERANCE:
+        raise BlackBoxError(
+            f"{who} answers {float(first[row]):g} and, asked again with other images beside it, {float(again[row]):g} "
+            "to the same image: that has no explanation. Put the network into evaluation mode (dropout, batch "
+            "norm), switch off random augmentation, and let it judge each image by itself."
+        )
+    return first
 
 
 def check_gradient(posterior: Tensor, pixel_values: Tensor, who: str = "the classifier") -> Tensor:

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .checks import check_gradient, check_images, check_not_constant, check_posterior
+from .checks import (
+    MIN_SPREAD,
+    check_gradient,
+    check_images,
+    check_not_constant,
+    check_posterior,
+    check_repeated,
+)
 from .errors import BlackBoxError
 from .evaluation_mode import frozen_evaluation
 from .fingerprints import fingerprint, module_digest
+from .probes import probe_images
 
 
 class ImageClassifier(nn.Module, ABC):
@@ -39,9 +48,10 @@ class ImageClassifier(nn.Module, ABC):
             raise BlackBoxError(
                 f"Give the name of the class whose posterior is explained, got class_name={class_name!r}."
             )
-        if not 0 < float(threshold) < 1:
+        if not isinstance(threshold, Real) or not 0 < threshold < 1:
             raise BlackBoxError(
-                f"threshold={threshold} must lie between 0 and 1, both excluded: otherwise one decision never occurs."
+                f"threshold={threshold!r} must be a number between 0 and 1, both excluded: otherwise one decision "
+                "never occurs."
             )
         self.class_name = class_name
         self.threshold = float(threshold)
@@ -125,9 +135,11 @@ class ImageClassifier(nn.Module, ABC):
             Their posteriors `(N,)`.
 
         Raises:
-            BlackBoxError: as `posterior`; a constant; a gradient that is cut, not finite or zero everywhere.
+            BlackBoxError: as `posterior`; a constant; an answer that is another one when asked again; a gradient that
+                is cut, not finite or zero everywhere.
         """
         posterior = check_not_constant(self.posterior(pixel_values, batch_size), self._who())
+        self.check_repeatable(pixel_values, posterior)
         if self.differentiable:
             images = pixel_values[:batch_size].detach().clone().requires_grad_()
             with torch.enable_grad():
@@ -139,6 +151,37 @@ class ImageClassifier(nn.Module, ABC):
                     "differentiable=False and train a student (`distil`)."
                 )
         return posterior
+
+    def check_repeatable(self, pixel_values: Tensor, posterior: Tensor) -> None:
+        """Asks about the first eight images again, one by one; see `check_repeated`.
+
+        Args:
+            pixel_values: `(N, 1, H, W)` in [-1, 1].
+            posterior: `(N,)`, the answers so far.
+
+        Raises:
+            BlackBoxError: for another answer.
+        """
+        few = pixel_values[:8]
+        check_repeated(posterior[: len(few)], self.posterior(few, batch_size=1), self._who())
+
+    def refuse_constant(self, posterior: Tensor, size: int) -> None:
+        """Refuses a classifier that says the same of some images, of the probe images, of black and of white.
+
+        One that is merely certain about the images passes.
+
+        Args:
+            posterior: `(N,)`, answers to images.
+            size: their side in pixels.
+
+        Raises:
+            BlackBoxError: it is constant.
+        """
+        if float(posterior.max() - posterior.min()) > MIN_SPREAD:
+            return
+        probes = probe_images(max(size, 12)).to(posterior.device)
+        probes = torch.cat([probes, torch.full_like(probes[:1], -1), torch.full_like(probes[:1], 1)])
+        check_not_constant(torch.cat([posterior, self.posterior(probes)]), self._who())
 
     def train(self, mode: bool = True) -> ImageClassifier:
         """Does nothing: a black box is not trained, and always answers in evaluation mode."""

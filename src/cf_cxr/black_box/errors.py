@@ -37,5 +37,10 @@ def find_name(name: str, names: Sequence[str], what: str) -> int:
     raise BlackBoxError(f"Unknown {what} {name!r}; this classifier has {listed}.{hint}")
 
 
+def same_name(first: str, second: str) -> bool:
+    """Whether two names are one, without regard to case, underscores and spaces at the ends."""
+    return _plain(first) == _plain(second)
+
+
 def _plain(name: str) -> str:
     return str(name).replace("_", " ").strip().casefold()

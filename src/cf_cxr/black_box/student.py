@@ -10,9 +10,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from transformers import AutoConfig
-
 from ..models.attribute_classifier import AttributeClassifierConfig, AttributeClassifierModel
+from ..models.complete_loading import load_complete, load_config
 from .attribute_adapter import AttributeImageClassifier
 from .errors import BlackBoxError
 from .fidelity import FidelityReport
@@ -60,15 +59,15 @@ class StudentClassifier(AttributeImageClassifier):
             **kwargs: as for `PreTrainedModel.from_pretrained`.
 
         Raises:
-            BlackBoxError: for a model that is no student.
+            BlackBoxError: for a model that is no student, or weights that are damaged or missing.
             OSError: for a folder without a model.
         """
-        config = AutoConfig.from_pretrained(name_or_path)
+        config = load_config(name_or_path, BlackBoxError)
         if not is_student_config(config):
             raise BlackBoxError(
                 f"{name_or_path} holds a {config.model_type} model, no student of a black box."
             )
-        return cls(AttributeClassifierModel.from_pretrained(name_or_path, **kwargs))
+        return cls(load_complete(AttributeClassifierModel, name_or_path, BlackBoxError, **kwargs))
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
         """Uploads what `save_pretrained` writes; see `PreTrainedModel.push_to_hub`."""

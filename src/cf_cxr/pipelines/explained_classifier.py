@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,9 @@ def explained_classifier(
 ) -> ImageClassifier:
     """The classifier to explain, behind the black box's interface.
 
-    A classifier that is loaded here is put on the explainer's device; one that is given stays where it is.
+    A classifier that is loaded here is put on the explainer's device; one that is given stays where it is. Where the
+    adapter is made here and it is the classifier of the explainer's training, it gets the threshold, and the spelling
+    of the class's name, of that training.
 
     Args:
         model: the explainer: a `ProgressiveExplainerModel` or a `DeepSCMModel`.
@@ -46,13 +49,16 @@ def explained_classifier(
         class_name = getattr(model.config, "class_name", None)
     is_loaded_here = isinstance(classifier, (str, os.PathLike))
     if is_loaded_here:
-        from transformers import AutoConfig
+        from ..black_box import BlackBoxError
+        from ..models.complete_loading import load_complete, load_config
 
-        if isinstance(AutoConfig.from_pretrained(classifier), DeepSCMConfig):
-            classifier = DeepSCMModel.from_pretrained(classifier)
+        if isinstance(load_config(classifier, BlackBoxError), DeepSCMConfig):
+            classifier = load_complete(DeepSCMModel, classifier, BlackBoxError)
     if isinstance(classifier, DeepSCMModel):
         classifier = classifier.classifier
     found = as_image_classifier(classifier, class_name)
+    if not is_causal:
+        found = _as_in_training(found, model.config)
     return found.to(model.device) if is_loaded_here else found
 
 
@@ -71,8 +77,7 @@ def check_explains(config: Any, classifier: ImageClassifier, force: bool = False
     Raises:
         ExplainerMismatchError: it was not, unless forced.
     """
-    known = [getattr(config, name, None) for name in ("classifier_fingerprint", "black_box_fingerprint")]
-    known = [fingerprint for fingerprint in known if fingerprint]
+    known = _known_fingerprints(config)
     if not known:
         return (
             "The explainer's configuration does not say which classifier it was trained for (classifier_fingerprint); "
@@ -87,11 +92,44 @@ def check_explains(config: Any, classifier: ImageClassifier, force: bool = False
         f"fingerprint {_short(given)} is to be explained"
     )
     if not force:
+        if (twin := _renamed(classifier, config)) and twin.fingerprint() in known:
+            raise ExplainerMismatchError(
+                f"{mismatch}: it is the same classifier under another name or threshold. Make its adapter with "
+                f"class_name={twin.class_name!r}, threshold={twin.threshold:g}, or pass force=True (on the command line "
+                "--force)."
+            )
         raise ExplainerMismatchError(
             f"{mismatch}: its images would show what convinces the former. Give the former, train an explainer for the "
-            "latter (training/train_explainer.py), or pass force=True to see them all the same."
+            "latter (training/train_explainer.py), or pass force=True (on the command line --force) to see them all "
+            "the same."
         )
     return f"{mismatch}, because force=True was given."
+
+
+def _known_fingerprints(config: Any) -> list[str]:
+    """Of the classifier that an explainer was trained for and, where that is a student, of its black box."""
+    names = ("classifier_fingerprint", "black_box_fingerprint")
+    return [fingerprint for name in names if (fingerprint := getattr(config, name, None))]
+
+
+def _renamed(classifier: ImageClassifier, config: Any) -> ImageClassifier | None:
+    """The same classifier under the class name and threshold that the explainer was trained with."""
+    if not getattr(config, "class_name", None):
+        return None
+    twin = copy.copy(classifier)
+    twin.class_name, twin.threshold = config.class_name, float(config.threshold)
+    return twin
+
+
+def _as_in_training(classifier: ImageClassifier, config: Any) -> ImageClassifier:
+    """The classifier with the explainer's threshold and spelling, if that makes it the one of the training."""
+    from ..black_box.errors import same_name
+
+    twin = _renamed(classifier, config)
+    if twin is None or not same_name(twin.class_name, classifier.class_name):
+        return classifier
+    settled = (twin.class_name, twin.threshold) == (classifier.class_name, classifier.threshold)
+    return classifier if settled or twin.fingerprint() not in _known_fingerprints(config) else twin
 
 
 def _bundled_classifier(model: Any) -> ImageClassifier:
@@ -114,7 +152,8 @@ def _bundled_classifier(model: Any) -> ImageClassifier:
         f"that of {config.class_name!r}" if config.class_name else "one that its configuration does not name"
     )
     raise ValueError(
-        f"Say which classifier is to be explained: classifier=... The explainer was trained for {trained_for}, "
+        "Say which classifier is to be explained: classifier=..., on the command line --classifier. The explainer was "
+        f"trained for {trained_for}, "
         f"{_short(config.classifier_fingerprint) or 'without a fingerprint'}, which is not the one in this package."
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from os import PathLike
 from typing import Any
 
@@ -58,6 +59,7 @@ class ExplanationPipeline(Pipeline):
 
     Raises:
         TypeError: the model explains nothing, or there is no image processor.
+        ValueError: the image processor makes images of another size than the explainer was trained on.
     """
 
     _load_processor = False
@@ -79,6 +81,13 @@ class ExplanationPipeline(Pipeline):
             raise TypeError(
                 "An explanation pipeline needs the image processor of its model: pass "
                 "image_processor=CXRImageProcessor.from_pretrained(...)."
+            )
+        side, size = getattr(model.config, "image_size", None), tuple(self.image_processor.size.values())
+        if not self.is_causal and size != (side, side):
+            raise ValueError(
+                f"The explainer was trained on images of {side} x {side} pixels (image_size in config.json), but its "
+                f"image processor makes {size[0]} x {size[1]} (size in preprocessor_config.json). Give "
+                f"image_processor=CXRImageProcessor(size={side}), or copy the model folder again."
             )
         self.model.eval()
 
@@ -119,7 +128,7 @@ class ExplanationPipeline(Pipeline):
         Raises:
             ExplainerMismatchError: the explainer was trained for another classifier, and `force` is not given.
             BlackBoxError: no classifier, an unknown class, or answers that are no probabilities: logits, NaN, a
-                wrong shape, a constant.
+                wrong shape, a constant, or another answer each time.
             ValueError: an impossible `steps`, `target` or `seed`, or no classifier where one is needed.
             UnknownAttributeError, AttributeValueError: attributes that the causal model does not know.
             TypeError: an unknown argument, or one that this kind of model does not have.
@@ -221,6 +230,8 @@ class ExplanationPipeline(Pipeline):
         **options,
     ) -> dict[str, list[dict]]:
         """Asks the classifier about the images of a batch that could be read, explains, and asks about the series."""
+        from ..black_box.checks import check_repeated
+
         items = inputs["item"] if isinstance(inputs["item"], list) else [inputs["item"]]
         results: list[dict] = [{"item": item} for item in items]
         rows = [i for i, item in enumerate(items) if item.error is None]
@@ -245,11 +256,13 @@ class ExplanationPipeline(Pipeline):
             embedding = self.model.encode(pixel_values)
             series = progressive_series(self.model, pixel_values, before, embedding=embedding, **settings)
             doubts = self._doubts(embedding)
-        reached = classifier.posterior(torch.cat([s.images for s in series])).split(
-            [len(s.images) for s in series]
-        )
+        asked = [*(s.images for s in series), pixel_values.float()]
+        *reached, again = classifier.posterior(torch.cat(asked)).split([len(images) for images in asked])
+        check_repeated(before, again, f"The classifier of {classifier.class_name!r}")
         for place, row in enumerate(rows):
-            _check_not_constant(classifier, series[place].images, reached[place])
+            classifier.refuse_constant(
+                torch.cat([reached[place], before[place, None]]), pixel_values.shape[-1]
+            )
             results[row] |= {
                 "query": pixel_values[place],
                 "images": series[place].images,
@@ -303,32 +316,8 @@ class ExplanationPipeline(Pipeline):
         )
 
 
-def _check_not_constant(classifier, images: Tensor, posteriors: Tensor) -> None:
-    """Refuses a classifier that says the same of everything: of different images of a series, of probe images, of black
-    and of white.
-
-    One that is merely certain about a whole series is not refused.
-
-    Raises:
-        BlackBoxError: it is constant.
-    """
-    from ..black_box import check_not_constant, probe_images
-    from ..black_box.checks import MIN_SPREAD
-
-    if len(images) < 2 or float(posteriors.max() - posteriors.min()) > MIN_SPREAD:
-        return
-    if bool(
-        (images == images[:1]).all()
-    ):  # the explainer changes nothing; that is not the classifier's fault
-        return
-    probes = probe_images(images.shape[-1]).to(images)
-    probes = torch.cat([probes, torch.full_like(probes[:1], -1), torch.full_like(probes[:1], 1)])
-    everything = torch.cat([posteriors, classifier.posterior(probes)])
-    check_not_constant(everything, f"The classifier of {classifier.class_name!r}")
-
-
 def _probability(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:
         raise ValueError(f"{name} must be a posterior, a number from 0 to 1, got {value!r}.")
     return float(value)
 

@@ -56,19 +56,16 @@ class CounterfactualModelLoader:
             kwargs: as for `AutoModel.from_pretrained`.
 
         Raises:
-            ModelFileError: a folder without weights, or a weight file that cannot be read.
+            ModelFileError: a folder without weights, a weight file that cannot be read, or weights that are missing or
+                do not fit the configuration.
         """
         from transformers import AutoModel
 
+        from ..models.complete_loading import load_complete
+
         if os.path.isdir(name_or_path):
             _check_folder(Path(name_or_path))
-        try:
-            return AutoModel.from_pretrained(name_or_path, **kwargs)
-        except SafetensorError as error:
-            raise ModelFileError(
-                f"The weights of {name_or_path} are damaged or incomplete ({error}). Download them again: "
-                "pass model_kwargs={'force_download': True} once, or copy the model folder again."
-            ) from error
+        return load_complete(AutoModel, name_or_path, ModelFileError, **kwargs)
 
 
 def _check_folder(folder: Path) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..black_box import ImageClassifier, StudentClassifier, distil
 from ..data.loading import cache_folder
 from ..models.anatomy_segmenter import AnatomySegmenterModel
+from ..models.complete_loading import load_complete
 from ..models.progressive_explainer import (
     ExplainerDiscriminator,
     ExplainerDiscriminatorConfig,
@@ -34,6 +35,7 @@ from .mask_data import make_masked_datasets
 from .output_dir import prepare_output_dir
 from .posterior_cache import ExplainerBatches, bin_counts, cached_posterior, describe_empty_bins
 from .trainer import build_accelerator
+from .usual_images import record_usual_images
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +67,7 @@ def build_explainer(
             widths=args.widths,
             norm_type=args.norm_type,
             residual_output=args.residual_output,
+            change_stride=args.change_stride,
             **explained,
         )
         model = ProgressiveExplainerModel(config)
@@ -108,7 +111,7 @@ def load_segmenter(name: str | None) -> Any:
     """
     if name is None:
         return None
-    segmenter = made_object(name) if is_reference(name) else AnatomySegmenterModel.from_pretrained(name)
+    segmenter = made_object(name) if is_reference(name) else load_complete(AnatomySegmenterModel, name)
     if not callable(getattr(segmenter, "segment", None)):
         raise ValueError(
             f"--segmenter {name!r} is a {type(segmenter).__name__} without segment(pixel_values); see "
@@ -228,6 +231,8 @@ def main(argv: Sequence[str] | None = None) -> ProgressiveExplainerModel:
     make = make_masked_datasets if stage.true_masks else make_datasets
     with accelerator.main_process_first():
         train, validation, processor, info = make(data, schema, progress=accelerator.is_main_process)
+    checked = evenly_spaced(train, _CHECKED_IMAGES).to(accelerator.device)
+    black_box.validate(checked, stage.posterior_batch_size)
     prepare_output_dir(loop, accelerator)  # refuse an earlier run's folder before a student is written there
     classifier = differentiable_classifier(
         black_box,
@@ -238,9 +243,8 @@ def main(argv: Sequence[str] | None = None) -> ProgressiveExplainerModel:
         resumed=bool(loop.resume_from_checkpoint),
         seed=loop.seed,
     )
-    classifier.to(accelerator.device).validate(
-        evenly_spaced(train, _CHECKED_IMAGES).to(accelerator.device), stage.posterior_batch_size
-    )
+    if classifier is not black_box:
+        classifier.to(accelerator.device).validate(checked, stage.posterior_batch_size)
     cache_dir = cache_folder(data.cache_dir)
     train, validation = (
         explained_batches(classifier, batches, segmenter, stage, cache_dir, accelerator)
@@ -277,6 +281,9 @@ def main(argv: Sequence[str] | None = None) -> ProgressiveExplainerModel:
         black_box=black_box,
     )
     trainer.train()
+    if accelerator.is_main_process:
+        record_usual_images(loop.output_dir, train, validation, accelerator.device)
+    accelerator.wait_for_everyone()
     return model
 
 

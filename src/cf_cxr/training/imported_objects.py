@@ -12,9 +12,9 @@ from importlib import import_module
 from typing import Any
 
 from torch import nn
-from transformers import AutoConfig
 
 from ..black_box import BlackBoxError, ImageClassifier, as_image_classifier
+from ..models.complete_loading import load_complete, load_config
 from ..models.deep_scm import DeepSCMConfig, DeepSCMModel
 
 _REFERENCE = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")
@@ -88,8 +88,8 @@ def load_black_box(
         chosen = made_object(name)
         if isinstance(chosen, str):
             raise BlackBoxError(f"{name!r} is a text ({chosen!r}), no classifier.")
-    elif isinstance(AutoConfig.from_pretrained(name), DeepSCMConfig):
-        chosen = DeepSCMModel.from_pretrained(name)
+    elif isinstance(load_config(name, BlackBoxError), DeepSCMConfig):
+        chosen = load_complete(DeepSCMModel, name, BlackBoxError)
     if isinstance(chosen, DeepSCMModel):
         chosen = chosen.classifier
     return as_image_classifier(chosen, class_name, **(options or {}))

@@ -66,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
     Raises:
         ExplainerMismatchError: the explainer was trained for another classifier.
+        BlackBoxError: the classifier's answers are no posteriors, all the same, or others each time.
         RecordsError: the folder holds the records of another evaluation.
         FileExistsError: the folder holds results.
         ValueError: arguments, models or data do not fit.
@@ -85,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     embedder = build_embedder(args, explainer, classifier, size, device)
     with accelerator.main_process_first():
         data = load_explanation_data(args, size)
-    classifier.posterior(data[0]["pixel_values"][:_CHECKED_IMAGES].to(device))  # refuses what is no posterior
+    check_answers(classifier, data.some_images(_CHECKED_IMAGES).to(device))
     identity = records_identity(args, classifier, described, segmenter, embedder, data, size)
     store = RecordStore(folder / RECORDS, identity)
     if accelerator.is_main_process:
@@ -132,6 +133,17 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         print((folder / TABLE_FILE).read_text(encoding="utf-8"))
     accelerator.wait_for_everyone()
     return json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+
+
+def check_answers(classifier: ImageClassifier, images: Tensor) -> None:
+    """Refuses a classifier that cannot be explained before hours are spent on it.
+
+    Raises:
+        BlackBoxError: its answers to images `(N, 1, S, S)` are no posteriors, all the same, or others each time.
+    """
+    posterior = classifier.posterior(images)
+    classifier.check_repeatable(images, posterior)
+    classifier.refuse_constant(posterior, images.shape[-1])
 
 
 def build_embedder(

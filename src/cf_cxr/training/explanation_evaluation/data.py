@@ -61,6 +61,11 @@ class ExplanationData:
                 batch[name] = Tensor([row[name] for row in rows])
         return batch
 
+    def some_images(self, count: int) -> Tensor:
+        """At most `count` images `(n, 1, S, S)`, from all over the split."""
+        chosen = range(0, len(self.patients), max(1, len(self.patients) // count))[:count]
+        return self.collator.pixel_values([self.rows[i]["image"] for i in chosen])
+
     def fingerprint(self) -> str:
         """SHA-256 of which images these are."""
         digest = hashlib.sha256()

@@ -9,15 +9,15 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig
 
 from ...black_box import ImageClassifier, StudentClassifier
 from ...causal_explanation import explained_value
 from ...latent_autoencoders import ExplainerAutoencoder, MechanismAutoencoder
 from ...latent_shift import LatentShiftExplainer
+from ...models.complete_loading import load_complete, load_config
 from ...models.deep_scm import DeepSCMConfig, DeepSCMModel
 from ...models.progressive_explainer import ProgressiveExplainerConfig, ProgressiveExplainerModel
-from ...pipelines.explained_classifier import ExplainerMismatchError, check_explains
+from ...pipelines.explained_classifier import check_explains
 from ..evaluation.command import aligned
 from ..evaluation.identity import weights_fingerprint
 from ..imported_objects import is_reference, made_object
@@ -107,11 +107,12 @@ def load_explainer(
 
     Raises:
         ExplainerMismatchError: it was trained for another classifier, unless `force`.
-        ValueError: a method that the explainer does not have, or nothing says the size of its images.
+        ValueError: a method that the explainer does not have, weights that are damaged or missing, or nothing says
+            the size of its images.
     """
     if is_reference(args.explainer):
         return _own_explainer(args)
-    config = AutoConfig.from_pretrained(args.explainer)
+    config = load_config(args.explainer)
     if not isinstance(config, (ProgressiveExplainerConfig, DeepSCMConfig)):
         raise ValueError(
             f"--explainer {args.explainer!r} is a {config.model_type}; give a progressive explainer or a DeepSCM."
@@ -126,10 +127,10 @@ def load_explainer(
         )
     warning = None
     if method == "progressive":
-        warning = _check_trained_for(config, classifier, args.force)
+        warning = check_explains(config, classifier, args.force)
         check_division_of_data(args)
     model_class = DeepSCMModel if is_causal else ProgressiveExplainerModel
-    model = aligned(model_class.from_pretrained(args.explainer).eval().to(device))
+    model = aligned(load_complete(model_class, args.explainer).eval().to(device))
     described = {
         "method": method,
         "path": args.explainer,
@@ -177,13 +178,6 @@ def object_fingerprint(thing: Any) -> str:
         return weights_fingerprint(thing)
     name = f"{type(thing).__module__}.{type(thing).__qualname__}"
     return hashlib.sha256(name.encode()).hexdigest()
-
-
-def _check_trained_for(config: Any, classifier: ImageClassifier, force: bool) -> str | None:
-    try:
-        return check_explains(config, classifier, force)
-    except ExplainerMismatchError as error:
-        raise ExplainerMismatchError(f"{error} On this command line, force=True is --force.") from None
 
 
 def check_division_of_data(args: ExplanationEvaluationArguments) -> None:

@@ -1,0 +1,76 @@
+"""Loads a model all of whose weights are there, and says in words where they are not.
+
+`from_pretrained` alone starts missing weights at random, and warns: a network without a trained head would answer.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import AutoConfig
+
+_LISTED = 3
+
+
+def load_config(name_or_path: str | os.PathLike, error: type[Exception] = ValueError) -> Any:
+    """The configuration of a folder or a Hub repository.
+
+    Args:
+        name_or_path: as for `AutoConfig.from_pretrained`.
+        error: what to raise.
+
+    Raises:
+        error: a file in place of a folder, or a configuration whose values cannot be.
+        FileNotFoundError: a path where there is no folder.
+        OSError, ValueError: as `AutoConfig.from_pretrained`.
+    """
+    name = os.fspath(name_or_path)
+    if os.path.isfile(name):
+        raise error(f"{name!r} is a file; give the folder that save_pretrained wrote, or a name on the Hub.")
+    is_path = isinstance(name_or_path, os.PathLike) or name.startswith((".", os.sep))
+    if is_path and not os.path.isdir(name):
+        raise FileNotFoundError(
+            f"There is no model folder {name!r}. Check the path (now in {os.getcwd()!r})."
+        )
+    try:
+        return AutoConfig.from_pretrained(name_or_path)
+    except StrictDataclassError as reason:
+        raise error(f"The configuration {name}/config.json cannot be used: {reason}") from reason
+
+
+def load_complete(
+    model_class: Any, name_or_path: str | os.PathLike, error: type[Exception] = ValueError, **kwargs: Any
+) -> Any:
+    """`model_class.from_pretrained(name_or_path, **kwargs)`, which must find every weight.
+
+    Raises:
+        error: weights that are damaged, of other shapes, or missing.
+        OSError, ValueError: as `from_pretrained`.
+    """
+    try:
+        model, found = model_class.from_pretrained(name_or_path, output_loading_info=True, **kwargs)
+    except SafetensorError as reason:
+        raise error(
+            f"The weights of {name_or_path} are damaged or incomplete ({reason}). Copy the model folder again, or "
+            "download the model again (force_download=True)."
+        ) from reason
+    except RuntimeError as reason:
+        if "mismatch" not in str(reason):
+            raise
+        raise error(
+            f"The weights of {name_or_path} have other shapes than its config.json says: the files belong to two "
+            "models. Copy or download the model again."
+        ) from reason
+    if missing := sorted(found["missing_keys"]):
+        listed = ", ".join(missing[:_LISTED]) + (", ..." if len(missing) > _LISTED else "")
+        raise error(
+            f"{len(missing)} weights of the {type(model).__name__} are not in {name_or_path} ({listed}) and would be "
+            "random. Give a model that was trained for this task, or copy or download it again."
+        )
+    return model
+
+
+__all__ = ["load_complete", "load_config"]
