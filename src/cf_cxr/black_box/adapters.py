@@ -28,14 +28,17 @@ def as_image_classifier(classifier: Any, class_name: str | None = None, **option
             `load_image_classifier` reads.
         class_name: the class: `"finding"`, `"finding=effusion"` or `"effusion"` of an attribute classifier, a label,
             a pathology; for a network or function without names, what to call the class.
-        **options: further arguments of the adapter: `from_attribute_classifier`, `from_transformers`,
-            `from_torchxrayvision`, `from_module` or `from_callable`.
+        **options: `operating_point`, a posterior that becomes 1/2 (`ImageClassifier.at_operating_point`), and further
+            arguments of the adapter: `from_attribute_classifier`, `from_transformers`, `from_torchxrayvision`,
+            `from_module` or `from_callable`.
 
     Raises:
         BlackBoxError: for something that is no classifier, an unknown class (with the known ones), a class name
             where there should be one, options that the adapter does not have, or an `ImageClassifier` of another
             class than asked for.
     """
+    if (point := options.pop("operating_point", None)) is not None:
+        return as_image_classifier(classifier, class_name, **options).at_operating_point(point)
     if isinstance(classifier, ImageClassifier):
         return _as_it_is(classifier, class_name, options)
     if isinstance(classifier, (str, os.PathLike)):

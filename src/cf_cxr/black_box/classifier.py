@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
 from numbers import Real
@@ -56,6 +57,7 @@ class ImageClassifier(nn.Module, ABC):
         self.class_name = class_name
         self.threshold = float(threshold)
         self.differentiable = bool(differentiable)
+        self.operating_point: float | None = None
         self.training = False
 
     @abstractmethod
@@ -67,15 +69,38 @@ class ImageClassifier(nn.Module, ABC):
         return {"module": module_digest(self)}
 
     def fingerprint(self) -> str:
-        """`"sha256:..."`; another one if a weight, the class, the preprocessing or the threshold changes."""
+        """`"sha256:..."`; another one if a weight, class, preprocessing, threshold or operating point changes."""
+        moved = {} if self.operating_point is None else {"operating_point": self.operating_point}
         return fingerprint(
             {
                 "adapter": type(self).__name__,
                 "class_name": self.class_name,
                 "threshold": self.threshold,
+                **moved,
                 **self.describe(),
             }
         )
+
+    def at_operating_point(self, posterior: float | None) -> ImageClassifier:
+        """This classifier with its log odds shifted so that the given posterior o becomes 1/2:
+
+            f' = f (1 - o) / (f (1 - o) + (1 - f) o)
+
+        A classifier of a rare class seldom comes near 1, and most bins of its posterior stay empty. With o the share of
+        the class among the training images, f' is the posterior at even prior odds, by Bayes' rule. The order of
+        images is the same; the threshold is of f'.
+
+        Args:
+            posterior: o in (0, 1); None undoes the shift.
+
+        Raises:
+            BlackBoxError: for another o.
+        """
+        if posterior is not None and (not isinstance(posterior, Real) or not 0 < posterior < 1):
+            raise BlackBoxError(f"operating_point={posterior!r} must be between 0 and 1, both excluded.")
+        moved = copy.copy(self)
+        moved.operating_point = None if posterior is None else float(posterior)
+        return moved
 
     @property
     def device(self) -> torch.device | None:
@@ -105,6 +130,9 @@ class ImageClassifier(nn.Module, ABC):
         ):
             posterior = self.compute_posterior(pixel_values.float().to(device))
         posterior = check_posterior(posterior, len(pixel_values), who)
+        if (o := self.operating_point) is not None:
+            present = posterior * (1 - o)
+            posterior = present / (present + (1 - posterior) * o)
         if self.differentiable:
             check_gradient(posterior, pixel_values, who)
         return posterior.to(pixel_values.device)
@@ -188,7 +216,8 @@ class ImageClassifier(nn.Module, ABC):
         return self
 
     def extra_repr(self) -> str:
-        return f"class_name={self.class_name!r}, threshold={self.threshold:g}, differentiable={self.differentiable}"
+        moved = "" if self.operating_point is None else f", operating_point={self.operating_point:g}"
+        return f"class_name={self.class_name!r}, threshold={self.threshold:g}, differentiable={self.differentiable}{moved}"
 
     def _who(self) -> str:
         return f"The classifier of {self.class_name!r}"

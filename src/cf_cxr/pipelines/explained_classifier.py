@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -94,8 +93,8 @@ def check_explains(config: Any, classifier: ImageClassifier, force: bool = False
     if not force:
         if (twin := _renamed(classifier, config)) and twin.fingerprint() in known:
             raise ExplainerMismatchError(
-                f"{mismatch}: it is the same classifier under another name or threshold. Make its adapter with "
-                f"class_name={twin.class_name!r}, threshold={twin.threshold:g}, or pass force=True (on the command line "
+                f"{mismatch}: it is the same classifier under another name, threshold or operating point. Make its adapter with "
+                f"class_name={twin.class_name!r}, threshold={twin.threshold:g}, operating_point={twin.operating_point}, or pass force=True (on the command line "
                 "--force)."
             )
         raise ExplainerMismatchError(
@@ -113,10 +112,10 @@ def _known_fingerprints(config: Any) -> list[str]:
 
 
 def _renamed(classifier: ImageClassifier, config: Any) -> ImageClassifier | None:
-    """The same classifier under the class name and threshold that the explainer was trained with."""
+    """The same classifier under the class name, threshold and operating point that the explainer was trained with."""
     if not getattr(config, "class_name", None):
         return None
-    twin = copy.copy(classifier)
+    twin = classifier.at_operating_point(getattr(config, "operating_point", None))
     twin.class_name, twin.threshold = config.class_name, float(config.threshold)
     return twin
 
@@ -128,8 +127,12 @@ def _as_in_training(classifier: ImageClassifier, config: Any) -> ImageClassifier
     twin = _renamed(classifier, config)
     if twin is None or not same_name(twin.class_name, classifier.class_name):
         return classifier
-    settled = (twin.class_name, twin.threshold) == (classifier.class_name, classifier.threshold)
+    settled = _settings(twin) == _settings(classifier)
     return classifier if settled or twin.fingerprint() not in _known_fingerprints(config) else twin
+
+
+def _settings(classifier: ImageClassifier) -> tuple:
+    return classifier.class_name, classifier.threshold, classifier.operating_point
 
 
 def _bundled_classifier(model: Any) -> ImageClassifier:
@@ -144,6 +147,7 @@ def _bundled_classifier(model: Any) -> ImageClassifier:
         try:
             attribute, value = attribute_of_class(own, config.class_name)
             found = from_attribute_classifier(own, attribute, value, config.class_name, config.threshold)
+            found = found.at_operating_point(getattr(config, "operating_point", None))
             if found.fingerprint() == config.classifier_fingerprint:
                 return found
         except BlackBoxError:  # a class that the bundled classifier does not have

@@ -58,6 +58,7 @@ def build_explainer(
         "class_name": classifier.class_name,
         "classifier_fingerprint": classifier.fingerprint(),
         "threshold": classifier.threshold,
+        "operating_point": classifier.operating_point,
         "black_box_fingerprint": getattr(classifier, "black_box_fingerprint", None),
     }
     if args.init_from is None:
@@ -292,6 +293,7 @@ def describe_classifier(black_box: ImageClassifier, classifier: ImageClassifier)
     described = {
         "class_name": black_box.class_name,
         "threshold": black_box.threshold,
+        "operating_point": black_box.operating_point,
         "fingerprint": black_box.fingerprint(),
         "adapter": type(black_box).__name__,
         "differentiable": black_box.differentiable,

@@ -169,18 +169,26 @@ def test_a_change_stride_makes_the_change_linear_between_the_squares():
         fine, coarse = (torch.atanh(model(x, 2).pixel_values) for model in (any_change, smooth))
     squares = fine.unflatten(3, (4, 4)).unflatten(2, (4, 4)).mean((3, 5))  # one per 4 x 4 pixels
     assert (fine[..., 2:] - 2 * fine[..., 1:-1] + fine[..., :-2]).abs().max() > 0.01
-    for row in range(4):  # pixels 2 to 5 lie an eighth, three, five and seven eighths of the way between two centres
+    for row in range(
+        4
+    ):  # pixels 2 to 5 lie an eighth, three, five and seven eighths of the way between two centres
         for share, place in zip((0.125, 0.375, 0.625, 0.875), range(2, 6)):
-            between = torch.lerp(squares[..., 0], squares[..., 1], share)  # columns; rows are interpolated alike
+            between = torch.lerp(
+                squares[..., 0], squares[..., 1], share
+            )  # columns; rows are interpolated alike
             if row < 3:
                 expected = torch.lerp(between[:, :, row], between[:, :, row + 1], 0.375)
                 assert torch.allclose(coarse[:, :, 4 * row + 3, place], expected, atol=1e-5)
 
 
 def test_an_impossible_change_stride_is_refused():
-    with pytest.raises(StrictDataclassClassValidationError, match="change_stride=3 does not divide image_size=16"):
+    with pytest.raises(
+        StrictDataclassClassValidationError, match="change_stride=3 does not divide image_size=16"
+    ):
         tiny(residual_output=True, change_stride=3)
-    with pytest.raises(StrictDataclassClassValidationError, match="change_stride=4 needs residual_output=True"):
+    with pytest.raises(
+        StrictDataclassClassValidationError, match="change_stride=4 needs residual_output=True"
+    ):
         tiny(change_stride=4)
 
 

@@ -35,6 +35,8 @@ class ProgressiveExplainerConfig(PreTrainedConfig):
         class_name (`str`, *optional*): the class whose posterior is explained.
         classifier_fingerprint (`str`, *optional*): of the classifier the model was trained for.
         threshold (`float`): that classifier's decision boundary, in (0, 1).
+        operating_point (`float`, *optional*): the posterior of that classifier that was moved to 1/2, see
+            `ImageClassifier.at_operating_point`.
 
     Raises:
         ValueError: for fewer than two widths, a width or bin count that is too small, an `image_size` that the strides
@@ -55,6 +57,7 @@ class ProgressiveExplainerConfig(PreTrainedConfig):
     class_name: str | None = None
     classifier_fingerprint: str | None = None
     threshold: float | int = 0.5
+    operating_point: float | None = None
 
     def __post_init__(self, **kwargs):
         self.widths = list(self.widths)
@@ -78,13 +81,19 @@ class ProgressiveExplainerConfig(PreTrainedConfig):
         if self.norm_type not in ("batch", "group"):
             raise ValueError(f"norm_type={self.norm_type!r} is unknown; use 'batch' or 'group'.")
         if self.change_stride < 1 or self.image_size % self.change_stride:
-            raise ValueError(f"change_stride={self.change_stride} does not divide image_size={self.image_size}.")
+            raise ValueError(
+                f"change_stride={self.change_stride} does not divide image_size={self.image_size}."
+            )
         if self.change_stride > 1 and not self.residual_output:
-            raise ValueError(f"change_stride={self.change_stride} needs residual_output=True: it smooths a change.")
+            raise ValueError(
+                f"change_stride={self.change_stride} needs residual_output=True: it smooths a change."
+            )
         if self.norm_groups < 1:
             raise ValueError(f"norm_groups must be at least 1, got {self.norm_groups}.")
         if not 0 < self.norm_momentum <= 1:
             raise ValueError(f"norm_momentum must be in (0, 1], got {self.norm_momentum}.")
+        if self.operating_point is not None and not 0 < self.operating_point < 1:
+            raise ValueError(f"operating_point must be in (0, 1), got {self.operating_point}.")
         if not 0 < self.threshold < 1:
             raise ValueError(f"threshold must be in (0, 1), got {self.threshold}.")
 
