@@ -98,6 +98,11 @@ class ExplainerArguments:
     classifier_weight: float = _option(1.0, "Weight of the KL divergences between posteriors.")
     reconstruction_weight: float = _option(100.0, "Weight of self and cycle reconstruction.")
     embedding_weight: float = _option(100.0, "Weight of the squared distance of embeddings.")
+    natural_weight: float = _option(
+        0.0,
+        "Weight of the length of the change in the metric of the differences between training images (Mahalanobis, on "
+        "a coarse grid; not in B): changes that radiographs do not differ by become dear. 1 to 10.",
+    )
     preservation_start: float = _option(
         1.0,
         "Share of the reconstruction and embedding weights at the first step; below 1 they rise geometrically. A "
@@ -155,6 +160,7 @@ class ExplainerArguments:
             classifier=self.classifier_weight,
             reconstruction=self.reconstruction_weight,
             embedding=self.embedding_weight,
+            natural=self.natural_weight,
             lungs_only=self.baseline == "lungs_only",
         )
 

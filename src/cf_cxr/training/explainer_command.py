@@ -32,6 +32,7 @@ from .explainer_trainer import ExplainerTrainer
 from .imported_objects import is_reference, load_black_box, made_object
 from .mask_cache import SegmentedBatches, segmented_batches
 from .mask_data import make_masked_datasets
+from .natural_change import NaturalChange
 from .output_dir import prepare_output_dir
 from .posterior_cache import ExplainerBatches, bin_counts, cached_posterior, describe_empty_bins
 from .trainer import build_accelerator
@@ -41,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 STUDENT_FOLDER = "student"
 _CHECKED_IMAGES = 32
+_NATURAL_IMAGES = 4000  # give the covariance of 256 means
 
 
 def build_explainer(
@@ -258,6 +260,7 @@ def main(argv: Sequence[str] | None = None) -> ProgressiveExplainerModel:
     for text in describe_empty_bins(counts, classifier.threshold):
         if accelerator.is_main_process:
             logger.warning(text)
+    natural = NaturalChange(evenly_spaced(train, _NATURAL_IMAGES)) if stage.natural_weight else None
     set_seed(loop.seed)
     model = build_explainer(stage, classifier, data.resolution)
     trainer = ExplainerTrainer(
@@ -280,6 +283,7 @@ def main(argv: Sequence[str] | None = None) -> ProgressiveExplainerModel:
         segmenter=segmenter,
         mask_labels=getattr(train.batches, "labels", ()),
         black_box=black_box,
+        natural_change=natural,
     )
     trainer.train()
     if accelerator.is_main_process:

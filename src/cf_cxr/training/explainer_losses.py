@@ -33,6 +33,7 @@ class ExplainerLossWeights:
     Args:
         adversarial, classifier, reconstruction, embedding: of the terms above. B weights the embedding distance like
             the reconstruction.
+        natural: of the `NaturalChange` of x_t - x, which B does not have.
         lungs_only: reconstruction counts inside the lungs only, as in B's released code: a baseline that shows why
             the context is needed, never a recommendation.
 
@@ -44,6 +45,7 @@ class ExplainerLossWeights:
     classifier: float = 1.0
     reconstruction: float = 100.0
     embedding: float = 100.0
+    natural: float = 0.0
     lungs_only: bool = False
 
     def __post_init__(self):

@@ -53,6 +53,7 @@ class ExplainerTrainer(CXRTrainer):
         segmenter: has `segment(pixel_values) -> {label: (B, H, W) bool}`; or None.
         mask_labels: names of the batches' masks, where they have any.
         black_box: the original of a student, which is asked too at evaluations.
+        natural_change: images' changes to a length, for `natural_weight`; see `NaturalChange`.
 
     Raises:
         ValueError: for a classifier without gradient, fp16, a discriminator of other images or bins, or `lungs_only`
@@ -68,6 +69,7 @@ class ExplainerTrainer(CXRTrainer):
         segmenter: Any = None,
         mask_labels: Sequence[str] = (),
         black_box: ImageClassifier | None = None,
+        natural_change: torch.nn.Module | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -76,6 +78,7 @@ class ExplainerTrainer(CXRTrainer):
         self.classifier = classifier.to(self.device)
         self.black_box = None if black_box is classifier else black_box
         self.segmenter, self.mask_labels = segmenter, list(mask_labels)
+        self.natural_change = None if natural_change is None else natural_change.to(self.device)
         if isinstance(segmenter, torch.nn.Module):
             segmenter.to(self.device).eval().requires_grad_(False)
         self.augment = CXRAugmentation(stage_args.augmentation)
@@ -256,6 +259,8 @@ class ExplainerTrainer(CXRTrainer):
             "reconstruction": parts["l1_self"] + parts["l1_cycle"],
             "embedding": parts["embedding_distance"],
         }
+        if self.natural_change is not None:
+            terms["natural"] = parts["natural"] = self.natural_change(explained - pixels)
         if self.adversary is not None:
             terms["adversarial"] = parts["adversarial"] = generator_hinge_loss(
                 self.adversary.score(explained, targets)
