@@ -6,6 +6,7 @@ from torch import nn
 
 from cf_cxr.black_box import BlackBoxError, RadiographPreprocessing, as_image_classifier, from_module
 
+from ..optional_libraries import import_optional
 from .helpers import SIZE, Linear, assert_gradient, images
 
 
@@ -128,7 +129,7 @@ def test_a_preprocessing_through_numpy_has_no_gradient_and_says_so():
 
 
 def test_torchvision():
-    models = pytest.importorskip("torchvision.models")
+    models = import_optional("torchvision.models")
     torch.manual_seed(0)
     network = models.resnet18(weights=None, num_classes=5).train()
     preset = models.ResNet18_Weights.DEFAULT.transforms(crop_size=32, resize_size=36)
@@ -144,7 +145,7 @@ def test_torchvision():
 
 
 def test_timm():
-    timm = pytest.importorskip("timm")
+    timm = import_optional("timm")
     torch.manual_seed(0)
     network = timm.create_model("resnet10t", pretrained=False, num_classes=3, in_chans=1)
     settings = {**network.pretrained_cfg, "input_size": (1, 32, 32)}

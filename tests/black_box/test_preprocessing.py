@@ -14,6 +14,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 from cf_cxr import CXRImageProcessor
 from cf_cxr.black_box import BlackBoxError, RadiographPreprocessing, as_preprocessing, probe_images
 
+from ..optional_libraries import import_optional
 from .helpers import images
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -139,7 +140,7 @@ def test_a_torchvision_preset():
 
 
 def test_a_real_torchvision_preset_with_gradients():
-    presets = pytest.importorskip("torchvision.transforms._presets")
+    presets = import_optional("torchvision.transforms._presets")
     preset, x = presets.ImageClassification(crop_size=32, resize_size=40), probe_images(64)
     expected = preset(((x + 1) / 2).expand(-1, 3, -1, -1))
     torch.testing.assert_close(as_preprocessing(preset)(x), expected, atol=1e-5, rtol=1e-5)

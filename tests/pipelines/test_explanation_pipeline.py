@@ -28,6 +28,7 @@ from cf_cxr.pipelines import (
 from cf_cxr.pipelines.explained_classifier import check_explains, explained_classifier
 from cf_cxr.training_distribution import embedding_features
 from tests.black_box.helpers import attribute_model
+from tests.optional_libraries import import_optional
 from tests.pipelines.tiny import tiny_model, tiny_processor
 from tests.pipelines.tiny_explainer import (
     CLASS,
@@ -498,7 +499,7 @@ def check_mechanics(classifier):
 
 
 def test_a_classifier_of_torchvision():
-    models = pytest.importorskip("torchvision.models")
+    models = import_optional("torchvision.models")
     torch.manual_seed(0)
     network = models.resnet18(weights=None, num_classes=3)
     check_mechanics(
@@ -507,7 +508,7 @@ def test_a_classifier_of_torchvision():
 
 
 def test_a_classifier_of_timm():
-    timm = pytest.importorskip("timm")
+    timm = import_optional("timm")
     torch.manual_seed(0)
     network = timm.create_model("resnet10t", pretrained=False, num_classes=2, in_chans=1)
     settings = {**network.pretrained_cfg, "input_size": (1, 32, 32)}

@@ -101,7 +101,7 @@ def assemble(args: PackagingArguments) -> DeepSCMModel:
     return model.to(getattr(torch, args.dtype))
 
 
-def stored_weights(model: DeepSCMModel, dtype: str) -> dict[str, torch.Tensor]:
+def stored_weights(model: PreTrainedModel, dtype: str) -> dict[str, torch.Tensor]:
     """The state dict with floating-point tensors rounded to `dtype`.
 
     Raises:
