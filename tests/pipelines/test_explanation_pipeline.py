@@ -342,6 +342,21 @@ def test_name_and_threshold_of_the_training_are_taken_for_what_is_adapted_here()
         pipe(flat_with_texture(-0.2), classifier=MeanLogit(), class_name="oedema")
 
 
+def test_the_operating_point_of_the_training_is_taken_too():
+    plain = from_module(MeanLogit(), class_name=CLASS)
+    moved = plain.at_operating_point(0.2)
+    model = known_explainer(classifier=moved)
+    model.config.operating_point = 0.2
+    pipe = make(model)
+    e = pipe(flat_with_texture(-0.2), classifier=MeanLogit())
+    assert e.warnings == ()
+    before = float(plain.posterior(processor()([e.source_image])["pixel_values"]))
+    assert e.source_posterior == pytest.approx(0.8 * before / (0.8 * before + 0.2 * (1 - before)), abs=1e-4)
+    assert pipe(flat_with_texture(-0.2), classifier=moved).source_posterior == e.source_posterior
+    with pytest.raises(ExplainerMismatchError, match="same classifier.*operating_point=0.2"):
+        pipe(flat_with_texture(-0.2), classifier=plain)
+
+
 def test_a_class_may_be_written_in_another_case(pipe):
     assert pipe(flat_with_texture(0.1), class_name="EFFUSION").class_name == CLASS
 
