@@ -15,24 +15,25 @@ _declared: list[torch.library.Library] = []  # operators live as long as these
 
 
 def import_optional(name: str) -> ModuleType:
-    """The module, e.g. `"torchvision.models"`; skips the test where its library is not installed.
+    """The module, e.g. `"torchvision.models"`; skips the test where its library is not installed."""
+    make_torchvision_importable()
+    return pytest.importorskip(name)
 
-    A torchvision built for CUDA cannot load its C++ operators beside a torch built for the CPU, and then fails on
-    import. Its networks need none of them: they are declared here, without an implementation.
+
+def make_torchvision_importable() -> None:
+    """Lets a torchvision built for CUDA, whose C++ operators do not load beside a torch built for the CPU, be imported.
+
+    Without, its import fails, and so does that of all of transformers that looks at images. Networks do not use the
+    operators: they are declared, without an implementation.
     """
     try:
         import_module("torchvision")
     except ModuleNotFoundError:
-        pass
+        return
     except RuntimeError as error:
         if "torchvision::" not in str(error):
             raise
-        _declare_torchvision_operators()
-    return pytest.importorskip(name)
-
-
-def _declare_torchvision_operators() -> None:
-    library = torch.library.Library("torchvision", "DEF")
-    for name in _TORCHVISION_OPERATORS:
-        library.define(f"{name}(Tensor a) -> Tensor")
-    _declared.append(library)
+        library = torch.library.Library("torchvision", "DEF")
+        for name in _TORCHVISION_OPERATORS:
+            library.define(f"{name}(Tensor a) -> Tensor")
+        _declared.append(library)
