@@ -50,7 +50,9 @@ def test_the_change_is_a_small_part_of_the_radiograph_and_spares_black_borders(e
 def test_the_folder_of_the_bundled_model_is_the_same_classifier(pipe, explanations):
     example = cf_cxr.example_images()[0]
     e = pipe(example.path, classifier=str(default_model_path()))
-    assert e.source_posterior == pytest.approx(explanations[0].source_posterior, abs=1e-5) and e.warnings == ()
+    assert (
+        e.source_posterior == pytest.approx(explanations[0].source_posterior, abs=1e-5) and e.warnings == ()
+    )
 
 
 def test_noise_is_said_to_be_no_radiograph(pipe):

@@ -15,6 +15,7 @@ farthest across the decision boundary (the highest for a negative decision, the 
                                       explanation, and the phantom's own masks
     {measure}/true, {measure}/true_masks  (B,) the phantom's exact value, and the metric on its true masks
     embedding/source, embedding/final     (B, D)
+    appearance/source, /final         (B, s, s) means over equal squares, s of at most `APPEARANCE_SIDE`
     examples/query, examples/series   (b, H, W), (b, S, H, W) uint8 of the first images of the data set
 """
 
@@ -26,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ...black_box import ImageClassifier
 from ...metrics.cardiothoracic import cardiothoracic_ratio
@@ -34,6 +36,7 @@ from ...metrics.masks import largest_components
 from ...metrics.soundness import image_distance
 from .explainers import Explainer
 
+APPEARANCE_SIDE = 32
 EXAMPLE_POOL = 48  # first images of the data set, from which the example sheet is chosen
 LABELS = ("lungs", "heart", "devices")
 #: Measurement -> labels it needs.
@@ -103,6 +106,7 @@ class ExplanationCollector:
             "final": final,
             "change": image_distance(flat, pixels.repeat_interleave(steps, dim=0)).reshape(count, steps),
         }
+        records["appearance/source"], records["appearance/final"] = _coarse(pixels), _coarse(last)
         records |= self._anatomy(pixels, flat, last, final.cpu(), batch)
         if self.embedding is not None:
             records["embedding/source"] = self._embed(pixels)
@@ -184,6 +188,11 @@ def _checked(images: Any, shape: tuple[int, ...], index: int) -> Tensor:
             f"The explainer's images must be finite and in [-1, 1]; batch {index} spans [{low:g}, {high:g}]."
         )
     return images.detach().float().clamp(-1, 1)
+
+
+def _coarse(images: Tensor) -> Tensor:
+    """Means over equal squares, `(N, s, s)`."""
+    return F.adaptive_avg_pool2d(images.float(), min(APPEARANCE_SIDE, images.shape[-1]))[:, 0]
 
 
 def _grey(images: Tensor) -> Tensor:

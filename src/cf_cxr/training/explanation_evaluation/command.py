@@ -208,6 +208,7 @@ def records_identity(
     """Everything on which the records depend (and nothing else: not the number of processes, nor the bootstrap)."""
     return {
         "kind": "explanations",
+        "records": 2,  # their version
         "explainer": described["fingerprint"],
         "method": described["method"],
         "student": described.get("student"),

@@ -117,9 +117,10 @@ def comparison_table(runs: Mapping[str, Mapping[str, Any]]) -> str:
     add("overlap", lambda r: _device(r, "true", "overlap"))
     add("FOP (detected)", lambda r: _device(r, "detected", "preservation"))
     add("change in devices /255", lambda r: show(r["foreign_objects"]["change_inside"], 1))
+    add("re-identified", lambda r: _identity(r, "appearance_identity", "reidentification", 3))
     if all(_has_judge(results) for results in runs.values()):
-        add("re-identified", lambda r: _identity(r, "reidentification", 3))
-        add("embedding distance", lambda r: _identity(r, "distance", 4))
+        add("by the judge's embedding", lambda r: _identity(r, "patient_identity", "reidentification", 3))
+        add("embedding distance", lambda r: _identity(r, "patient_identity", "distance", 4))
         for group, sign in (("negative", "−"), ("positive", "+")):
             add(f"Fréchet {sign}", lambda r, g=group: _frechet(r, g))
     for measure, short in MEASURE_NAMES.items():
@@ -134,8 +135,8 @@ def _device(results: Mapping[str, Any], kind: str, key: str) -> str:
     return show(found[key], 3) if found else MISSING
 
 
-def _identity(results: Mapping[str, Any], key: str, digits: int) -> str:
-    found = results["patient_identity"]
+def _identity(results: Mapping[str, Any], kind: str, key: str, digits: int) -> str:
+    found = results.get(kind)
     return show(found[key], digits) if found else MISSING
 
 

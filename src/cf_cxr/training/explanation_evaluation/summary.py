@@ -16,6 +16,7 @@ from ...metrics.bootstrap import interval, mean_samples, patient_weights
 from ...metrics.decision_distribution import decision_frechet_distance
 from ...metrics.decisions import decision_groups, grouped_means
 from ...metrics.distribution import frechet_distance
+from ...metrics.eigen_radiographs import eigen_radiographs
 from ...metrics.exaggeration import ExaggerationCurve, exaggeration_curve
 from ...metrics.identity import identity_preservation
 from ...metrics.paired_tests import PairedChange, change_by_decision
@@ -94,6 +95,7 @@ def summarise(records: Records, patients: Sequence, settings: SummarySettings) -
         "foreign_objects": foreign_objects(records, patients, settings),
         "anatomy": anatomy(records, patients, settings),
         "patient_identity": patient_identity(records, patients, settings),
+        "appearance_identity": appearance_identity(records, patients, settings),
         "frechet": frechet(records, source, last, settings),
         "ruler": ruler(records, patients, settings),
     }
@@ -208,19 +210,35 @@ def patient_identity(
     """Distance of embeddings, and whether an explanation finds its own image among other patients' images."""
     if "embedding/source" not in records:
         return None
+    pair = records["embedding/source"], records["embedding/final"]
+    return {
+        **_preserved(*pair, patients, settings),
+        "feature_extractor": settings.feature_extractor,
+    }
+
+
+def appearance_identity(
+    records: Records, patients: Sequence, settings: SummarySettings
+) -> dict[str, Any] | None:
+    """The same by eigen-radiographs of the images evaluated, which no classifier had a part in; None below 3 images."""
+    if len(patients) < 3:
+        return None
+    pair = eigen_radiographs(records["appearance/source"], records["appearance/final"])
+    words = f"{pair[0].shape[1]} eigen-radiographs of the images evaluated"
+    return {**_preserved(*pair, patients, settings), "feature_extractor": words}
+
+
+def _preserved(
+    before: np.ndarray, after: np.ndarray, patients: Sequence, settings: SummarySettings
+) -> dict[str, Any]:
     number = settings.num_distractors
     if number is not None:  # no more than every row has
         _, counts = np.unique(np.asarray(patients), return_counts=True)
         number = min(number, len(patients) - int(counts.max())) or None
     found = identity_preservation(
-        records["embedding/source"],
-        records["embedding/final"],
-        patients=patients,
-        n_distractors=number,
-        **settings.bootstrap,
+        before, after, patients=patients, n_distractors=number, **settings.bootstrap
     )
-    out = {k: v if isinstance(v, int) else numbers(v) for k, v in found.items()}
-    return {**out, "feature_extractor": settings.feature_extractor}
+    return {k: v if isinstance(v, int) else numbers(v) for k, v in found.items()}
 
 
 def frechet(

@@ -104,18 +104,31 @@ def _anatomy(found: Mapping[str, Any]) -> str:
 
 
 def _identity(results: Mapping[str, Any]) -> str:
-    found, distance = results["patient_identity"], results["frechet"]
-    if not found:
+    rows = [
+        [
+            found["feature_extractor"],
+            show(found["reidentification"], 3),
+            str(found["n_distractors"]),
+            show(found["distance"], 4),
+            show(found["reference_distance"], 4),
+        ]
+        for key in ("appearance_identity", "patient_identity")
+        if (found := results.get(key))
+    ]
+    if not rows:
         return ""
-    header = ["re-identified", "among", "embedding distance", "to other patients"]
-    row = [show(found["reidentification"], 3), str(found["n_distractors"])]
-    row += [show(found["distance"], 4), show(found["reference_distance"], 4)]
-    for group in GROUPS:
-        header.append(f"Fréchet, {group}")
-        row.append(f"{show(distance[group]['distance'], 3)} ({distance[group]['explanations']} explanations)")
-    header.append("Fréchet between real decisions")
-    row.append(show(distance["between_decisions"], 3))
-    return table(header, [row]) + f"\n\nFeatures: {found['feature_extractor']}."
+    parts = [table(["features", "re-identified", "among", "distance", "to other patients"], rows)]
+    if distance := results["frechet"]:
+        header, row = [], []
+        for group in GROUPS:
+            header.append(f"Fréchet, {group}")
+            row.append(
+                f"{show(distance[group]['distance'], 3)} ({distance[group]['explanations']} explanations)"
+            )
+        header.append("Fréchet between real decisions")
+        row.append(show(distance["between_decisions"], 3))
+        parts.append(table(header, [row]) + f"\n\nFréchet distances: {distance['feature_extractor']}.")
+    return "\n\n".join(parts)
 
 
 def _ruler(results: Mapping[str, Any]) -> str:
