@@ -18,6 +18,12 @@ from .tables import MEASURE_NAMES
 CURVES_FILE, ANATOMY_FILE, EXAMPLES_FILE = "exaggeration.png", "anatomy.png", "examples.png"
 _COLOURS = {"negative": PALETTE[0], "positive": PALETTE[4]}
 _PANEL = 0.95  # inches
+_EXAMPLES_LADDER = (
+    (160, None),
+    (100, "maps"),
+    (70, "maps"),
+    (50, "maps"),
+)  # a few colours would spoil the maps
 
 
 def write_explanation_plots(
@@ -35,7 +41,7 @@ def write_explanation_plots(
         paths.append(write_png(folder / ANATOMY_FILE, anatomy_figure(results)))
     rows = choose_examples(records, results["identity"]["classifier"]["threshold"], count)
     if len(rows):
-        paths.append(write_png(folder / EXAMPLES_FILE, examples_figure(records, rows)))
+        paths.append(write_png(folder / EXAMPLES_FILE, examples_figure(records, rows), _EXAMPLES_LADDER))
     return paths
 
 
