@@ -83,6 +83,11 @@ class ExplainerArguments:
         "convince it at one place only; targets do not change, so it should hardly move the classifier's answers.",
         list(AUGMENTATION_PRESETS),
     )
+    augmentation_until: float = _option(
+        1.0,
+        "Share of the steps with augmentation. What it scatters is right on average, not for the explanation as it is: "
+        "without it at the end (0.8), posteriors come closer to their targets.",
+    )
     condition_lr_scale: float = _option(
         1.0,
         "Learning rate of the generator's rows per bin (scale and shift of its conditional norms), relative to the "
@@ -127,6 +132,10 @@ class ExplainerArguments:
         for name in ("posterior_batch_size", "student_epochs", "discriminator_steps", "num_sample_images"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} is {getattr(self, name)}, but must be at least 1.")
+        if not 0 <= self.augmentation_until <= 1:
+            raise ValueError(
+                f"--augmentation_until is {self.augmentation_until}, but must be a share from 0 to 1."
+            )
         if self.condition_spread < 0:
             raise ValueError(f"--condition_spread is {self.condition_spread}, but must not be negative.")
         if self.condition_lr_scale <= 0:

@@ -244,7 +244,10 @@ class ExplainerTrainer(CXRTrainer):
         ).chunk(2)
         back = self.model.encode(explained)
         cycle = self.model.decode(back, own, explained)
-        reached, returned = self.classifier(self.augment(torch.cat([explained, cycle]))).chunk(2)
+        shown = torch.cat([explained, cycle])
+        if self.global_step < self.stage_args.augmentation_until * self.max_steps:
+            shown = self.augment(shown)
+        reached, returned = self.classifier(shown).chunk(2)
         centres = self.bins.centre(targets)
         masks, labels = self._masks(batch)
         parts = {
