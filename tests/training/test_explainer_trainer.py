@@ -18,6 +18,7 @@ from cf_cxr.training.explainer_losses import posterior_kl
 from cf_cxr.training.imported_objects import import_object, load_black_box
 from cf_cxr.training.mask_cache import segmented_batches
 from cf_cxr.training.mask_data import pack_masks
+from cf_cxr.training.natural_change import NaturalChange
 from cf_cxr.training.trainer import TrainingDivergedError
 from cf_cxr.training.usual_images import record_usual_images
 
@@ -133,6 +134,38 @@ def test_classifier_may_see_augmented_explanations(tmp_path):
     x = batch["pixel_values"][4:]  # the generator's part; an untrained residual generator returns it
     torch.testing.assert_close(seen["none"], torch.cat([x, x]))
     assert not torch.allclose(seen["geometry"], seen["none"], atol=0.05)
+    late = ready(
+        tiny_explainer_trainer(
+            tmp_path / "late", stage={"augmentation": "geometry", "augmentation_until": 0.5}, max_steps=4
+        )
+    )
+    whole = late.classifier.compute_posterior
+    for step in (1, 2):
+        late.global_step = step
+        late.classifier.compute_posterior = lambda x, f=whole, s=step: seen.update({s: x.detach()}) or f(x)
+        late.compute_loss(batch)
+    torch.testing.assert_close(seen[2], torch.cat([x, x]))  # from half the steps on as it is
+    assert not torch.allclose(seen[1], seen[2], atol=0.05)
+    with pytest.raises(ValueError, match="--augmentation_until is 1.5.*from 0 to 1"):
+        ExplainerArguments(augmentation_until=1.5)
+
+
+def test_the_natural_length_of_the_change_counts(tmp_path):
+    natural = NaturalChange(explained(PatchClassifier()).batches.images, grid=4)
+    losses = {}
+    for weight in (0.0, 2.0):
+        trainer = ready(
+            tiny_explainer_trainer(
+                tmp_path / str(weight),
+                model=tiny_generator(residual_output=False),
+                stage={"natural_weight": weight, "natural_change_object": natural},
+            )
+        )
+        batch = trainer.train_dataset.__getitems__(list(range(8)))
+        torch.manual_seed(3)
+        losses[weight], logs = trainer.compute_loss(batch)
+    assert logs["natural"] > 0
+    torch.testing.assert_close(losses[2.0] - losses[0.0], 2 * logs["natural"], rtol=1e-4, atol=1e-4)
 
 
 def test_rows_per_bin_may_learn_faster(tmp_path):
@@ -451,7 +484,11 @@ def test_command_with_a_differentiable_classifier_and_the_baseline(tmp_path):
         "true",
         "--baseline",
         "lungs_only",
+        "--natural_weight",
+        "1",
     )
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert any(line.get("natural", -1) >= 0 for line in lines)
     manifest = json.loads((tmp_path / "run" / "run.json").read_text())
     assert manifest["stage"]["baseline"] == "lungs_only" and "student" not in manifest["explained"]
     assert model.config.class_name == "bright patch"

@@ -85,7 +85,11 @@ def tiny_explainer_trainer(
     classifier = classifier or PatchClassifier()
     model = model or tiny_generator()
     stage = {"segmenter": "none", "true_masks": True, "discriminator_steps": 2, **(stage or {})}
-    extra = {name: stage.pop(name) for name in ("segmenter_object", "black_box") if name in stage}
+    extra = {
+        name: stage.pop(name)
+        for name in ("segmenter_object", "black_box", "natural_change_object")
+        if name in stage
+    }
     args = TrainerArguments(output_dir=str(output_dir), **(EXPLAINER_LOOP | loop))
     torch.manual_seed(1)
     discriminator = ExplainerDiscriminator(ExplainerDiscriminatorConfig.for_explainer(model.config))
@@ -101,6 +105,7 @@ def tiny_explainer_trainer(
         segmenter=extra.get("segmenter_object"),
         mask_labels=LABELS,
         black_box=extra.get("black_box"),
+        natural_change=extra.get("natural_change_object"),
     )
 
 
