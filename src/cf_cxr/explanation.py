@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .explanation_words import decision_word, explanation_message, first_flip
+from .explanation_words import decision_word, explanation_message, first_flip, operating_point_note
 from .visualization import GREY_LEVELS
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class Explanation:
         class_name: the class whose posterior is explained.
         method: `"progressive"` (paper B) or `"causal"` (do(finding) in a structural causal model).
         threshold: decision boundary: the class is present from here on.
+        operating_point: the classifier's own posterior that is 0.5 here, where its log odds were shifted; else None.
         name: of the query: its file, its `image_id`, or its position.
         warnings: reasons for doubt: an image unlike those of the training, an explainer of another classifier.
     """
@@ -80,6 +81,7 @@ class Explanation:
     class_name: str
     method: str
     threshold: float = 0.5
+    operating_point: float | None = None
     name: str = "the image"
     warnings: tuple[str, ...] = ()
 
@@ -116,6 +118,7 @@ class Explanation:
             "method": self.method,
             "class_name": self.class_name,
             "threshold": self.threshold,
+            "operating_point": self.operating_point,
             "source_posterior": _rounded(self.source_posterior),
             "decision": self.decision,
             "targets": [_rounded(t) for t in self.targets],
@@ -138,6 +141,7 @@ def build_explanation(
     *,
     method: str,
     threshold: float = 0.5,
+    operating_point: float | None = None,
     name: str = "the image",
     warnings: Sequence[str] = (),
 ) -> Explanation:
@@ -148,7 +152,7 @@ def build_explanation(
         posteriors: `(S,)` in [0, 1], the classifier's answers to `series.images`.
         query: `(1, H, W)`, in [-1, 1], on the CPU or not.
         source_posterior: the classifier's answer to it.
-        class_name, method, threshold, name, warnings: see `Explanation`.
+        class_name, method, threshold, operating_point, name, warnings: see `Explanation`.
 
     Raises:
         ValueError: for shapes that do not fit together, no images, a posterior that is none, or an unknown method.
@@ -186,10 +190,12 @@ def build_explanation(
         valid=last_flips and not series.at_target,
         message=explanation_message(
             class_name, source, targets.tolist(), reached_list, threshold, series.at_target
-        ),
+        )
+        + ("" if operating_point is None else operating_point_note(operating_point)),
         class_name=class_name,
         method=method,
         threshold=float(threshold),
+        operating_point=operating_point,
         name=name,
         warnings=tuple(warnings),
     )

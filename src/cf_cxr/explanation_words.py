@@ -21,6 +21,11 @@ def probability_text(value: float, threshold: float = 0.5) -> str:
     return text
 
 
+def operating_point_note(operating_point: float) -> str:
+    """What shifted log odds mean for every posterior that is shown."""
+    return f" (Posteriors are shifted along the log odds: 0.5 here is {operating_point:g} of the classifier itself.)"
+
+
 def first_flip(source_posterior: float, posteriors: Sequence[float], threshold: float) -> int | None:
     """Position of the first posterior on the other side of the boundary than the query's; None if there is none."""
     before = source_posterior >= threshold

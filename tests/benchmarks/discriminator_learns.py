@@ -50,9 +50,7 @@ def main() -> None:
                 a, b = (model.eval()(x, 5).scores for x in (real, fake))
             model.train()
             auc = roc_auc_score([1] * len(a) + [0] * len(b), torch.cat([a, b]))
-            print(
-                f"step {step}: hinge loss {discriminator_hinge_loss(a, b):.2f}, AUC {auc:.3f}", flush=True
-            )
+            print(f"step {step}: hinge loss {discriminator_hinge_loss(a, b):.2f}, AUC {auc:.3f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -349,7 +349,8 @@ def test_the_operating_point_of_the_training_is_taken_too():
     model.config.operating_point = 0.2
     pipe = make(model)
     e = pipe(flat_with_texture(-0.2), classifier=MeanLogit())
-    assert e.warnings == ()
+    assert e.warnings == () and e.operating_point == 0.2 == e.to_dict()["operating_point"]
+    assert "0.5 here is 0.2 of the classifier itself" in e.message
     before = float(plain.posterior(processor()([e.source_image])["pixel_values"]))
     assert e.source_posterior == pytest.approx(0.8 * before / (0.8 * before + 0.2 * (1 - before)), abs=1e-4)
     assert pipe(flat_with_texture(-0.2), classifier=moved).source_posterior == e.source_posterior

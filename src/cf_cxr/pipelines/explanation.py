@@ -270,7 +270,11 @@ class ExplanationPipeline(Pipeline):
                 "at_target": series[place].at_target,
                 "posteriors": reached[place],
                 "source_posterior": float(before[place]),
-                "classifier": {"class_name": classifier.class_name, "threshold": classifier.threshold},
+                "classifier": {
+                    "class_name": classifier.class_name,
+                    "threshold": classifier.threshold,
+                    "operating_point": classifier.operating_point,
+                },
                 "notes": list(notes),
                 "doubt": doubts[place],
             }
