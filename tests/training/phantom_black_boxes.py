@@ -42,7 +42,7 @@ def fit(network, preprocess, rows, epochs=6, seed=0):
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=len(order))
     network.train()
     for chosen in order:
-        noisy = images[chosen] + 0.1 * torch.randn(images[chosen].shape, generator=generator)
+        noisy = images[chosen] + 0.2 * torch.randn(images[chosen].shape, generator=generator)
         logits = logits_of(network(preprocess(noisy)))
         loss = F.cross_entropy(logits, labels[chosen], label_smoothing=0.2)
         optimizer.zero_grad()

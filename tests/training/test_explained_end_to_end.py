@@ -189,7 +189,7 @@ def test_a_function_without_gradients(tmp_path, cache, phantoms, monkeypatch):
         tmp_path,
         cache,
         f"{NAMED}.service",
-        *("--class_name", FINDING, "--classifier_options", json.dumps(options), "--student_epochs", 6),
+        *("--class_name", FINDING, "--classifier_options", json.dumps(options), "--student_epochs", 16),
     )
     student = StudentClassifier.from_pretrained(folder / "student")
     assert FidelityLimits().failures(student.fidelity) == []
