@@ -47,7 +47,6 @@ from cf_cxr.training.losses import (
     FreeEnergyConstraint,
     attribute_target_loss,
     counterfactual_targets,
-    mean_discrete_posterior,
 )
 
 SETTINGS = {
@@ -309,7 +308,7 @@ def finetuning_step(model, batch, who):
 
     def step():
         free_energy, image = image_part()
-        posterior = mean_discrete_posterior([classifier.predict(x)], SCHEMA)
+        posterior = classifier.predict(x)
         targets = counterfactual_targets("soft", factual, counterfactual, ["sex"], posterior, SCHEMA, GRAPH)
         logits = classifier.calibrated_logits(classifier(image).logits)
         auxiliary = sum(attribute_target_loss(logits, targets, SCHEMA).values())

@@ -164,6 +164,21 @@ def test_paired_matched_targets_ask_nothing_of_a_null_intervention(tmp_path, aug
             assert float(losses["aux_sex"]) > 0, "augmentation alone moves the classifier"
 
 
+def test_soft_targets_do_not_push_an_image_that_does_not_change(tmp_path):
+    """Each of two classifiers that disagree keeps its own posterior: the gradient at x* = x is 0."""
+    data = labelled_data(8)
+    untouched = [a.name for a in SCHEMA if a.is_discrete and a.name != "sex"]
+    stage = {"attribute_weights": [f"{a.name}={int(a.name in untouched)}" for a in SCHEMA]}
+    gradients = {}
+    for labels in ("soft", "hard"):
+        trainer = cft_trainer(tmp_path / labels, stage=stage | {"target_labels": labels})
+        images = data.images.clone().requires_grad_()
+        loss, _ = trainer._auxiliary(data.images, images, data.attributes, [data.attributes], ["sex"])
+        (gradients[labels],) = torch.autograd.grad(loss, images)
+    assert gradients["hard"].abs().max() > 1e-4
+    assert gradients["soft"].abs().max() < 1e-3 * gradients["hard"].abs().max()
+
+
 def test_drift_penalty_counts_untouched_attributes_only(tmp_path):
     data = labelled_data(8)
     changed = data.attributes.clone()

@@ -8,7 +8,6 @@ from cf_cxr.training.losses import (
     FreeEnergyConstraint,
     attribute_target_loss,
     counterfactual_targets,
-    mean_discrete_posterior,
 )
 
 SCHEMA = AttributeSchema(
@@ -90,13 +89,6 @@ def test_soft_loss_has_its_minimum_at_the_posterior_and_a_hard_one_has_none():
         loss = torch.nn.functional.binary_cross_entropy_with_logits(at, target)
         (gradient,) = torch.autograd.grad(loss, at)
         assert gradient.item() == pytest.approx(0, abs=1e-6) if sign == 0 else gradient.item() < -0.1
-
-
-def test_posteriors_of_several_classifiers_are_averaged():
-    other = {"sex": torch.tensor([0.5, 0.6]), "site": torch.full((2, 3), 1 / 3), "finding": torch.ones(2)}
-    mean = mean_discrete_posterior([POSTERIOR, other], SCHEMA)
-    torch.testing.assert_close(mean["sex"], torch.tensor([0.4, 0.7]))
-    assert set(mean) == {"sex", "site", "finding"}
 
 
 def test_feasible_model_feels_only_the_auxiliary_loss():

@@ -30,7 +30,6 @@ from .losses import (
     FreeEnergyConstraint,
     attribute_target_loss,
     counterfactual_targets,
-    mean_discrete_posterior,
 )
 from .matched_targets import (
     ReadoutMechanism,
@@ -338,12 +337,12 @@ class CFTTrainer(CXRTrainer):
         total, logs = 0.0, {}
         for k, (variable, world) in enumerate(zip(variables, worlds, strict=True)):
             old = [r[k::count] for r in raw] if len(raw[0]) == len(new[0]) else raw
-            posteriors = [c.posterior_from_logits(o) for c, o in zip(self.classifiers, old, strict=True)]
-            targets = self._label_targets(posteriors, factual, world, variable)
             affected = {variable} | self.graph.descendants(variable)
             for index, classifier in enumerate(self.classifiers):
                 after = classifier.calibrated_logits(new[index][k::count])
                 before = classifier.calibrated_logits(old[index])
+                posterior = classifier.posterior_from_logits(old[index])
+                targets = self._label_targets(posterior, factual, world, variable)
                 losses = self._losses(index, after, before, factual, world, affected, targets)
                 for name, value in losses.items():
                     weight = 1.0 if name in affected else self.stage_args.untouched_weight
@@ -362,14 +361,15 @@ class CFTTrainer(CXRTrainer):
             for images in (factual_images.repeat_interleave(count, dim=0), counterfactual_images)
         )
 
-    def _label_targets(self, posteriors, factual, counterfactual, variable) -> dict[str, torch.Tensor] | None:
-        """Targets of paper A, common to all classifiers; None for matched ones."""
+    def _label_targets(self, posterior, factual, counterfactual, variable) -> dict[str, torch.Tensor] | None:
+        """One classifier's targets of paper A; None for matched ones.
+
+        Soft ones are this classifier's own posterior: were it another's, or the mean of several, an image that does
+        not change would already miss its targets, and be pushed.
+        """
         labels = self.stage_args.target_labels
         if labels not in ("soft", "hard"):
             return None
-        posterior = None
-        if labels == "soft":
-            posterior = mean_discrete_posterior(posteriors, self.schema)
         return counterfactual_targets(
             labels, factual, counterfactual, [variable], posterior, self.schema, self.graph
         )

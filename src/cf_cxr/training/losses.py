@@ -5,10 +5,9 @@ A = Xia et al., "Mitigating attribute amplification in counterfactual image gene
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -17,16 +16,6 @@ from ..causal_graph import CausalGraph
 
 #: What the classifiers should say of a counterfactual image; see `CFTArguments.target_labels`.
 TARGET_LABELS = ("matched", "matched_draw", "soft", "hard")
-
-
-def mean_discrete_posterior(posteriors: Sequence[Mapping], schema: AttributeSchema) -> dict[str, Tensor]:
-    """Averages several classifiers' posteriors of the discrete attributes.
-
-    Args:
-        posteriors: per classifier, name -> probabilities: `(B,)` for binary, `(B, C)` for categorical.
-    """
-    names = [a.name for a in schema if a.is_discrete]
-    return {name: torch.stack([p[name].float() for p in posteriors]).mean(0) for name in names}
 
 
 def counterfactual_targets(
