@@ -341,8 +341,7 @@ class CFTTrainer(CXRTrainer):
             for index, classifier in enumerate(self.classifiers):
                 after = classifier.calibrated_logits(new[index][k::count])
                 before = classifier.calibrated_logits(old[index])
-                posterior = classifier.posterior_from_logits(old[index])
-                targets = self._label_targets(posterior, factual, world, variable)
+                targets = self._label_targets(classifier, old[index], factual, world, variable)
                 losses = self._losses(index, after, before, factual, world, affected, targets)
                 for name, value in losses.items():
                     weight = 1.0 if name in affected else self.stage_args.untouched_weight
@@ -361,15 +360,16 @@ class CFTTrainer(CXRTrainer):
             for images in (factual_images.repeat_interleave(count, dim=0), counterfactual_images)
         )
 
-    def _label_targets(self, posterior, factual, counterfactual, variable) -> dict[str, torch.Tensor] | None:
-        """One classifier's targets of paper A; None for matched ones.
+    def _label_targets(self, classifier, logits, factual, counterfactual, variable):
+        """One classifier's targets of paper A by attribute; None for matched ones.
 
-        Soft ones are this classifier's own posterior: were it another's, or the mean of several, an image that does
-        not change would already miss its targets, and be pushed.
+        Soft ones are the posterior of its own `logits` on the factual images: were it another's, or the mean of
+        several, an image that does not change would already miss its targets, and be pushed.
         """
         labels = self.stage_args.target_labels
         if labels not in ("soft", "hard"):
             return None
+        posterior = classifier.posterior_from_logits(logits) if labels == "soft" else None
         return counterfactual_targets(
             labels, factual, counterfactual, [variable], posterior, self.schema, self.graph
         )
