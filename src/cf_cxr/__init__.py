@@ -14,6 +14,7 @@ _PUBLIC = {
     "image_processing_cxr": ["CXRImageProcessor"],
     "models.attribute_scm": ["AttributeSCMConfig", "AttributeSCMModel"],
     "models.attribute_classifier": ["AttributeClassifierConfig", "AttributeClassifierModel"],
+    "models.causal_flow": ["CausalFlowConfig", "CausalFlowModel"],
     "models.causal_hvae": ["CausalHVAEConfig", "CausalHVAEModel"],
     "models.deep_scm": ["DeepSCMConfig", "DeepSCMModel"],
     "models.progressive_explainer": [

@@ -202,6 +202,11 @@ class AttributeSchema:
         """Width of the parent vector."""
         return sum(a.size for a in self)
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Width of each variable in the parent vector."""
+        return {a.name: a.size for a in self}
+
     def index(self, name: str) -> int:
         """Column of a variable in the raw tensor; raises UnknownAttributeError."""
         if name not in self._index:
@@ -310,26 +315,27 @@ class AttributeSchema:
         """Human values of a raw tensor `(B, n)`: floats in units, class names, None for unknown."""
         return [{a.name: a.format(v) for a, v in zip(self, row)} for row in raw.detach().cpu().tolist()]
 
-    def encode(self, raw: Tensor, allow_unknown: bool = False) -> Tensor:
+    def encode(self, raw: Tensor, allow_unknown: bool = False, keep_unknown: bool = False) -> Tensor:
         """The parent vector of a raw tensor.
 
         Continuous variables go to [-1, 1] over their range, binary ones to {0, 1}, categorical ones to one-hot.
-        An unknown value (NaN), allowed in training only, becomes the neutral code: 0, 0.5 or uniform.
 
         Args:
             raw: `(B, n)`.
+            allow_unknown: an unknown value (NaN) becomes the neutral code: 0, 0.5 or uniform; for training only.
+            keep_unknown: an unknown value stays NaN, for models that take it.
 
         Returns:
             `(B, dim)`, float32.
 
         Raises:
-            AttributeValueError: NaN without `allow_unknown`.
+            AttributeValueError: NaN without `allow_unknown` or `keep_unknown`.
         """
         if raw.ndim != 2 or raw.shape[1] != self.n:
             raise AttributeValueError(f"Expected a raw tensor (batch, {self.n}), got {tuple(raw.shape)}.")
         raw = raw.float()
         unknown = raw.isnan()
-        if not allow_unknown and bool(unknown.any()):
+        if not (allow_unknown or keep_unknown) and bool(unknown.any()):
             name = self.names[int(unknown.any(0).nonzero()[0])]
             raise AttributeValueError(f"{name} is missing (NaN); give {self._expected(self[name])}.")
         parts = []
@@ -342,7 +348,7 @@ class AttributeSchema:
             else:
                 classes = torch.arange(a.n_classes, device=raw.device)
                 code, neutral = (value.round() == classes).float(), 1 / a.n_classes
-            parts.append(torch.where(missing, torch.full_like(code, neutral), code))
+            parts.append(torch.where(missing, math.nan if keep_unknown else neutral, code))
         return torch.cat(parts, dim=1)
 
     def decode(self, parents: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from .image_processing_cxr import CXRImageProcessor
 from .models.anatomy_segmenter import AnatomySegmenterConfig, AnatomySegmenterModel
 from .models.attribute_classifier import AttributeClassifierConfig, AttributeClassifierModel
 from .models.attribute_scm import AttributeSCMConfig, AttributeSCMModel
+from .models.causal_flow import CausalFlowConfig, CausalFlowModel
 from .models.causal_hvae import CausalHVAEConfig, CausalHVAEModel
 from .models.deep_scm import DeepSCMConfig, DeepSCMModel
 from .models.progressive_explainer import (
@@ -19,6 +20,7 @@ from .pipelines import register as register_pipelines
 MODELS = {
     AttributeSCMConfig: AttributeSCMModel,
     AttributeClassifierConfig: AttributeClassifierModel,
+    CausalFlowConfig: CausalFlowModel,
     CausalHVAEConfig: CausalHVAEModel,
     DeepSCMConfig: DeepSCMModel,
     ProgressiveExplainerConfig: ProgressiveExplainerModel,

@@ -1,0 +1,92 @@
+"""Configuration of the causal flow."""
+
+from __future__ import annotations
+
+import math
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+
+@strict
+class CausalFlowConfig(PreTrainedConfig):
+    r"""
+    Args:
+        attribute_sizes (`dict[str, int]`): the parents in the order of the parent vector: name and width of each
+            (`AttributeSchema.sizes`).
+        image_size (`int`): height and width of the square image, in pixels.
+        num_channels (`int`): image channels.
+        patch_size (`int`): side of the pixel blocks that become channels (PixelUnshuffle) before the network.
+        block_out_channels (`list[int]`): width of the U-Net per resolution, highest first; each is half the one before.
+        layers_per_block (`int`): residual blocks per resolution on the way down.
+        attribute_dropout (`float`): probability with which training hides an attribute, each on its own.
+        data_std (`float`): standard deviation of the pixel values, for the network's scaling.
+        num_inference_steps (`int`): default number of solver steps from image to noise and from noise to image.
+        guidance_scale (`float` or `dict[str, float]`): default omega of the prediction, for all attributes or by name
+            (1 where a name is missing).
+
+    The defaults are a 128x128 model.
+
+    Raises:
+        ValueError: for sizes that do not fit each other; the message says which.
+    """
+
+    model_type = "causal_flow"
+
+    attribute_sizes: dict[str, int] | None = None
+    image_size: int = 128
+    num_channels: int = 1
+    patch_size: int = 4
+    block_out_channels: list[int] | tuple[int, ...] = (64, 96, 192)
+    layers_per_block: int = 2
+    attribute_dropout: float | int = 0.1
+    data_std: float | int = 0.5
+    num_inference_steps: int = 8
+    guidance_scale: float | int | dict[str, float | int] = 1.0
+
+    def __post_init__(self, **kwargs):
+        self.attribute_sizes = dict(self.attribute_sizes or {"age": 1, "sex": 1, "view": 1, "finding": 1})
+        self.block_out_channels = list(self.block_out_channels)
+        super().__post_init__(**kwargs)
+
+    @property
+    def context_dim(self) -> int:
+        """Width of the parent vector."""
+        return sum(self.attribute_sizes.values())
+
+    @property
+    def size_multiple(self) -> int:
+        """What the image's sides must be a multiple of: the patch, halved once per further resolution."""
+        return self.patch_size * 2 ** (len(self.block_out_channels) - 1)
+
+    @property
+    def common_divisor(self) -> int:
+        """Largest number up to 32 that divides every width: groups of the normalisation, width of attention heads."""
+        return math.gcd(32, *self.block_out_channels)
+
+    def validate_architecture(self):
+        """Part of the `@strict` validation: sizes must be positive and fit together."""
+        sizes = {
+            "image_size": self.image_size,
+            "num_channels": self.num_channels,
+            "patch_size": self.patch_size,
+            "layers_per_block": self.layers_per_block,
+            "num_inference_steps": self.num_inference_steps,
+            **{f"attribute_sizes[{name!r}]": size for name, size in self.attribute_sizes.items()},
+            **{f"block_out_channels[{i}]": width for i, width in enumerate(self.block_out_channels)},
+        }
+        for name, value in sizes.items():
+            if value < 1:
+                raise ValueError(f"{name}={value}: give a positive number.")
+        if not self.block_out_channels or self.image_size % self.size_multiple:
+            raise ValueError(
+                f"image_size={self.image_size} must be a multiple of {self.size_multiple}, patch_size="
+                f"{self.patch_size} halved between {len(self.block_out_channels)} block_out_channels."
+            )
+        if not 0 <= self.attribute_dropout < 1:
+            raise ValueError(f"attribute_dropout={self.attribute_dropout}: give a probability below 1.")
+        if not self.data_std > 0:
+            raise ValueError(f"data_std={self.data_std}: give a positive number.")
+
+
+__all__ = ["CausalFlowConfig"]

@@ -1,0 +1,410 @@
+"""Causal flow: p(image | parents) by conditional flow matching, with abduction.
+
+L = Lipman et al., "Flow matching for generative modeling", ICLR 2023 (arXiv 2210.02747).
+K = Karras et al., "Elucidating the design space of diffusion-based generative models", NeurIPS 2022 (2206.00364).
+Z = Zhuang et al., "MALI: a memory efficient and reverse accurate integrator for neural ODEs", ICLR 2021 (2102.04668).
+
+An image x (t = 0) and noise e ~ N(0, I) (t = 1) are joined by x_t = (1 - t) x + t e; the network learns the velocity
+e - x given x_t, t and the parents. Its mean is a vector field whose flow carries images to noise under the factual
+parents (abduction) and noise to images under others (prediction). Nothing of the pixels is kept on the way, so that
+edges can move.
+
+Read top to bottom: attribute embedding, velocity, guidance, solver, model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from diffusers import UNet2DModel
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput, logging
+
+from ..pixel_values import check_pixel_values
+from .configuration_causal_flow import CausalFlowConfig
+
+GUIDANCE = ("factual", "classifier_free")
+
+
+@dataclass
+class CausalFlowNoise(ModelOutput):
+    """Exogenous noise of a batch of images under a `CausalFlowModel`.
+
+    Args:
+        epsilon: the image carried to t = 1, `(B, C, H, W)`, standard normal if the model is right, float32.
+        drift: what the solver's velocity at t = 1 has more than the network's, `(B, C, H, W)`: of the size of the
+            solver's error, and what makes the way back exact.
+        parents: the factual parents `(B, context_dim)`.
+        num_inference_steps: steps that led here, `(B,)`, the same for all; the way back takes as many.
+    """
+
+    epsilon: Tensor | None = None
+    drift: Tensor | None = None
+    parents: Tensor | None = None
+    num_inference_steps: Tensor | None = None
+
+
+@dataclass
+class CausalFlowOutput(ModelOutput):
+    """Output of `CausalFlowModel.forward`.
+
+    Args:
+        loss: mean squared error of the velocity at random times (L, eq. 23), scalar.
+        reconstruction: the image expected at those times, x_t - t v, `(B, C, H, W)` in [-1, 1].
+    """
+
+    loss: Tensor | None = None
+    reconstruction: Tensor | None = None
+
+
+class AttributeEmbedding(nn.Module):
+    """The sum over attributes of an embedding of its value, or of a learnt code where the value is unknown."""
+
+    def __init__(self, config: CausalFlowConfig, width: int):
+        super().__init__()
+        self.sizes = tuple(config.attribute_sizes.values())
+        self.dropout = config.attribute_dropout
+        self.values = nn.ModuleList(
+            nn.Sequential(nn.Linear(size, width), nn.SiLU(), nn.Linear(width, width)) for size in self.sizes
+        )
+        self.unknown = nn.Embedding(len(self.sizes), width)
+
+    def forward(self, parents: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """`(B, context_dim)`, NaN where unknown, to `(B, width)`. Training hides attributes independently."""
+        out = 0
+        for code, network, unknown in zip(parents.split(self.sizes, dim=1), self.values, self.unknown.weight):
+            hidden = code.isnan().any(1, keepdim=True)
+            if self.training and self.dropout:
+                hidden = hidden | (random_like(code[:, :1], torch.rand, generator) < self.dropout)
+            out = out + torch.where(hidden, unknown, network(code.nan_to_num()))
+        return out
+
+
+def random_like(values: Tensor, draw: Callable[..., Tensor], generator: torch.Generator | None) -> Tensor:
+    """Random numbers of the shape of `values`, drawn in float32 on the generator's device."""
+    device = values.device if generator is None else generator.device
+    return draw(values.shape, generator=generator, device=device).to(values.device)
+
+
+class CausalFlowModel(PreTrainedModel):
+    """Flow of images given causal parents.
+
+    `abduct` carries an image to t = 1 under its own parents, `decode` carries that noise back under others. Both take
+    the same steps with a solver that is its own inverse, so a null intervention returns the image (composition).
+
+    Guidance relative to the factual world: v = v(pa) + omega (v(pa*) - v(pa)), where pa* differs from pa in what was
+    intervened on and its descendants. omega = 1 is the model's own answer; a larger one stresses the change; a null
+    intervention stays null for every omega, and no attribute that keeps its value is stressed.
+    """
+
+    config: CausalFlowConfig
+    config_class = CausalFlowConfig
+    base_model_prefix = "causal_flow"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+
+    #: options of `abduct` and of `decode`, for whoever holds some image mechanism
+    abduct_options = ("num_inference_steps", "show_progress")
+    decode_options = ("guidance_scale", "guidance", "show_progress")
+    #: the flow is deterministic both ways: there is one noise for an image, and nothing to draw
+    has_posterior = False
+    #: parents may be NaN, for unknown
+    takes_unknown_parents = True
+
+    def __init__(self, config: CausalFlowConfig):
+        super().__init__(config)
+        widths, channels = config.block_out_channels, config.num_channels * config.patch_size**2
+        plain = len(widths) - 1
+        self.attribute_embedding = AttributeEmbedding(config, 4 * widths[0])
+        self.unet = UNet2DModel(
+            sample_size=config.image_size // config.patch_size,
+            in_channels=channels,
+            out_channels=channels,
+            block_out_channels=tuple(widths),
+            layers_per_block=config.layers_per_block,
+            down_block_types=("DownBlock2D",) * plain + ("AttnDownBlock2D",),
+            up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * plain,
+            norm_num_groups=config.common_divisor,
+            attention_head_dim=config.common_divisor,
+            class_embed_type="identity",
+        )
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """PyTorch's defaults; unknown codes start at 0."""
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            bound = module.weight[0].numel() ** -0.5
+            init.uniform_(module.weight, -bound, bound)
+            if module.bias is not None:
+                init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, nn.GroupNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            init.zeros_(module.weight)
+
+    # ------------------------------------------------------------- velocity
+
+    def velocity(self, x: Tensor, time: Tensor, embedding: Tensor) -> Tensor:
+        """Mean of e - x given x_t.
+
+        The network sees x_t at unit variance and adds to the best linear guess what that cannot know (K, section 5,
+        for this path): with s^2 = (1 - t)^2 data_std^2 + t^2,
+        v = (t - (1 - t) data_std^2) / s^2 x_t + data_std / s F(x_t / s, t, parents).
+
+        Args:
+            x: x_t, `(B, C, H, W)`.
+            time: t in [0, 1], `(B,)`.
+            embedding: of the parents, `(B, width)`.
+
+        Returns:
+            `(B, C, H, W)`, float32.
+        """
+        std, size = self.config.data_std, self.config.patch_size
+        t = time[:, None, None, None].float()
+        variance = ((1 - t) * std).square() + t.square()
+        patches = F.pixel_unshuffle(x * variance.rsqrt(), size).to(self.dtype)
+        change = self.unet(patches, 1000 * time, class_labels=embedding.to(self.dtype)).sample
+        change = F.pixel_shuffle(change, size).float()
+        return (t - (1 - t) * std**2) / variance * x + std * variance.rsqrt() * change
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        parents: Tensor,
+        generator: torch.Generator | None = None,
+        return_dict: bool | None = None,
+    ) -> CausalFlowOutput | tuple:
+        """The flow matching loss of images at random times, one per image, logit-normal in [0, 1].
+
+        Args:
+            pixel_values: `(B, C, H, W)` in [-1, 1].
+            parents: `(B, context_dim)`, from `AttributeSchema.encode`; NaN where unknown.
+            generator: source of times, noise and hidden attributes.
+        """
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        self._check(pixel_values, parents)
+        x = pixel_values.float()
+        time = random_like(x[:, 0, 0, 0], torch.randn, generator).sigmoid()
+        epsilon = random_like(x, torch.randn, generator)
+        t = time[:, None, None, None]
+        x_t = torch.lerp(x, epsilon, t)
+        velocity = self.velocity(x_t, time, self.attribute_embedding(parents.to(self.dtype), generator))
+        output = CausalFlowOutput(
+            loss=F.mse_loss(velocity, epsilon - x),
+            reconstruction=(x_t - t * velocity).clamp(-1, 1),
+        )
+        return output if return_dict else output.to_tuple()
+
+    # ------------------------------------------------------------- guidance
+
+    def omegas(self, guidance_scale: float | Mapping[str, float] | None = None) -> dict[str, float]:
+        """The guidance scale of every attribute; None takes the configuration's.
+
+        Raises:
+            ValueError: for an attribute that is none of the parents, or something that is no number.
+        """
+        scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
+        names = self.config.attribute_sizes
+        if not isinstance(scale, Mapping):
+            scale = dict.fromkeys(names, scale)
+        if unknown := set(scale) - set(names):
+            raise ValueError(
+                f"guidance_scale names {', '.join(sorted(unknown))}; the attributes are {', '.join(names)}."
+            )
+        try:
+            return {name: float(scale.get(name, 1.0)) for name in names}
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"guidance_scale={guidance_scale!r}: give a number, or one per attribute."
+            ) from error
+
+    def _field(self, parents: Tensor) -> Callable[[Tensor, float], Tensor]:
+        """The vector field under these parents."""
+        embedding = self.attribute_embedding(parents)
+        return lambda x, t: self.velocity(x, x.new_full((len(x),), t), embedding)
+
+    def _guided_field(
+        self, start: Tensor, parents: Tensor, omegas: Mapping[str, float]
+    ) -> Callable[[Tensor, float], Tensor]:
+        """v(start) + omega (v(parents) - v(start)); where attributes have different omegas, in a telescoping sum.
+
+        Attributes of equal omega move together, the smallest omega first: v = v(pa_0) + sum_g omega_g (v(pa_g) -
+        v(pa_{g-1})), pa_0 = start. The network is asked only for the rows that a group changes.
+        """
+        at, weights = [start], [torch.ones(len(start), device=start.device)]
+        slices = dict(
+            zip(omegas, torch.arange(start.shape[1]).split(list(self.config.attribute_sizes.values())))
+        )
+        for omega in sorted(set(omegas.values())):
+            following = at[-1].clone()
+            for name in (name for name in omegas if omegas[name] == omega):
+                following[:, slices[name]] = parents[:, slices[name]]
+            unchanged = (following == at[-1]) | (following.isnan() & at[-1].isnan())
+            share = torch.where(unchanged.all(1), 0.0, omega)
+            weights[-1] = weights[-1] - share
+            at.append(following)
+            weights.append(share)
+        weights = torch.stack(weights)
+        group, row = weights.nonzero(as_tuple=True)
+        embedding = self.attribute_embedding(torch.stack(at)[group, row])
+        weight = weights[group, row][:, None, None, None]
+
+        def field(x: Tensor, t: float) -> Tensor:
+            velocity = self.velocity(x[row], x.new_full((len(row),), t), embedding)
+            return torch.zeros_like(x).index_add_(0, row, weight * velocity)
+
+        return field
+
+    # --------------------------------------------------------------- solver
+
+    @staticmethod
+    def times(num_inference_steps: int) -> list[float]:
+        """The solver's times from 0 to 1."""
+        return [i / num_inference_steps for i in range(num_inference_steps + 1)]
+
+    @staticmethod
+    def integrate(
+        field: Callable[[Tensor, float], Tensor],
+        x: Tensor,
+        velocity: Tensor,
+        times: list[float],
+        show_progress: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Asynchronous leapfrog (Z, section 3.2): second order, one look at the field per step, its own inverse.
+
+        With h the step: u = field(x + h/2 velocity, t + h/2); x <- x + h u; velocity <- 2 u - velocity. The same
+        steps with the times reversed lead back to the start, up to rounding.
+
+        Args:
+            field: x `(B, C, H, W)` and t to velocity.
+            x, velocity: state at `times[0]`.
+            times: ascending or descending.
+
+        Returns:
+            x and velocity at `times[-1]`.
+        """
+        steps = list(zip(times, times[1:]))
+        for t, following in logging.tqdm(steps, desc="Flow", leave=False) if show_progress else steps:
+            h = following - t
+            u = field(x + velocity * (h / 2), t + h / 2)
+            x, velocity = x + h * u, 2 * u - velocity
+        return x, velocity
+
+    def _steps(self, num_inference_steps: int | None) -> int:
+        steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+            raise ValueError(f"num_inference_steps={steps!r}: give a whole number of at least 1.")
+        return steps
+
+    # ------------------------------------------------- the image mechanism
+
+    def abduct(
+        self,
+        pixel_values: Tensor,
+        parents: Tensor,
+        generator: torch.Generator | None = None,
+        sample: bool = False,
+        num_inference_steps: int | None = None,
+        show_progress: bool = False,
+    ) -> CausalFlowNoise:
+        """The noise of images given their factual parents: the flow from t = 0 to 1.
+
+        Args:
+            pixel_values: `(B, C, H, W)` in [-1, 1].
+            parents: `(B, context_dim)`, NaN where unknown.
+            generator: not used; nothing is drawn.
+            sample: must be False: the mechanism has no posterior.
+            num_inference_steps: N, default the configuration's; N + 2 passes of the network.
+            show_progress: show a progress bar.
+
+        Raises:
+            ValueError: for a wrong shape, NaN or values outside [-1, 1], for `sample`, or impossible steps.
+        """
+        if sample:
+            raise ValueError(
+                "A causal flow has no posterior: an image has one noise, and its counterfactual no spread. Ask for "
+                "one sample."
+            )
+        self._check(pixel_values, parents)
+        steps = self._steps(num_inference_steps)
+        x, parents = pixel_values.float(), parents.to(self.dtype)
+        field = self._field(parents)
+        x, velocity = self.integrate(field, x, field(x, 0.0), self.times(steps), show_progress)
+        return CausalFlowNoise(
+            epsilon=x,
+            drift=velocity - field(x, 1.0),
+            parents=parents,
+            num_inference_steps=torch.full((len(x),), steps, device=x.device),
+        )
+
+    def decode(
+        self,
+        noise: CausalFlowNoise,
+        parents: Tensor,
+        guidance_scale: float | Mapping[str, float] | None = None,
+        guidance: str = "factual",
+        show_progress: bool = False,
+    ) -> Tensor:
+        """The images that this noise gives under these parents: the flow from t = 1 to 0, `(B, C, H, W)`.
+
+        Args:
+            noise: from `abduct`.
+            parents: `(B, context_dim)`.
+            guidance_scale: omega, for all attributes or by name; default the configuration's. With 1, N + 1 passes of
+                the network, else twice as many or more.
+            guidance: `"factual"`, as the class describes; or `"classifier_free"`, for comparison: v(nothing known) +
+                omega (v(pa*) - v(nothing known)), which stresses every attribute, and whose null intervention is null
+                for omega = 1 only.
+            show_progress: show a progress bar.
+
+        Raises:
+            ValueError: for unknown guidance.
+        """
+        if guidance not in GUIDANCE:
+            raise ValueError(f"guidance={guidance!r}; choose one of {', '.join(GUIDANCE)}.")
+        start = noise.parents if guidance == "factual" else torch.full_like(noise.parents, torch.nan)
+        field = self._guided_field(start, parents.to(noise.parents), self.omegas(guidance_scale))
+        x, times = noise.epsilon, self.times(int(noise.num_inference_steps[0]))
+        x, _ = self.integrate(field, x, field(x, 1.0) + noise.drift, times[::-1], show_progress)
+        return x.clamp(-1, 1)
+
+    def sample(
+        self,
+        parents: Tensor,
+        generator: torch.Generator | None = None,
+        temperature: float = 1.0,
+        num_inference_steps: int | None = None,
+        show_progress: bool = False,
+    ) -> Tensor:
+        """New images given parents `(B, context_dim)`, NaN where unknown: noise of this standard deviation, decoded."""
+        c = self.config
+        shape = (len(parents), c.num_channels, c.image_size, c.image_size)
+        x = temperature * random_like(parents.new_empty(1).expand(shape), torch.randn, generator)
+        field, times = self._field(parents.to(self.dtype)), self.times(self._steps(num_inference_steps))
+        return self.integrate(field, x, field(x, 1.0), times[::-1], show_progress)[0].clamp(-1, 1)
+
+    def _check(self, pixel_values: Tensor, parents: Tensor) -> None:
+        c = self.config
+        expected = (c.num_channels, c.image_size, c.image_size)
+        if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != expected:
+            raise ValueError(
+                f"pixel_values must be (batch, {', '.join(map(str, expected))}), got {tuple(pixel_values.shape)}; "
+                "prepare images with CXRImageProcessor."
+            )
+        check_pixel_values(pixel_values, c.num_channels, c.size_multiple)
+        if parents.shape != (len(pixel_values), c.context_dim):
+            raise ValueError(
+                f"parents must be ({len(pixel_values)}, {c.context_dim}), got {tuple(parents.shape)}; make them with "
+                "AttributeSchema.encode."
+            )
+
+
+__all__ = ["CausalFlowModel", "CausalFlowNoise", "CausalFlowOutput"]

@@ -1,0 +1,12 @@
+"""Train the image mechanism, a causal flow.
+
+    accelerate launch training/train_flow.py --dataset parquet --data_dir path/to/parquet --resolution 128 \
+        --cache_images --output_dir outputs/flow
+
+All arguments: `python training/train_flow.py --help`; or put them into a YAML file: `train_flow.py run.yaml`.
+"""
+
+from cf_cxr.training.flow_trainer import main
+
+if __name__ == "__main__":
+    main()
