@@ -24,7 +24,7 @@ PRESETS: dict[int, dict[str, Any]] = {
     16: {"patch_size": 2, "block_out_channels": [16, 32]},
     32: {"patch_size": 2, "block_out_channels": [32, 64]},
     64: {"patch_size": 4, "block_out_channels": [64, 128, 192]},
-    128: {"patch_size": 4, "block_out_channels": [64, 96, 192]},
+    128: {"patch_size": 4, "block_out_channels": [48, 64, 128, 192]},
     192: {"patch_size": 4, "block_out_channels": [64, 96, 128, 256]},
 }
 

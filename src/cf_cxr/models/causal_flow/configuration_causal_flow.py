@@ -37,7 +37,7 @@ class CausalFlowConfig(PreTrainedConfig):
     image_size: int = 128
     num_channels: int = 1
     patch_size: int = 4
-    block_out_channels: list[int] | tuple[int, ...] = (64, 96, 192)
+    block_out_channels: list[int] | tuple[int, ...] = (48, 64, 128, 192)
     layers_per_block: int = 2
     attribute_dropout: float | int = 0.1
     data_std: float | int = 0.5
