@@ -202,11 +202,6 @@ class AttributeSchema:
         """Width of the parent vector."""
         return sum(a.size for a in self)
 
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Width of each variable in the parent vector."""
-        return {a.name: a.size for a in self}
-
     def index(self, name: str) -> int:
         """Column of a variable in the raw tensor; raises UnknownAttributeError."""
         if name not in self._index:

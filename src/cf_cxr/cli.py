@@ -123,6 +123,14 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--num-samples", type=int, default=1, metavar="N", help="draws to average over (default: 1, the mean)"
     )
+    command.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="option of the model's image mechanism; a causal flow knows num_inference_steps=16, guidance_scale=2, "
+        "guidance_scale='{finding: 2, age: 1.5}'. May be repeated",
+    )
     add_model_options(command)
     command.set_defaults(run=run_counterfactual)
 
@@ -171,6 +179,7 @@ def run_counterfactual(arguments: argparse.Namespace) -> int:
     from .pipelines import COUNTERFACTUAL_TASK, default_model_path
 
     pipe = load_pipeline(arguments, COUNTERFACTUAL_TASK, default_model_path())
+    options = mechanism_options(pipe.model, arguments.option)
     from .visualization import counterfactual_grid
 
     outputs = pipe(
@@ -181,6 +190,7 @@ def run_counterfactual(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         batch_size=arguments.batch_size,
         on_error="report",
+        **options,
     )
     shown, names, failed = [], [], 0
     for index, (image, results) in enumerate(zip(arguments.images, outputs)):
@@ -225,6 +235,26 @@ def parse_assignments(texts: Sequence[str], option: str) -> dict[str, str]:
                 raise UsageError(f"{option}: {name} is given twice, as {values[name]!r} and {value!r}.")
             values[name] = value
     return values
+
+
+def mechanism_options(model: Any, texts: Sequence[str]) -> dict[str, Any]:
+    """`["guidance_scale=2"]` as options of the model's image mechanism; with a progress bar on a terminal.
+
+    Raises:
+        UsageError: the mechanism has no such option, or the value cannot be read.
+    """
+    import yaml
+
+    known = getattr(model, "mechanism_options", ())
+    options: dict[str, Any] = {"show_progress": sys.stderr.isatty()} if "show_progress" in known else {}
+    for name, value in (part for text in texts for part in parse_assignments([text], "--option").items()):
+        if name not in known:
+            raise UsageError(f"--option {name}: this model has {', '.join(known) or 'no options'}.")
+        try:
+            options[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UsageError(f"--option {name}: {value!r} cannot be read.") from error
+    return options
 
 
 def opposites(schema: Any, known: Mapping[str, Any]) -> list[dict[str, Any]]:

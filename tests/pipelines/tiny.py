@@ -9,6 +9,7 @@ from cf_cxr import (
     AttributeClassifierConfig,
     AttributeSchema,
     AttributeSCMConfig,
+    CausalFlowConfig,
     CausalHVAEConfig,
     CXRImageProcessor,
     DeepSCMConfig,
@@ -27,21 +28,34 @@ SCHEMA = AttributeSchema(
 GRAPH = {"age": [], "sex": [], "site": [], "finding": ["age"]}
 
 
-def tiny_model(graph=GRAPH) -> DeepSCMModel:
+MECHANISMS = {
+    "hvae": CausalHVAEConfig(
+        image_size=SIDE,
+        context_dim=SCHEMA.dim,
+        encoder_blocks="16b1d4,4b1d4,1b1",
+        decoder_blocks="1b1,4b1,16b1",
+        widths=[8, 8, 8],
+        z_dim=2,
+        bottleneck=2,
+        z_max_res=4,
+        bias_max_res=4,
+    ),
+    "flow": CausalFlowConfig(
+        attribute_names=list(SCHEMA.names),
+        attribute_sizes=[a.size for a in SCHEMA],
+        image_size=SIDE,
+        patch_size=2,
+        block_out_channels=[8, 16],
+        layers_per_block=1,
+    ),
+}
+
+
+def tiny_model(graph=GRAPH, mechanism="hvae") -> DeepSCMModel:
     """Random weights, with the parents' influence on the image strengthened so that interventions show."""
     config = DeepSCMConfig(
         scm_config=AttributeSCMConfig(attributes=SCHEMA.to_list(), graph=graph, hidden_sizes=[8]),
-        image_config=CausalHVAEConfig(
-            image_size=SIDE,
-            context_dim=SCHEMA.dim,
-            encoder_blocks="16b1d4,4b1d4,1b1",
-            decoder_blocks="1b1,4b1,16b1",
-            widths=[8, 8, 8],
-            z_dim=2,
-            bottleneck=2,
-            z_max_res=4,
-            bias_max_res=4,
-        ),
+        image_config=MECHANISMS[mechanism],
         classifier_config=AttributeClassifierConfig(
             attributes=SCHEMA.to_list(),
             image_size=SIDE,
@@ -59,7 +73,7 @@ def tiny_model(graph=GRAPH) -> DeepSCMModel:
         model = DeepSCMModel(config).eval()
         with torch.no_grad():
             for name, weight in model.image_mechanism.named_parameters():
-                if "z_proj" in name:
+                if "z_proj" in name or "attribute_embedding.values" in name:
                     weight.mul_(8)
             for name, weight in model.named_parameters():
                 if name.startswith(("classifier.heads", "attribute_scm")) and weight.ndim == 2:
@@ -78,8 +92,8 @@ def grey_image(seed: int, side: int = SIDE) -> Image.Image:
     return Image.fromarray(noise).resize((side, side), Image.Resampling.BICUBIC)
 
 
-def save_tiny(folder) -> str:
+def save_tiny(folder, mechanism="hvae") -> str:
     """Writes model and processor as a user would; returns the folder's path."""
-    tiny_model().save_pretrained(folder)
+    tiny_model(mechanism=mechanism).save_pretrained(folder)
     tiny_processor().save_pretrained(folder)
     return str(folder)

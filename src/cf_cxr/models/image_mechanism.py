@@ -6,12 +6,14 @@ An image mechanism turns an image and its parents into exogenous noise and back:
     pixel_values = mechanism.decode(noise, parents)
 
 The noise is opaque outside the mechanism. All it must allow is to be repeated row by row, so that one abduction
-can serve many interventions.
+can serve many interventions. What a mechanism can be told besides (steps of a solver, guidance) are keyword arguments
+of these two methods; it names them in `abduct_options` and `decode_options`, and everybody else passes them through. A
+mechanism that takes NaN for an unknown parent, rather than a neutral code, sets `takes_unknown_parents`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -29,16 +31,42 @@ class ImageMechanism(Protocol):
         parents: Tensor,
         generator: torch.Generator | None = None,
         sample: bool = False,
+        **options: Any,
     ) -> Any:
         """Infers the exogenous noise of images, given their factual parents."""
 
-    def decode(self, noise: Any, parents: Tensor) -> Tensor:
+    def decode(self, noise: Any, parents: Tensor, **options: Any) -> Tensor:
         """The images that this noise gives under these parents."""
 
     def sample(
         self, parents: Tensor, generator: torch.Generator | None = None, temperature: float = 1.0
     ) -> Tensor:
         """New images of these parents."""
+
+
+def mechanism_options(mechanism: ImageMechanism) -> tuple[str, ...]:
+    """Names of all options of a mechanism."""
+    names = (*getattr(mechanism, "abduct_options", ()), *getattr(mechanism, "decode_options", ()))
+    return tuple(dict.fromkeys(names))
+
+
+def split_options(
+    mechanism: ImageMechanism, options: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options by name, for `abduct` and for `decode`; one that both know goes to both.
+
+    Raises:
+        TypeError: for a name that the mechanism does not declare.
+    """
+    known = mechanism_options(mechanism)
+    if unknown := [name for name in options if name not in known]:
+        raise TypeError(
+            f"{type(mechanism).__name__} has no option {', '.join(unknown)}; it has {', '.join(known) or 'none'}."
+        )
+    return tuple(
+        {name: options[name] for name in getattr(mechanism, part, ()) if name in options}
+        for part in ("abduct_options", "decode_options")
+    )
 
 
 def map_noise(function: Callable[[Tensor], Tensor], noise: Any) -> Any:

@@ -87,6 +87,8 @@ class CounterfactualPipeline(Pipeline):
             seed: makes the draws reproducible: the same seed and images give the same result, whatever the batch
                 size. Not together with `generator`.
             generator: a `torch.Generator` to draw from.
+            options: of the model's image mechanism, by name; those of a causal flow are `num_inference_steps`,
+                `guidance_scale`, `guidance` and `show_progress` (see `CausalFlowModel`), a causal HVAE has none.
             on_error: `"raise"` stops at an image that cannot be read; `"report"` gives
                 `{"error": message, "file": name}` in its place, and the rest goes on.
             num_workers, batch_size: as for every pipeline.
@@ -132,14 +134,16 @@ class CounterfactualPipeline(Pipeline):
         return list(outputs) if as_list else outputs
 
     def _sanitize_parameters(self, **kwargs):
-        allowed = {"do", "attributes", "num_samples", "seed", "generator", "on_error"}
+        options = set(getattr(self.model, "mechanism_options", ()))
+        allowed = {"do", "attributes", "num_samples", "seed", "generator", "on_error"} | options
         if unknown := set(kwargs) - allowed - _LOADING_OPTIONS:
             raise TypeError(
                 f"The counterfactual pipeline has no argument {', '.join(sorted(unknown))}; "
                 f"it takes {', '.join(sorted(allowed))}."
             )
         kwargs = {name: value for name, value in kwargs.items() if name in allowed and value is not None}
-        preprocess, forward, postprocess = {}, {}, {}
+        preprocess, postprocess = {}, {}
+        forward = {name: kwargs[name] for name in options & set(kwargs)}
         if "attributes" in kwargs:
             if not isinstance(kwargs["attributes"], Mapping):
                 raise TypeError(f"Default attributes are one dictionary, got {kwargs['attributes']!r}.")
@@ -185,6 +189,7 @@ class CounterfactualPipeline(Pipeline):
         num_samples: int = 1,
         seed: int | None = None,
         generator=None,
+        **options,
     ) -> dict[str, list[dict]]:
         """Abducts once and decodes K interventions, for the images of a batch that could be read."""
         items = inputs["item"] if isinstance(inputs["item"], list) else [inputs["item"]]
@@ -198,11 +203,13 @@ class CounterfactualPipeline(Pipeline):
         attributes = torch.where(given, attributes, before.mode().to(attributes))
         if seed is None:
             out = self.model.counterfactual(
-                pixel_values, attributes, do, num_samples=num_samples, generator=generator
+                pixel_values, attributes, do, num_samples=num_samples, generator=generator, **options
             )
         else:
             generators = [item_generator(seed, items[row].index) for row in rows]
-            out = self._counterfactual_per_item(pixel_values, attributes, do, num_samples, generators)
+            out = self._counterfactual_per_item(
+                pixel_values, attributes, do, num_samples, generators, options
+            )
         after = self.model.predict(out.pixel_values.flatten(0, 1))
         before, after = posterior_records(before, self.schema), posterior_records(after, self.schema)
         for place, row in enumerate(rows):
@@ -219,18 +226,21 @@ class CounterfactualPipeline(Pipeline):
             }
         return {"results": results}
 
-    def _counterfactual_per_item(self, pixel_values, attributes, do, num_samples, generators):
+    def _counterfactual_per_item(self, pixel_values, attributes, do, num_samples, generators, options):
         """As the model's `counterfactual`, but every image draws from its own generator."""
         rows = list(zip(pixel_values.split(1), attributes.split(1), generators))
         if num_samples > 1:  # S * K images to decode for each: a batch by itself
             outs = [
-                self.model.counterfactual(x, a, do, num_samples=num_samples, generator=g) for x, a, g in rows
+                self.model.counterfactual(x, a, do, num_samples=num_samples, generator=g, **options)
+                for x, a, g in rows
             ]
             return type(outs[0])(**{name: torch.cat([out[name] for out in outs]) for name in outs[0]})
-        noise = self.model.abduct(pixel_values, attributes)  # of the image: the posterior mean, nothing drawn
+        noise = self.model.abduct(
+            pixel_values, attributes, **options
+        )  # of the image: the posterior mean, nothing drawn
         drawn = [self.model.attribute_scm.abduct(a, generator=g) for _, a, g in rows]
         noise.attributes = type(drawn[0])({name: torch.cat([d[name] for d in drawn]) for name in drawn[0]})
-        return self.model.counterfactual(None, None, do, noise=noise)
+        return self.model.counterfactual(None, None, do, noise=noise, **options)
 
     def postprocess(self, outputs: dict[str, Any], as_list: bool = False) -> dict | list[dict]:
         """Tensors of one image to the dictionaries that `__call__` describes."""

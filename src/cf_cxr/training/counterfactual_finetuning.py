@@ -527,9 +527,10 @@ def main(argv: Sequence[str] | None = None) -> nn.Module:
     scm = AttributeSCMModel.from_pretrained(stage.attribute_scm)
     classifiers = [AttributeClassifierModel.from_pretrained(path) for path in stage.classifiers]
     model = AutoModel.from_pretrained(stage.image_mechanism)
-    if not isinstance(model, ImageMechanism):
+    if not isinstance(model, ImageMechanism) or not hasattr(model, "free_energy_terms"):
         raise ValueError(
-            f"{stage.image_mechanism!r} holds a {type(model).__name__}, which is not an image mechanism."
+            f"{stage.image_mechanism!r} holds a {type(model).__name__}, which is not an image mechanism with a free "
+            "energy: fine-tuning is constrained by one. Give a CausalHVAEModel."
         )
     with accelerator.main_process_first():
         train, validation, processor, info = make_datasets(

@@ -74,7 +74,8 @@ def build_flow_config(args: FlowArguments, resolution: int, schema: AttributeSch
                 "--patch_size and --block_out_channels."
             )
     return CausalFlowConfig(
-        attribute_sizes=schema.sizes,
+        attribute_names=list(schema.names),
+        attribute_sizes=[a.size for a in schema],
         image_size=resolution,
         attribute_dropout=args.attribute_dropout,
         **settings,

@@ -12,8 +12,8 @@ from transformers import PreTrainedConfig
 class CausalFlowConfig(PreTrainedConfig):
     r"""
     Args:
-        attribute_sizes (`dict[str, int]`): the parents in the order of the parent vector: name and width of each
-            (`AttributeSchema.sizes`).
+        attribute_names (`list[str]`): the parents in the order of the parent vector.
+        attribute_sizes (`list[int]`): width of each in the parent vector.
         image_size (`int`): height and width of the square image, in pixels.
         num_channels (`int`): image channels.
         patch_size (`int`): side of the pixel blocks that become channels (PixelUnshuffle) before the network.
@@ -33,7 +33,8 @@ class CausalFlowConfig(PreTrainedConfig):
 
     model_type = "causal_flow"
 
-    attribute_sizes: dict[str, int] | None = None
+    attribute_names: list[str] | tuple[str, ...] = ("age", "sex", "view", "finding")
+    attribute_sizes: list[int] | tuple[int, ...] = (1, 1, 1, 1)
     image_size: int = 128
     num_channels: int = 1
     patch_size: int = 4
@@ -45,14 +46,14 @@ class CausalFlowConfig(PreTrainedConfig):
     guidance_scale: float | int | dict[str, float | int] = 1.0
 
     def __post_init__(self, **kwargs):
-        self.attribute_sizes = dict(self.attribute_sizes or {"age": 1, "sex": 1, "view": 1, "finding": 1})
+        self.attribute_names, self.attribute_sizes = list(self.attribute_names), list(self.attribute_sizes)
         self.block_out_channels = list(self.block_out_channels)
         super().__post_init__(**kwargs)
 
     @property
     def context_dim(self) -> int:
         """Width of the parent vector."""
-        return sum(self.attribute_sizes.values())
+        return sum(self.attribute_sizes)
 
     @property
     def size_multiple(self) -> int:
@@ -72,12 +73,17 @@ class CausalFlowConfig(PreTrainedConfig):
             "patch_size": self.patch_size,
             "layers_per_block": self.layers_per_block,
             "num_inference_steps": self.num_inference_steps,
-            **{f"attribute_sizes[{name!r}]": size for name, size in self.attribute_sizes.items()},
+            **{f"attribute_sizes[{i}]": size for i, size in enumerate(self.attribute_sizes)},
             **{f"block_out_channels[{i}]": width for i, width in enumerate(self.block_out_channels)},
         }
         for name, value in sizes.items():
             if value < 1:
                 raise ValueError(f"{name}={value}: give a positive number.")
+        if len(set(self.attribute_names)) != len(self.attribute_sizes):
+            raise ValueError(
+                f"attribute_names={self.attribute_names} and attribute_sizes={self.attribute_sizes}: give every "
+                "attribute one name and one size."
+            )
         if not self.block_out_channels or self.image_size % self.size_multiple:
             raise ValueError(
                 f"image_size={self.image_size} must be a multiple of {self.size_multiple}, patch_size="

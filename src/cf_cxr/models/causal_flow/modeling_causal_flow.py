@@ -36,14 +36,14 @@ class CausalFlowNoise(ModelOutput):
     """Exogenous noise of a batch of images under a `CausalFlowModel`.
 
     Args:
-        epsilon: the image carried to t = 1, `(B, C, H, W)`, standard normal if the model is right, float32.
+        latents: the image carried to t = 1, one `(B, C, H, W)`, standard normal if the model is right, float32.
         drift: what the solver's velocity at t = 1 has more than the network's, `(B, C, H, W)`: of the size of the
             solver's error, and what makes the way back exact.
         parents: the factual parents `(B, context_dim)`.
         num_inference_steps: steps that led here, `(B,)`, the same for all; the way back takes as many.
     """
 
-    epsilon: Tensor | None = None
+    latents: tuple[Tensor, ...] | None = None
     drift: Tensor | None = None
     parents: Tensor | None = None
     num_inference_steps: Tensor | None = None
@@ -67,7 +67,7 @@ class AttributeEmbedding(nn.Module):
 
     def __init__(self, config: CausalFlowConfig, width: int):
         super().__init__()
-        self.sizes = tuple(config.attribute_sizes.values())
+        self.sizes = config.attribute_sizes
         self.dropout = config.attribute_dropout
         self.values = nn.ModuleList(
             nn.Sequential(nn.Linear(size, width), nn.SiLU(), nn.Linear(width, width)) for size in self.sizes
@@ -109,12 +109,8 @@ class CausalFlowModel(PreTrainedModel):
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
 
-    #: options of `abduct` and of `decode`, for whoever holds some image mechanism
     abduct_options = ("num_inference_steps", "show_progress")
     decode_options = ("guidance_scale", "guidance", "show_progress")
-    #: the flow is deterministic both ways: there is one noise for an image, and nothing to draw
-    has_posterior = False
-    #: parents may be NaN, for unknown
     takes_unknown_parents = True
 
     def __init__(self, config: CausalFlowConfig):
@@ -212,7 +208,7 @@ class CausalFlowModel(PreTrainedModel):
             ValueError: for an attribute that is none of the parents, or something that is no number.
         """
         scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
-        names = self.config.attribute_sizes
+        names = self.config.attribute_names
         if not isinstance(scale, Mapping):
             scale = dict.fromkeys(names, scale)
         if unknown := set(scale) - set(names):
@@ -239,23 +235,25 @@ class CausalFlowModel(PreTrainedModel):
         Attributes of equal omega move together, the smallest omega first: v = v(pa_0) + sum_g omega_g (v(pa_g) -
         v(pa_{g-1})), pa_0 = start. The network is asked only for the rows that a group changes.
         """
-        at, weights = [start], [torch.ones(len(start), device=start.device)]
-        slices = dict(
-            zip(omegas, torch.arange(start.shape[1]).split(list(self.config.attribute_sizes.values())))
-        )
+        row = torch.arange(len(start), device=start.device)
+        codes, rows, weights = [start], [row], [torch.ones(len(start), device=start.device)]
+        now, last = start, row.clone()  # codes of every row so far, and where in the lists it was last put
+        slices = dict(zip(omegas, torch.arange(start.shape[1]).split(self.config.attribute_sizes)))
         for omega in sorted(set(omegas.values())):
-            following = at[-1].clone()
-            for name in (name for name in omegas if omegas[name] == omega):
-                following[:, slices[name]] = parents[:, slices[name]]
-            unchanged = (following == at[-1]) | (following.isnan() & at[-1].isnan())
-            share = torch.where(unchanged.all(1), 0.0, omega)
-            weights[-1] = weights[-1] - share
-            at.append(following)
-            weights.append(share)
-        weights = torch.stack(weights)
-        group, row = weights.nonzero(as_tuple=True)
-        embedding = self.attribute_embedding(torch.stack(at)[group, row])
-        weight = weights[group, row][:, None, None, None]
+            columns = torch.cat([slices[name] for name in omegas if omegas[name] == omega])
+            before, now = now, now.clone()
+            now[:, columns] = parents[:, columns]
+            [moved] = ((now != before) & ~(now.isnan() & before.isnan())).any(1).nonzero(as_tuple=True)
+            weights = [
+                torch.cat(weights).index_add(0, last[moved], weights[0].new_full((len(moved),), -omega))
+            ]
+            last[moved] = len(weights[0]) + torch.arange(len(moved), device=start.device)
+            codes, rows = [*codes, now[moved]], [*rows, moved]
+            weights.append(torch.full_like(weights[0][: len(moved)], omega))
+        row, weight = torch.cat(rows), torch.cat(weights)
+        used = weight != 0
+        row, weight = row[used], weight[used][:, None, None, None]
+        embedding = self.attribute_embedding(torch.cat(codes)[used])
 
         def field(x: Tensor, t: float) -> Tensor:
             velocity = self.velocity(x[row], x.new_full((len(row),), t), embedding)
@@ -339,7 +337,7 @@ class CausalFlowModel(PreTrainedModel):
         field = self._field(parents)
         x, velocity = self.integrate(field, x, field(x, 0.0), self.times(steps), show_progress)
         return CausalFlowNoise(
-            epsilon=x,
+            latents=(x,),
             drift=velocity - field(x, 1.0),
             parents=parents,
             num_inference_steps=torch.full((len(x),), steps, device=x.device),
@@ -372,7 +370,7 @@ class CausalFlowModel(PreTrainedModel):
             raise ValueError(f"guidance={guidance!r}; choose one of {', '.join(GUIDANCE)}.")
         start = noise.parents if guidance == "factual" else torch.full_like(noise.parents, torch.nan)
         field = self._guided_field(start, parents.to(noise.parents), self.omegas(guidance_scale))
-        x, times = noise.epsilon, self.times(int(noise.num_inference_steps[0]))
+        [x], times = noise.latents, self.times(int(noise.num_inference_steps[0]))
         x, _ = self.integrate(field, x, field(x, 1.0) + noise.drift, times[::-1], show_progress)
         return x.clamp(-1, 1)
 

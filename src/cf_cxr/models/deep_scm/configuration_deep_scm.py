@@ -74,6 +74,11 @@ class DeepSCMConfig(PreTrainedConfig):
                 f"image_config.context_dim={self.image_config.context_dim}, but the attributes "
                 f"{', '.join(schema.names)} make a parent vector of width {schema.dim}."
             )
+        names = getattr(self.image_config, "attribute_names", list(schema.names))
+        if list(names) != list(schema.names):
+            raise ValueError(
+                f"image_config.attribute_names={names}, but the attributes are {list(schema.names)}, in this order."
+            )
         if AttributeSchema(self.classifier_config.attributes) != schema:
             raise ValueError(
                 "classifier_config and scm_config have different attributes: "

@@ -13,7 +13,7 @@ from transformers.utils import ModelOutput
 
 from ..attribute_classifier import AttributeClassifierModel
 from ..attribute_scm import AttributeSCMModel
-from ..image_mechanism import repeat_noise
+from ..image_mechanism import mechanism_options, repeat_noise, split_options
 from .configuration_deep_scm import DeepSCMConfig
 
 
@@ -131,7 +131,10 @@ class DeepSCMModel(PreTrainedModel):
     ) -> DeepSCMOutput | tuple:
         """Joint loss of images `(B, C, H, W)` in [-1, 1] and raw attributes `(B, n)`."""
         return_dict = self.config.return_dict if return_dict is None else return_dict
-        parents = self.schema.encode(attributes, allow_unknown=True).to(pixel_values.device)
+        keep = getattr(self.image_mechanism, "takes_unknown_parents", False)
+        parents = self.schema.encode(attributes, allow_unknown=True, keep_unknown=keep).to(
+            pixel_values.device
+        )
         image = self.image_mechanism(pixel_values, parents, generator=generator, return_dict=True)
         scm = self.attribute_scm(attributes, return_dict=True)
         classifier = self.classifier(pixel_values, labels=attributes, return_dict=True)
@@ -155,6 +158,11 @@ class DeepSCMModel(PreTrainedModel):
         """The classifier's calibrated posterior of every attribute (`AttributePosterior`)."""
         return self.classifier.predict(pixel_values)
 
+    @property
+    def mechanism_options(self) -> tuple[str, ...]:
+        """Names of the options that `abduct` and `counterfactual` pass on to the image mechanism."""
+        return mechanism_options(self.image_mechanism)
+
     def _parents(self, attributes: Tensor) -> Tensor:
         return self.schema.encode(attributes).to(device=self.device)
 
@@ -166,6 +174,7 @@ class DeepSCMModel(PreTrainedModel):
         num_samples: int = 1,
         generator: torch.Generator | None = None,
         sample: bool | None = None,
+        **options: Any,
     ) -> DeepSCMNoise:
         """Infers all exogenous noise of images and their attributes.
 
@@ -174,10 +183,12 @@ class DeepSCMModel(PreTrainedModel):
             attributes: raw `(B, n)`, or human values (a mapping of columns, or a list of mappings).
             num_samples: posterior draws of the image noise per image.
             sample: draw the image's latents; default: only if `num_samples > 1`, else their mean is taken.
+            options: of the image mechanism, see `mechanism_options`; those of decoding are left alone.
 
         Raises:
             AttributeValueError, UnknownAttributeError: for impossible or missing attributes.
-            ValueError: if numbers of images and attributes differ, or `num_samples < 1`.
+            ValueError: if numbers of images and attributes differ, `num_samples < 1`, or the mechanism cannot draw.
+            TypeError: for an option that the mechanism does not have.
         """
         if num_samples < 1:
             raise ValueError(f"num_samples={num_samples}: at least one sample is needed.")
@@ -193,6 +204,7 @@ class DeepSCMModel(PreTrainedModel):
                 parents,
                 generator=generator,
                 sample=num_samples > 1 if sample is None else sample,
+                **split_options(self.image_mechanism, options)[0],
             ),
             factual_attributes=attributes,
             num_samples=num_samples,
@@ -207,6 +219,7 @@ class DeepSCMModel(PreTrainedModel):
         num_samples: int = 1,
         generator: torch.Generator | None = None,
         noise: DeepSCMNoise | None = None,
+        **options: Any,
     ) -> CounterfactualOutput:
         """What the images would look like under each intervention: abduct once, decode all.
 
@@ -219,9 +232,10 @@ class DeepSCMModel(PreTrainedModel):
                 attribute noise is drawn once.
             generator: source of all noise; on CPU the answer is then deterministic.
             noise: from `abduct`, to skip abduction.
+            options: of the image mechanism, see `mechanism_options`.
 
         Raises:
-            AttributeValueError, UnknownAttributeError, TypeError: for an impossible intervention or attribute.
+            AttributeValueError, UnknownAttributeError, TypeError: for an impossible intervention, attribute or option.
         """
         dos = [do] if isinstance(do, Mapping) else list(do)
         if not dos:
@@ -229,12 +243,14 @@ class DeepSCMModel(PreTrainedModel):
                 "do is an empty list; give at least one intervention ({} is the null intervention)."
             )
         if noise is None:
-            noise = self.abduct(pixel_values, attributes, num_samples=num_samples, generator=generator)
+            noise = self.abduct(
+                pixel_values, attributes, num_samples=num_samples, generator=generator, **options
+            )
         factual = noise.factual_attributes
         counterfactual = torch.stack(
             [self.attribute_scm.counterfactual(factual, d, noise=noise.attributes) for d in dos], dim=1
         )
-        images = self._decode(noise, counterfactual)
+        images = self._decode(noise, counterfactual, **split_options(self.image_mechanism, options)[1])
         samples = noise.num_samples
         return CounterfactualOutput(
             pixel_values=images.mean(1) if samples > 1 else images[:, 0],
@@ -243,13 +259,13 @@ class DeepSCMModel(PreTrainedModel):
             factual_attributes=factual,
         )
 
-    def _decode(self, noise: DeepSCMNoise, attributes: Tensor) -> Tensor:
+    def _decode(self, noise: DeepSCMNoise, attributes: Tensor, **options: Any) -> Tensor:
         """Images `(B, S, K, C, H, W)` of noise with B * S rows under raw attributes `(B, K, n)`, in one batch."""
         b, k, n = attributes.shape
         s = noise.num_samples
         parents = self._parents(attributes.reshape(b * k, n)).reshape(b, 1, k, -1)
         parents = parents.expand(b, s, k, -1).reshape(b * s * k, -1)
-        images = self.image_mechanism.decode(repeat_noise(noise.image, k), parents)
+        images = self.image_mechanism.decode(repeat_noise(noise.image, k), parents, **options)
         return images.reshape(b, s, k, *images.shape[1:])
 
 

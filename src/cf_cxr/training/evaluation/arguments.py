@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import yaml
+
 from ..arguments import _choice, _option, _require
 
 
@@ -49,6 +51,11 @@ class EvaluationArguments:
         ("no", "bf16", "fp16"),
         "Precision of the image mechanism (classifiers stay in float32); default: what `accelerate launch` says.",
     )
+    mechanism_options: str | None = _option(
+        None,
+        "Options of the model's image mechanism as YAML, e.g. '{guidance_scale: {finding: 2}, num_inference_steps: 12}' "
+        "(causal flow).",
+    )
     channels_last: bool = _option(
         False, "Keep the image mechanism in channels-last memory layout, which is faster with bf16."
     )
@@ -57,6 +64,10 @@ class EvaluationArguments:
     disable_tqdm: bool = _option(False, "No progress bar.")
 
     def __post_init__(self) -> None:
+        self.mechanism_options = yaml.safe_load(self.mechanism_options or "{}")
+        _require(
+            isinstance(self.mechanism_options, dict), "mechanism_options", self.mechanism_options, "a mapping"
+        )
         for name in ("batch_size", "n_resamples"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "a positive integer")
         for name in ("num_images", "max_images", "num_reversibility_images"):

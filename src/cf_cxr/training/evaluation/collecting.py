@@ -38,7 +38,7 @@ from ...metrics.exposure import exposure_share
 from ...metrics.soundness import image_distance
 from ...models.attribute_classifier import AttributeClassifierModel
 from ...models.deep_scm import DeepSCMModel
-from ...models.image_mechanism import map_noise
+from ...models.image_mechanism import map_noise, split_options
 from .phantom_truth import TrueCounterfactuals
 
 COMPOSITION_CYCLES = 10
@@ -74,6 +74,10 @@ class Collector:
         num_reversibility_images: single cycles on this many; None: on all.
         autocast: context of the image mechanism's passes; classifiers run outside of it, in float32.
         truth: renders true counterfactuals, where the images are a phantom's.
+        options: of the image mechanism, by name.
+
+    Raises:
+        TypeError: for an option that the mechanism does not have.
     """
 
     def __init__(
@@ -86,11 +90,13 @@ class Collector:
         num_reversibility_images: int | None = None,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
         truth: TrueCounterfactuals | None = None,
+        options: Mapping[str, Any] | None = None,
     ):
         self.model, self.judge, self.truth = model, judge, truth
         self.seed, self.autocast = seed, autocast
         self.num_cycle_images, self.num_reversibility_images = num_cycle_images, num_reversibility_images
         self.schema, self.device = model.schema, model.device
+        self.abduct_options, self.decode_options = split_options(model.image_mechanism, options or {})
 
     @torch.no_grad()
     def __call__(self, index: int, first: int, batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -152,11 +158,11 @@ class Collector:
 
     def _abduct(self, pixels: Tensor, parents: Tensor) -> Any:
         with self.autocast():
-            return self.model.image_mechanism.abduct(pixels, parents)
+            return self.model.image_mechanism.abduct(pixels, parents, **self.abduct_options)
 
     def _decode(self, noise: Any, parents: Tensor) -> Tensor:
         with self.autocast():
-            return self.model.image_mechanism.decode(noise, parents).float()
+            return self.model.image_mechanism.decode(noise, parents, **self.decode_options).float()
 
     def _decode_all(
         self, pixels: Tensor, parents: Tensor, attributes: Mapping[str, Tensor], moved: Mapping[str, Tensor]

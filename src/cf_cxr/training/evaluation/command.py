@@ -75,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         num_reversibility_images=args.num_reversibility_images,
         autocast=accelerator.autocast,
         truth=None if data.phantom is None else TrueCounterfactuals(data.phantom),
+        options=args.mechanism_options,
     )
     computed = collect(collector, data, store, accelerator, progress=not args.disable_tqdm)
     computed = int(accelerator.gather(torch.tensor([computed], device=accelerator.device)).sum())
@@ -165,6 +166,10 @@ def records_identity(
         "num_reversibility_images": args.num_reversibility_images,
         "mixed_precision": str(accelerator.mixed_precision),
         "channels_last": args.channels_last,
+        "mechanism_options": {
+            name: args.mechanism_options.get(name, getattr(model.config.image_config, name, None))
+            for name in model.mechanism_options
+        },
     }
 
 
