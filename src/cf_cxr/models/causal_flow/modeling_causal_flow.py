@@ -29,6 +29,8 @@ from ..pixel_values import check_pixel_values
 from .configuration_causal_flow import CausalFlowConfig
 
 GUIDANCE = ("factual", "classifier_free")
+# Spread of the logit of the training times. With 1, as is usual, t < 0.05 is one image in 600, but abduction starts there.
+TIME_SPREAD = 1.5
 
 
 @dataclass
@@ -188,7 +190,7 @@ class CausalFlowModel(PreTrainedModel):
         return_dict = self.config.return_dict if return_dict is None else return_dict
         self._check(pixel_values, parents)
         x = pixel_values.float()
-        time = random_like(x[:, 0, 0, 0], torch.randn, generator).sigmoid()
+        time = (TIME_SPREAD * random_like(x[:, 0, 0, 0], torch.randn, generator)).sigmoid()
         epsilon = random_like(x, torch.randn, generator)
         t = time[:, None, None, None]
         x_t = torch.lerp(x, epsilon, t)
