@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 STRIDE = 8  # pixels between two places of the map
 MIN_SIZE = 32  # pixels of the smallest side
-STEPS = 150
+STEPS = 120
 _PAIRS = 16  # of one film of either set per step
 _LEARNING_RATE, _WEIGHT_DECAY = 3e-3, 0.05
 _BLUR = 7  # pixels of the local mean
