@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-STRIDE = 8  # pixels between two places of the map
-MIN_SIZE = 32  # pixels of the smallest side
+MIN_SIZE = 32  # pixels of a film's shorter side
 STEPS = 120
 _PAIRS = 16  # of one film of either set per step
 _LEARNING_RATE, _WEIGHT_DECAY = 3e-3, 0.05

@@ -133,7 +133,7 @@ def critic_scores(
 
     Args:
         real_images, counterfactual_images: `(N, H, W)` or `(N, 1, H, W)` in [-1, 1], and `(K, ...)` of the same
-            size, at least 32 pixels on a side. They are rounded to 8 bits: how a film was stored gives nobody away.
+            size; below 32 pixels on a side there is no score. They are rounded to 8 bits: how a film was stored gives nobody away.
         real_values, counterfactual_values: `(N,)` factual and `(K,)` *new* values of the intervened attribute.
         real_patients, counterfactual_patients: identifiers, `(N,)` and `(K,)`.
         kind: `"binary"`, `"categorical"` (class indices) or `"continuous"` (up to 8 bins of equal counts).
@@ -141,7 +141,7 @@ def critic_scores(
 
     Raises:
         ValueError: naming the argument, for other shapes, values that are NaN or no class, lengths that differ,
-            images outside [-1, 1] or too small.
+            images outside [-1, 1].
     """
     check_kind(kind, "two-sample AUC")
     real = _films(real_images, "real_images")
@@ -169,10 +169,14 @@ def critic_scores(
     kept &= _both(stratum, label, kept)
     left_out = [word for number, word in enumerate(words) if not kept[bins == number].any()]
     rows = np.where(label, np.arange(len(label)) - len(real), np.arange(len(label)))
-    if reason := _too_few(label[kept], patients[kept], fold[kept], folds):
+    reason = _too_few(label[kept], patients[kept], fold[kept], folds)
+    if min(real.shape[2:]) < MIN_SIZE:
+        reason = f"films of {real.shape[2]} x {real.shape[3]} pixels are too small for a critic, which takes {MIN_SIZE}."
+    if reason:
         none = np.zeros(0, int)
-        places = np.zeros((0, *(-(-size // 8) for size in real.shape[2:])), np.float32)
-        return CriticScores(none > 0, none, patients[:0], none, np.zeros(0), places, left_out, reason)
+        return CriticScores(
+            none > 0, none, patients[:0], none, np.zeros(0), np.zeros((0, 0, 0)), left_out, reason
+        )
     images = torch.cat([real, fake])
     score, places = np.zeros(len(label)), None
     for number in range(folds):
@@ -190,10 +194,8 @@ def _films(images: Any, name: str) -> torch.Tensor:
     images = to_numpy(images, np.float32)
     if images.ndim == 4 and images.shape[1] == 1:
         images = images[:, 0]
-    if images.ndim != 3 or min(images.shape[1:]) < MIN_SIZE:
-        raise ValueError(
-            f"{name} must have shape (N, H, W) or (N, 1, H, W), H and W at least {MIN_SIZE}, got {images.shape}."
-        )
+    if images.ndim != 3:
+        raise ValueError(f"{name} must have shape (N, H, W) or (N, 1, H, W), got {images.shape}.")
     if images.size and not (images.min() >= -1.001 and images.max() <= 1.001):
         raise ValueError(f"{name} must lie in [-1, 1]; they go from {images.min():g} to {images.max():g}.")
     grey = np.round((images + 1) * 127.5).clip(0, 255)
