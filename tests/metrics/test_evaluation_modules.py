@@ -167,7 +167,7 @@ def case(name, kind):
         films, new_films = DRAW.uniform(-1, 1, (2, N, 32, 32)).astype(np.float32)
         columns = {"references": films, "predictions": new_films}
         columns |= {"reference_values": value, "prediction_values": other}
-        columns |= {"reference_patients": PATIENTS, "prediction_patients": PATIENTS}
+        columns |= {f"{side}_patients": [f"p{i}" for i in range(N)] for side in ("reference", "prediction")}
         options = {"steps": 2, **OPTIONS}
         out = two_sample_auc(*columns.values(), kind=kind, **options)
         auc = out.pop("two_sample_auc")

@@ -17,7 +17,7 @@ MIN_FILMS, MIN_PATIENTS = (
     40,
     10,
 )  # used films in all, and patients on either side, below which nothing is said
-VALUE_BINS = 8  # of a continuous attribute
+VALUE_BINS, BIN_FILMS = 8, 20  # most bins of a continuous attribute, and fewest counterfactuals of one
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def critic_scores(
             size; below 32 pixels on a side there is no score. They are rounded to 8 bits: how a film was stored gives nobody away.
         real_values, counterfactual_values: `(N,)` factual and `(K,)` *new* values of the intervened attribute.
         real_patients, counterfactual_patients: identifiers, `(N,)` and `(K,)`.
-        kind: `"binary"`, `"categorical"` (class indices) or `"continuous"` (up to 8 bins of equal counts).
+        kind: `"binary"`, `"categorical"` (class indices) or `"continuous"` (up to 8 bins of equal counts, at least 20).
         seed: of sides, folds and critics. folds: at least 2. steps: of training per fold.
 
     Raises:

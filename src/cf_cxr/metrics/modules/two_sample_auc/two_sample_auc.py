@@ -54,12 +54,12 @@ Args:
             given[side] = (
                 base.to_masks(f"{side}s", data[f"{side}s"], width),
                 values[~np.isnan(values)],  # rows of the longer side have no partner
-                [name for name in patients if name is not None],
+                [name for name in patients if name],
             )
             if len({len(column) for column in given[side]}) > 1:
                 raise ValueError(
-                    f"{side}s, {side}_values and {side}_patients must have the same number of rows (NaN left out), got "
-                    f"{', '.join(str(len(column)) for column in given[side])}."
+                    f"{side}s, {side}_values and {side}_patients must have the same number of rows (NaN and empty names "
+                    f"left out), got {', '.join(str(len(column)) for column in given[side])}."
                 )
         columns = [column for pair in zip(given["reference"], given["prediction"]) for column in pair]
         options = {"n_resamples": n_resamples, "seed": seed, "folds": folds, "steps": steps}
