@@ -38,6 +38,18 @@ def test_null_interventions_cannot_be_told(films):
     assert found["reason"] == "" and found["bins_left_out"] == []
 
 
+def test_true_counterfactuals_cannot_be_told(films):
+    images, _, patients = films
+    attributes, noise = PHANTOM.sample_attributes(N, 3), PHANTOM.sample_noise(N, 3)
+    sex = attributes[:, PHANTOM.schema.index("sex")].numpy()
+    true = PHANTOM.counterfactual(attributes, noise, {"sex": torch.from_numpy(1 - sex)})[
+        1
+    ].pixel_values.numpy()
+    found = ask((images, sex, patients), true, values=1 - sex)
+    estimate, low, high = found["two_sample_auc"]
+    assert low < 0.5 < high and found["counterfactual"] == N / 2
+
+
 def test_weak_stripes_are_found_and_shown_where_they_are(films):
     images, coin, patients = films
     striped = images.copy()

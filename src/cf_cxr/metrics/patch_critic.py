@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 MIN_SIZE = 32  # pixels of a film's shorter side
 STEPS = 120
-_PAIRS = 16  # of one film of either set per step
+_PAIRS = 16  # per step, of one film of either set
 _LEARNING_RATE, _WEIGHT_DECAY = 3e-3, 0.05
 _BLUR = 7  # pixels of the local mean
 _FLOOR = 0.02  # local contrast below which a patch counts as flat, in units of [-1, 1]: 2.5 grey levels
@@ -30,9 +30,9 @@ def _block(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Sequenti
 
 
 class PatchCritic(nn.Module):
-    """Logit that a film is of the second set: a mean over places, each of which sees about 50 pixels.
+    """Logit that a film is of the second set: a mean over places, each of which sees about 30 pixels.
 
-    A second head sees the spread of the features over the film and coarser ones: exposure, size, and what is uneven.
+    A second head sees the spread of the features over the film, and coarser features: exposure, and what is uneven.
     """
 
     def __init__(self, width: int = 24) -> None:

@@ -72,7 +72,7 @@ def two_sample_auc(
 
     Returns:
         `two_sample_auc` (estimate, low, high) in [0, 1]: 0.5 is ideal, 1 says that every counterfactual is given
-        away; chance is not below 0.5, but noise is. `real`, `counterfactual`: films used. `bins_left_out` and
+        away; below 0.5 is noise. `real`, `counterfactual`: films used. `bins_left_out` and
         `reason`, as in `CriticScores`: with a reason, the numbers are NaN.
 
     Raises:
@@ -133,10 +133,12 @@ def critic_scores(
 
     Args:
         real_images, counterfactual_images: `(N, H, W)` or `(N, 1, H, W)` in [-1, 1], and `(K, ...)` of the same
-            size; below 32 pixels on a side there is no score. They are rounded to 8 bits: how a film was stored gives nobody away.
+            size; below 32 pixels on a side there is no score. They are rounded to 8 bits, so that how a film was
+            stored gives nobody away.
         real_values, counterfactual_values: `(N,)` factual and `(K,)` *new* values of the intervened attribute.
         real_patients, counterfactual_patients: identifiers, `(N,)` and `(K,)`.
-        kind: `"binary"`, `"categorical"` (class indices) or `"continuous"` (up to 8 bins of equal counts, at least 20).
+        kind: `"binary"`, `"categorical"` (class indices) or `"continuous"` (up to 8 bins of equal counts, of at least
+            20 counterfactuals).
         seed: of sides, folds and critics. folds: at least 2. steps: of training per fold.
 
     Raises:

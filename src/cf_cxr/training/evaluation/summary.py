@@ -55,7 +55,8 @@ def bootstrap_samples(
     """Bootstrap samples of every statistic, by its path in the results.
 
     AUC in points (0 to 100), mean absolute errors in units, images in grey levels of 0 to 255, likelihoods in bits
-    per dimension, calibration errors, shares and the two-sample AUC in [0, 1]. NaN where a statistic is not defined (one class only).
+    per dimension, calibration errors, shares and the two-sample AUC in [0, 1]. NaN where a statistic is not defined
+    (one class only).
     """
     weights = patient_weights(patients, n_resamples, seed)
     factual = {j: records["factual"][:, schema.index(j)] for j in schema.names}
