@@ -34,7 +34,7 @@ class EvaluationArguments:
     )
     no_two_sample: bool = _option(
         False,
-        "Train no critics that tell counterfactuals from real films (a minute or two per variable on 1600 films), and "
+        "Train no critics that tell counterfactuals from real films (a minute or so of one core per variable), and "
         "keep no images in the records.",
     )
     seed: int = _option(0, "Seed of interventions, latents, critics and bootstrap.")
