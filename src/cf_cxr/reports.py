@@ -77,6 +77,8 @@ def _effectiveness(results: Mapping[str, Any], schema) -> str:
     header = ["do", "judge on real", "judge on do"]
     header += ["do − real", "model's classifier − judge"] if new else []
     header += ["on changed only", "model's classifier", "change /255", "reversibility /255", "exposure share"]
+    critics = any("two_sample_auc" in row for row in results["do"].values())
+    header += ["two-sample AUC"] if critics else []
     rows = []
     for k, row in results["do"].items():
         cells = [f"{k} ({unit_of(schema[k])})", show(results["real"][k]), show(row["effectiveness"])]
@@ -84,8 +86,15 @@ def _effectiveness(results: Mapping[str, Any], schema) -> str:
             cells += [show(row["signed_distance"], 2, True), show(row["fooling_gap"], 2, True)]
         cells += [show(row["effectiveness_changed_only"]), show(row["effectiveness_model_classifier"])]
         cells += [show(row["change"][:1]), show(row["reversibility"][:1])]
-        rows.append([*cells, show(row["exposure_share_median"], 2)])
-    return table(header, rows)
+        cells += [show(row["exposure_share_median"], 2)]
+        rows.append(cells + ([show(row.get("two_sample_auc"), 2)] if critics else []))
+    return table(header, rows) + _reasons(results)
+
+
+def _reasons(results: Mapping[str, Any]) -> str:
+    """Why there is no two-sample AUC, where there is none."""
+    reasons = {k: row.get("two_sample", {}).get("reason") for k, row in results["do"].items()}
+    return "".join(f"\n\nNo two-sample AUC of do({k}): {reason}" for k, reason in reasons.items() if reason)
 
 
 def _matrix(key: str, digits: int, signed: bool) -> Callable[[Mapping, Any], str]:

@@ -26,6 +26,7 @@ from cf_cxr.metrics.paired_tests import change_by_decision
 from cf_cxr.metrics.preservation import foreign_object_preservation
 from cf_cxr.metrics.soundness import image_distance
 from cf_cxr.metrics.true_counterfactual import counterfactual_error
+from cf_cxr.metrics.two_sample import two_sample_auc
 from cf_cxr.metrics.validity import counterfactual_validity
 
 from .gaussian_toy import GRAPH, SCHEMA
@@ -162,6 +163,16 @@ def case(name, kind):
         per_image = latent_minimality(kind, LATENT, LATENT_NEW, value, other, n_bins=4)
         expected = {**mean("minimality", per_image), "defined_share": 1 - np.isnan(per_image).mean()}
         return columns, {"n_bins": 4}, expected
+    if name == "two_sample_auc":
+        films, new_films = DRAW.uniform(-1, 1, (2, N, 32, 32)).astype(np.float32)
+        columns = {"references": films, "predictions": new_films}
+        columns |= {"reference_values": value, "prediction_values": other}
+        columns |= {f"{side}_patients": [f"p{i}" for i in range(N)] for side in ("reference", "prediction")}
+        options = {"steps": 2, **OPTIONS}
+        out = two_sample_auc(*columns.values(), kind=kind, **options)
+        auc = out.pop("two_sample_auc")
+        assert 0 < auc[1] < auc[2] and out["bins_left_out"] == []
+        return columns, options, {**flat({"two_sample_auc": auc}), **out}
     if name == "calibration_error":
         return cell, {"n_bins": 7}, {"calibration_error": expected_calibration_error(p, value, 7)}
     images = {"predictions": X, "references": Y}
@@ -199,7 +210,7 @@ CASES = [
     ("foreign_object_preservation", "masks"),
     *(
         (n, k)
-        for n in ("effectiveness", "amplification", "fooling_gap", "minimality")
+        for n in ("effectiveness", "amplification", "fooling_gap", "minimality", "two_sample_auc")
         for k in ("binary", "categorical", "continuous")
     ),
     ("calibration_error", "binary"),
@@ -339,6 +350,21 @@ def test_sets_of_different_size():
     out = module.compute(extractor="toy", subset_size=10, n_subsets=5)
     values = kernel_distance_samples(LATENT, LATENT_NEW[:40], subset_size=10, n_subsets=5)
     assert out["kernel_distance_std"] == pytest.approx(values.std())
+
+
+def test_films_of_different_number():
+    columns, options, _ = case("two_sample_auc", "binary")
+    real = {n: v[:50] for n, v in columns.items() if n.startswith("reference")}
+    fake = {n: v for n, v in columns.items() if n.startswith("prediction")}
+    expected = two_sample_auc(*(v[:50] if n in real else v for n, v in columns.items()), **options)
+    module = metrics.load("two_sample_auc")
+    module.add_batch(**real)
+    module.add_batch(**fake)
+    out = module.compute(**options)
+    assert out["two_sample_auc"] == pytest.approx(expected["two_sample_auc"][0])
+    module.add_batch(**real | fake | {"prediction_values": fake["prediction_values"][:40]})
+    with pytest.raises(ValueError, match="predictions, prediction_values and .* same number of rows"):
+        module.compute(**options)
 
 
 def test_combine():

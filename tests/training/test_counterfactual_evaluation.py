@@ -64,8 +64,11 @@ def test_results_files_hold_every_number_and_its_identity(parts, data_dir, tmp_p
     assert set(results["do"]["sex"]["amplification"]) == {"age", "view", "finding"}
     assert set(results["mean_abs_amplification"]) == {"auc_points", "age"}
     assert set(results["fid"]) == {"age", "sex", "view", "finding", "all"}
+    assert results["do"]["sex"]["two_sample_auc"] == [None, None, None]
+    assert "16 x 16 pixels are too small" in results["do"]["sex"]["two_sample"]["reason"]
     table = (out / "results.md").read_text()
     assert "Amplification" in table and "grades itself" not in table
+    assert "two-sample AUC" in table and "No two-sample AUC of do(sex): films of" in table
     assert results["identity"]["judge_is_training_classifier"] is False
     with np.load(out / "samples.npz", allow_pickle=False) as samples:
         assert samples["do/sex/amplification/view"].shape == (21,)

@@ -35,6 +35,8 @@ def write_run(folder, amplification, *, noise=0.0, own_seed=0, oracle=False, **i
         "do/sex/effectiveness": 90 + values,
         "do/sex/error": np.full(R + 1, 3.0),
         "mean_error": np.full(R + 1, 3.0),
+        "do/sex/two_sample_auc": 0.5 + values / 20,
+        "do/site/two_sample_auc": np.full(R + 1, np.nan),
     }
     if oracle:
         samples |= {"do/sex/oracle_effectiveness": np.full(R + 1, 92.0)}
@@ -75,6 +77,17 @@ def test_differences_are_paired_and_ratios_are_ratios(tmp_path):
     assert "| sex → site | -8.00" in text
     stored = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert stored == comparison and (tmp_path / "out" / "comparison.png").stat().st_size > 1000
+
+
+def test_two_sample_aucs_are_compared_on_the_same_patients(tmp_path):
+    runs = [f"{n}={write_run(tmp_path / n, m)}" for n, m in (("hvae", 9), ("flow", 2))]
+    found = entry(
+        compare(tmp_path, runs, "--reference", "hvae", "--no_plots"), "flow", "do", "sex", "two_sample_auc"
+    )
+    assert found["value"][0] == pytest.approx(0.6) and found["value"][2] - found["value"][1] > 0.05
+    np.testing.assert_allclose(found["minus"]["hvae"], -0.35, atol=1e-6)  # what both share cancels
+    table = (tmp_path / "out" / "comparison.md").read_text().split("Two-sample AUC (critic")[1]
+    assert "| hvae | – | 0.95 [" in table and "| flow | – | 0.60 [" in table
 
 
 def test_the_interval_holds_the_spread_between_seeds(tmp_path):

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: bars per intervention, judge densities, judge embeddings, examples, comparisons.
+"""Pictures of an evaluation: bars per intervention, judge densities, embeddings, examples, suspects, comparisons.
 
 Every `*_figure` function draws and returns a matplotlib `Figure`; `write_plots`, `comparison_plot` and
 `training_curves_plot` write them as PNG files, at most `MAX_BYTES` each, on opaque white. Intervals are
@@ -21,6 +21,7 @@ from .embeddings import MAX_POINTS, Projection, embedding_figure, project_embedd
 from .examples import MAX_EXAMPLES, examples_figure, write_examples
 from .frame import PALETTE, REAL, TRAINING_JUDGE_NOTE
 from .png import MAX_BYTES, write_png
+from .suspects import suspects_figure, write_suspects
 from .training_curves import training_curves_figure, training_curves_plot
 
 
@@ -31,17 +32,19 @@ def write_plots(
     graph,
     results: Mapping[str, Any],
     examples: Mapping[str, np.ndarray],
+    suspects: Mapping[str, np.ndarray] | None = None,
 ) -> list[Path]:
     """Writes every picture of one evaluation as PNG into `folder`, which is made if need be.
 
     Args:
-        folder: where `effectiveness.png`, `amplification.png`, `judge_densities.png`, `embedding_pca.png` and
-            `examples.png` go; files of that name are replaced.
+        folder: where `effectiveness.png`, `amplification.png`, `judge_densities.png`, `embedding_pca.png`,
+            `examples.png` and `suspects.png` go; files of that name are replaced.
         records: per-image arrays of the evaluation: `factual`, `real/judge/{k}`, `real/embedding`,
             `do/{k}/attributes`, `do/{k}/judge/{k}`, `do/{k}/embedding`.
         schema, graph: `AttributeSchema` and `CausalGraph` of the model.
         results: the evaluation's numbers: `real`, `do`, `identity`, `mean_abs_amplification`.
         examples: see `examples_figure`; with an empty mapping `examples.png` is left out.
+        suspects: see `suspects_figure`; without any `suspects.png` is left out.
 
     Returns:
         The paths written, in the order above.
@@ -59,6 +62,8 @@ def write_plots(
     paths = [write_png(folder / name, draw()) for name, draw in figures.items()]
     if examples:
         paths.append(write_examples(folder / "examples.png", examples, schema, results))
+    if suspects:
+        paths.append(write_suspects(folder / "suspects.png", suspects, schema, results))
     return paths
 
 
@@ -85,6 +90,7 @@ __all__ = [
     "judge_density_figure",
     "logit",
     "project_embeddings",
+    "suspects_figure",
     "training_curves_figure",
     "training_curves_plot",
     "write_plots",

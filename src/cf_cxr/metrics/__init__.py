@@ -32,6 +32,7 @@ NAMES = (
     "minimality",
     "reversibility",
     "true_counterfactual_error",
+    "two_sample_auc",
 )
 
 

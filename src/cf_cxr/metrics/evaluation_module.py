@@ -143,7 +143,10 @@ class CXRMetric(evaluate.Metric):
             batch["patients"] = [""] * rows
             lengths["patients"] = rows
         if self.UNPAIRED:
-            return {n: [*batch.get(n, ()), *[None] * (rows - lengths.get(n, 0))] for n in features}
+            return {
+                name: [*batch.get(name, ()), *[_missing(feature)] * (rows - lengths.get(name, 0))]
+                for name, feature in features.items()
+            }
         if missing := [name for name in features if name not in batch]:
             raise ValueError(
                 f"{self.name}: {', '.join(missing)} missing; its inputs are {', '.join(features)}."
@@ -222,6 +225,11 @@ def with_intervals(results: Mapping[str, Interval]) -> dict[str, Any]:
     for name, (estimate, low, high) in results.items():
         out |= {name: estimate, f"{name}_interval": [low, high]}
     return out
+
+
+def _missing(feature: Value | Sequence) -> Any:
+    """What stands in an unpaired column where the longer ones go on: plain values have no null."""
+    return "" if feature == TEXT else math.nan if feature == NUMBER else None
 
 
 def _encode(name: str, value: Any, feature: Value | Sequence) -> list[str] | np.ndarray:

@@ -34,7 +34,12 @@ class EvaluationArguments:
     num_reversibility_images: int | None = _option(
         None, "Single cycles (reversibility) on the first N images only, to save time; default: on all."
     )
-    seed: int = _option(0, "Seed of interventions, latents and bootstrap.")
+    no_two_sample: bool = _option(
+        False,
+        "Train no critics that tell counterfactuals from real films (a minute or so of one core per variable), and "
+        "keep no images in the records.",
+    )
+    seed: int = _option(0, "Seed of interventions, latents, critics and bootstrap.")
     n_resamples: int = _option(1000, "Bootstrap resamples of patients.")
     output_dir: str = _option("outputs/evaluation", "Where records, results.json, results.md and plots go.")
     overwrite_output_dir: bool = _option(False, "Delete earlier records and results of the folder.")

@@ -16,6 +16,7 @@ Records are float32 arrays by name, one row per image of the batch; j is an attr
     do/{k}/exposure                   (B,) share of the change that is exposure, in [0, 1]; NaN if no attribute changed
     do/{k}/reversibility/{m}          (B,) grey levels, after m = 1 and 5 cycles of do(a) and back (M); NaN if no
                                       attribute changed
+    images/real, images/do/{k}        (B, S, S) the images themselves, uint8, on request
     examples/image, examples/do/{k}/image, examples/factual, examples/do/{k}/attributes
                                       pictures, uint8, of the first images under interventions of their own that
                                       change something, and their attributes
@@ -72,6 +73,7 @@ class Collector:
         seed: of the draws, together with a batch's number.
         num_cycle_images: repeated cycles are measured on this many first images of the data set.
         num_reversibility_images: single cycles on this many; None: on all.
+        keep_images: record the images too.
         autocast: context of the image mechanism's passes; classifiers run outside of it, in float32.
         truth: renders true counterfactuals, where the images are a phantom's.
         options: of the image mechanism, by name.
@@ -88,6 +90,7 @@ class Collector:
         seed: int = 0,
         num_cycle_images: int = 64,
         num_reversibility_images: int | None = None,
+        keep_images: bool = False,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
         truth: TrueCounterfactuals | None = None,
         options: Mapping[str, Any] | None = None,
@@ -95,6 +98,7 @@ class Collector:
         self.model, self.judge, self.truth = model, judge, truth
         self.seed, self.autocast = seed, autocast
         self.num_cycle_images, self.num_reversibility_images = num_cycle_images, num_reversibility_images
+        self.keep_images = keep_images
         self.schema, self.device = model.schema, model.device
         self.abduct_options, self.decode_options = split_options(model.image_mechanism, options or {})
 
@@ -133,6 +137,8 @@ class Collector:
             records[f"do/{name}/exposure"] = torch.where(moved[name], share, torch.nan)
         records |= self._reversibility(first, pixels, parents, counterfactuals, attributes, moved)
         judged = {"real": pixels, **{f"do/{name}": image for name, image in counterfactuals.items()}}
+        if self.keep_images:
+            records |= {f"images/{name}": _grey(image)[:, 0] for name, image in judged.items()}
         if self.truth is not None:
             found = self.truth(pixels, factual, batch["noise"], counterfactuals, attributes)
             records |= found.records

@@ -30,6 +30,7 @@ from .identity import check_judge
 from .phantom_truth import TrueCounterfactuals
 from .storage import RecordStore, write_atomically
 from .summary import Samples, summarise
+from .two_sample import read_films, suspicious_films
 
 RESULTS_FILE, TABLE_FILE, SAMPLES_FILE, RECORDS, PLOTS = (
     "results.json", "results.md", "samples.npz", "records", "plots",
@@ -73,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         seed=args.seed,
         num_cycle_images=args.num_cycle_images,
         num_reversibility_images=args.num_reversibility_images,
+        keep_images=not args.no_two_sample,
         autocast=accelerator.autocast,
         truth=None if data.phantom is None else TrueCounterfactuals(data.phantom),
         options=args.mechanism_options,
@@ -81,12 +83,14 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     computed = int(accelerator.gather(torch.tensor([computed], device=accelerator.device)).sum())
     if accelerator.is_main_process:
         records = store.read_all(len(data))
+        critics = read_films(records, model.schema, data.patients, args.seed, not args.disable_tqdm)
         results, samples = summarise(
-            records, model.schema, model.graph, data.patients, args.seed, args.n_resamples
+            records, model.schema, model.graph, data.patients, args.seed, args.n_resamples, critics
         )
         results["identity"] = describe(args, who, data, store, model.schema)
         results["run"] = run_facts(accelerator, started, computed, len(data))
-        write_outputs(folder, results, samples, records, model.schema, model.graph, not args.no_plots)
+        pictures = None if args.no_plots else suspicious_films(records, critics)
+        write_outputs(folder, results, samples, records, model.schema, model.graph, pictures)
         print((folder / TABLE_FILE).read_text(encoding="utf-8"))
     accelerator.wait_for_everyone()
     return json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
@@ -164,6 +168,7 @@ def records_identity(
         "batch_size": args.batch_size,
         "num_cycle_images": args.num_cycle_images,
         "num_reversibility_images": args.num_reversibility_images,
+        "images_kept": not args.no_two_sample,
         "mixed_precision": str(accelerator.mixed_precision),
         "channels_last": args.channels_last,
         "mechanism_options": {
@@ -229,18 +234,18 @@ def write_outputs(
     records: Mapping[str, np.ndarray],
     schema: AttributeSchema,
     graph: CausalGraph,
-    plots: bool,
+    suspects: Mapping[str, np.ndarray] | None,
 ) -> None:
-    """results.json, results.md, samples.npz, and plots on request."""
+    """results.json, results.md, samples.npz, and plots unless `suspects` is None."""
     write_samples(folder / SAMPLES_FILE, samples)
     write_atomically(folder / RESULTS_FILE, json.dumps(results, indent=1, allow_nan=False).encode())
     write_atomically(folder / TABLE_FILE, markdown_table(results, schema).encode())
-    if plots:
+    if suspects is not None:
         from ...evaluation_plots import write_plots
 
         examples = {k.removeprefix("examples/"): v for k, v in records.items() if k.startswith("examples/")}
         rows = {k: v for k, v in records.items() if not k.startswith("examples/")}
-        write_plots(folder / PLOTS, rows, schema, graph, results, examples)
+        write_plots(folder / PLOTS, rows, schema, graph, results, examples, suspects)
 
 
 def write_samples(path: Path, samples: Samples) -> None:

@@ -12,6 +12,7 @@ SCALARS = {
     "mean_distance/auc_points": ("distance from reality, AUC points", 2, 1),
     "mean_abs_amplification/auc_points": ("mean |amplification|, AUC points", 2, 1),
     "mean_posterior_drift/probability": ("mean posterior drift, %", 2, 100),
+    "mean_two_sample_auc": ("two-sample AUC", 3, 1),
     "mean_error": ("error to the true counterfactual, /255", 2, 1),
     "mean_error_inside": ("inside, /255", 2, 1),
     "mean_error_outside": ("outside, /255", 2, 1),
@@ -39,6 +40,7 @@ def comparison_tables(comparison: Mapping[str, Any], schema) -> str:
         ("Signed distance from reality (judge on do − judge on real):", "signed_distance", 2, True),
         ("Distance from reality (mean over seeds of its absolute value):", "distance", 2, False),
         ("Fooling gap (model's classifier − judge):", "fooling_gap", 2, True),
+        ("Two-sample AUC (critic on do against real; 0.5: nobody can tell):", "two_sample_auc", 2, False),
         ("Error to the true counterfactual inside the touched region, /255:", "error_inside", 2, False),
         ("Error to the true counterfactual outside the touched region, /255:", "error_outside", 2, False),
     ):
@@ -47,7 +49,8 @@ def comparison_tables(comparison: Mapping[str, Any], schema) -> str:
             for n in names
         ]
         if _any(rows):
-            units = [a.name if key.startswith("error") else f"{a.name} ({unit_of(a)})" for a in schema]
+            unitless = key.startswith(("error", "two_sample"))
+            units = [a.name if unitless else f"{a.name} ({unit_of(a)})" for a in schema]
             parts.append(_titled(title + marked, table(["method", *units], rows)))
     for title, key, digits, signed in (
         (

@@ -22,6 +22,8 @@ from ...metrics.bootstrap import interval, mean_samples, patient_weights, score_
 from ...metrics.distribution import frechet_distance, kernel_distance
 from ...metrics.effectiveness import absolute_interval, effectiveness_samples
 from ...metrics.minimality import latent_minimality
+from ...metrics.two_sample import CriticScores, two_sample_samples
+from .two_sample import describe_scores
 
 Samples = dict[str, np.ndarray]
 
@@ -48,11 +50,13 @@ def bootstrap_samples(
     patients: Sequence,
     seed: int,
     n_resamples: int,
+    critics: Mapping[str, CriticScores] | None = None,
 ) -> Samples:
     """Bootstrap samples of every statistic, by its path in the results.
 
     AUC in points (0 to 100), mean absolute errors in units, images in grey levels of 0 to 255, likelihoods in bits
-    per dimension, calibration errors and shares in [0, 1]. NaN where a statistic is not defined (one class only).
+    per dimension, calibration errors, shares and the two-sample AUC in [0, 1]. NaN where a statistic is not defined
+    (one class only).
     """
     weights = patient_weights(patients, n_resamples, seed)
     factual = {j: records["factual"][:, schema.index(j)] for j in schema.names}
@@ -75,6 +79,8 @@ def bootstrap_samples(
     names = interventions(records, schema)
     for k in names:
         out |= {f"do/{k}/{name}": s for name, s in _intervention(records, schema, graph, k, weights).items()}
+    for k, scores in (critics or {}).items():
+        out[f"do/{k}/two_sample_auc"] = two_sample_samples(scores, weights[:, scores.rows])
     real = _predictions(records, schema, "real/judge")
     for result, kind in (("amplification", "judge"), ("oracle_amplification", "true/judge")):
         asked = {k: _predictions(records, schema, f"do/{k}/{kind}") for k in names}
@@ -190,7 +196,8 @@ def means_over_interventions(samples: Samples, schema: AttributeSchema, names: S
     - `mean_posterior_drift`: mean over the cells (k, j) of the matrix; `oracle_mean_posterior_drift`;
     - `mean_abs_amplification_to_oracle`: mean over the cells of |amplification - that of the true counterfactuals|,
       what is left where a perfect image mechanism would not score 0 either;
-    - `mean_error`, `mean_error_inside`, `mean_error_outside`: mean over k, grey levels.
+    - `mean_error`, `mean_error_inside`, `mean_error_outside`: mean over k, grey levels;
+    - `mean_two_sample_auc`: mean over k.
     """
     groups: dict[str, list[np.ndarray]] = {}
 
@@ -205,9 +212,9 @@ def means_over_interventions(samples: Samples, schema: AttributeSchema, names: S
             if f"{do}/{gap}" in samples:
                 name = gap.removeprefix("signed_")
                 add(f"mean_{name}/{unit}", np.abs(samples[f"{do}/{gap}"]))
-        for error in ("error", "error_inside", "error_outside"):
-            if f"{do}/{error}" in samples:
-                add(f"mean_{error}", samples[f"{do}/{error}"])
+        for name in ("error", "error_inside", "error_outside", "two_sample_auc"):
+            if f"{do}/{name}" in samples:
+                add(f"mean_{name}", samples[f"{do}/{name}"])
         for j in schema.names:
             for prefix in ("", "oracle_"):
                 if f"{do}/{prefix}posterior_drift/{j}" in samples:
@@ -227,13 +234,14 @@ def summarise(
     patients: Sequence,
     seed: int,
     n_resamples: int,
+    critics: Mapping[str, CriticScores] | None = None,
 ) -> tuple[dict[str, Any], Samples]:
     """All results as nested dictionaries, and the bootstrap samples behind them.
 
     Numbers with an interval are `[estimate, low, high]` (95 %, bootstrap by patient); None is "not defined", for
     example an AUC where all images have one class.
     """
-    samples = bootstrap_samples(records, schema, graph, patients, seed, n_resamples)
+    samples = bootstrap_samples(records, schema, graph, patients, seed, n_resamples, critics)
     results: dict[str, Any] = {"schema_version": SCHEMA_VERSION}
     for path, values in samples.items():
         put(results, path, numbers(interval(values)))
@@ -245,6 +253,8 @@ def summarise(
         exposure = exposure[~np.isnan(exposure)]
         median = float(np.median(exposure)) if len(exposure) else math.nan
         results["do"][k]["exposure_share_median"] = numbers([median])[0]
+    for k, scores in (critics or {}).items():
+        results["do"][k]["two_sample"] = describe_scores(scores)
     results["composition_max"] = numbers([records["real/composition/1"].max()])[0]
     results |= _distribution_distances(records, schema)
     return results, samples
