@@ -244,9 +244,13 @@ def mechanism_options(model: Any, texts: Sequence[str]) -> dict[str, Any]:
         UsageError: the mechanism has no such option, or the value cannot be read.
     """
     import yaml
+    from transformers.utils import logging
 
     known = getattr(model, "mechanism_options", ())
-    options: dict[str, Any] = {"show_progress": sys.stderr.isatty()} if "show_progress" in known else {}
+    options: dict[str, Any] = {}
+    if "show_progress" in known and sys.stderr.isatty():
+        logging.enable_progress_bar()  # off while loading
+        options["show_progress"] = True
     for name, value in (part for text in texts for part in parse_assignments([text], "--option").items()):
         if name not in known:
             raise UsageError(f"--option {name}: this model has {', '.join(known) or 'no options'}.")

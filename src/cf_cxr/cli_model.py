@@ -21,7 +21,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def load_pipeline(arguments: argparse.Namespace, task: str, default_model: Path):
-    """The pipeline of a task that the options ask for, loaded without progress bars.
+    """The pipeline of a task that the options ask for, without progress bars.
 
     Raises:
         UsageError: no such device, a model of another kind, a configuration that cannot be, or no bundled model.
@@ -53,7 +53,7 @@ def load_pipeline(arguments: argparse.Namespace, task: str, default_model: Path)
     if arguments.model is not None:
         load_config(arguments.model, UsageError)  # says what is wrong with it in words
     try:
-        loaded = pipeline(
+        return pipeline(
             task,
             model=arguments.model or str(default_model),
             device=arguments.device,
@@ -61,5 +61,3 @@ def load_pipeline(arguments: argparse.Namespace, task: str, default_model: Path)
         )
     except TypeError as error:  # a model of another kind
         raise UsageError(str(error)) from error
-    logging.enable_progress_bar()
-    return loaded

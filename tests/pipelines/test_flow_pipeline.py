@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 from transformers import pipeline
+from transformers.utils import logging
 
 import cf_cxr  # noqa: F401  (registers the task)
 from cf_cxr import DeepSCMConfig, cli
@@ -72,6 +73,7 @@ def test_options_given_when_the_pipeline_is_built(folder, pipe):
 
 
 def test_progress_bar(pipe, capsys):
+    logging.enable_progress_bar()  # the command, tested in the same process, switches bars off
     pipe(grey_image(0), attributes=KNOWN, do={"sex": "Female"}, show_progress=True)
     assert "Flow" in capsys.readouterr().err
 

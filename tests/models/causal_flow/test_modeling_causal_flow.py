@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from transformers.utils import logging
 
 from cf_cxr import CausalFlowConfig, CausalFlowModel
 from cf_cxr.models.image_mechanism import ImageMechanism, repeat_noise
@@ -191,6 +192,7 @@ class TestCausalFlow(ModelCommonTestsMixin):
         )
 
     def test_progress_bar(self, capsys):
+        logging.enable_progress_bar()  # other tests switch bars off
         model = self.model()
         with torch.no_grad():
             model.abduct(images(), FACTUAL, num_inference_steps=3)
