@@ -211,6 +211,8 @@ class TestCausalFlow(ModelCommonTestsMixin):
             (lambda m: m.decode(m.abduct(images(), FACTUAL), TARGET, guidance="more"), "factual"),
             (lambda m: m.decode(m.abduct(images(), FACTUAL), TARGET, guidance_scale={"agee": 2}), "agee"),
             (lambda m: m.decode(m.abduct(images(), FACTUAL), TARGET, guidance_scale="much"), "much"),
+            (lambda m: m.decode(m.abduct(images(), FACTUAL), TARGET, guidance_scale=math.nan), "finite"),
+            (lambda m: m.abduct(images(), FACTUAL, num_inference_steps=10**9), "1000"),
         ],
     )
     def test_bad_input_is_named(self, call, words):

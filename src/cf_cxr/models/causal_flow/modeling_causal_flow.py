@@ -14,8 +14,10 @@ Read top to bottom: attribute embedding, velocity, guidance, solver, model.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from diffusers import UNet2DModel
@@ -207,7 +209,7 @@ class CausalFlowModel(PreTrainedModel):
         """The guidance scale of every attribute; None takes the configuration's.
 
         Raises:
-            ValueError: for an attribute that is none of the parents, or something that is no number.
+            ValueError: for an attribute that is none of the parents, or something that is no finite number.
         """
         scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
         names = self.config.attribute_names
@@ -217,12 +219,12 @@ class CausalFlowModel(PreTrainedModel):
             raise ValueError(
                 f"guidance_scale names {', '.join(sorted(unknown))}; the attributes are {', '.join(names)}."
             )
-        try:
-            return {name: float(scale.get(name, 1.0)) for name in names}
-        except (TypeError, ValueError) as error:
+        omegas = {name: scale.get(name, 1.0) for name in names}
+        if not all(isinstance(omega, Real) and math.isfinite(omega) for omega in omegas.values()):
             raise ValueError(
-                f"guidance_scale={guidance_scale!r}: give a number, or one per attribute."
-            ) from error
+                f"guidance_scale={guidance_scale!r}: give a finite number, or one per attribute."
+            )
+        return omegas
 
     def _field(self, parents: Tensor) -> Callable[[Tensor, float], Tensor]:
         """The vector field under these parents."""
@@ -300,8 +302,8 @@ class CausalFlowModel(PreTrainedModel):
 
     def _steps(self, num_inference_steps: int | None) -> int:
         steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"num_inference_steps={steps!r}: give a whole number of at least 1.")
+        if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= 1000:
+            raise ValueError(f"num_inference_steps={steps!r}: give a whole number from 1 to 1000.")
         return steps
 
     # ------------------------------------------------- the image mechanism
