@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--data_dir", required=True)
     parser.add_argument("--cache_dir")
     parser.add_argument("--images", type=int, default=8)
-    parser.add_argument("--steps", type=int, nargs="+", default=[6, 8, 12, 16, 24])
+    parser.add_argument("--steps", type=int, nargs="+", default=[8, 12, 16, 24])
     args = parser.parse_args()
     model = CausalFlowModel.from_pretrained(args.model)
     schema, _ = cxr_schema("parquet")

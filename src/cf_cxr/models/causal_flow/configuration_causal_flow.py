@@ -42,7 +42,7 @@ class CausalFlowConfig(PreTrainedConfig):
     layers_per_block: int = 2
     attribute_dropout: float | int = 0.1
     data_std: float | int = 0.5
-    num_inference_steps: int = 12
+    num_inference_steps: int = 16
     guidance_scale: float | int | dict[str, float | int] = 1.0
 
     def __post_init__(self, **kwargs):
