@@ -73,8 +73,10 @@ def tiny_model(graph=GRAPH, mechanism="hvae") -> DeepSCMModel:
         model = DeepSCMModel(config).eval()
         with torch.no_grad():
             for name, weight in model.image_mechanism.named_parameters():
-                if "z_proj" in name or "attribute_embedding.values" in name:
+                if "z_proj" in name:
                     weight.mul_(8)
+                if "attribute_embedding.values" in name:
+                    weight.mul_(3)
             for name, weight in model.named_parameters():
                 if name.startswith(("classifier.heads", "attribute_scm")) and weight.ndim == 2:
                     weight.mul_(20)
