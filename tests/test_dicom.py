@@ -10,7 +10,7 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels import apply_windowing
 from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless
 
-from cf_cxr.dicom import apply_window
+from cf_cxr.dicom import apply_window, header_attributes
 from cf_cxr.image_errors import CXRImageError, NotAChestRadiographWarning
 from cf_cxr.image_processing_cxr import CXRImageProcessor
 
@@ -320,3 +320,59 @@ def test_damaged_header_value_is_refused(tmp_path):
     path.write_bytes(content.replace(b"2048", b"2x.8"))
     with pytest.raises(CXRImageError, match="damaged.dcm.* is damaged DICOM"):
         load(path)
+
+
+# --- what the header says of the patient
+
+
+@pytest.mark.parametrize(
+    ("elements", "expected"),
+    [
+        (
+            {"PatientAge": "063Y", "PatientSex": "F", "ViewPosition": "PA"},
+            {"age": 63.0, "sex": "Female", "view": "PA"},
+        ),
+        (
+            {"PatientAge": "006M", "PatientSex": "M", "ViewPosition": "AP"},
+            {"age": 0.5, "sex": "Male", "view": "AP"},
+        ),
+        ({"PatientAge": "052W"}, {"age": 52 * 7 / 365.25}),
+        ({"PatientAge": "030D"}, {"age": 30 / 365.25}),
+        ({"PatientAge": "51"}, {"age": 51.0}),  # as the RSNA's files have it
+        ({"PatientAge": "000Y", "PatientSex": "O", "ViewPosition": "LL"}, {}),
+        ({"PatientAge": "238Y", "PatientSex": "", "ViewPosition": ["PA", "AP"]}, {}),
+        ({"PatientAge": ["045Y", "046Y"], "PatientSex": " f"}, {"sex": "Female"}),
+        ({}, {}),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_header_attributes(tmp_path, elements, expected):
+    dataset = make_dicom(RAMP_8, **elements)
+    path = save_dicom(dataset, tmp_path / "film.dcm")
+    with open(path, "rb") as file:
+        content = file.read()
+    for source in (path, tmp_path / "film.dcm", content, dataset, {"bytes": None, "path": path}):
+        assert header_attributes(source) == pytest.approx(expected)
+
+
+@pytest.mark.filterwarnings("error")
+def test_header_attributes_of_what_is_no_dicom_or_damaged(tmp_path):
+    PIL.Image.fromarray(RAMP_8).save(tmp_path / "film.png")
+    path = tmp_path / "film.dcm"
+    save_dicom(make_dicom(RAMP_8, PatientAge="063Y"), path)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"063Y", b"\xff\x00\xe9Y"))
+    assert header_attributes(path) == {}
+    for kept in (0, 100, 140, 200, 300):
+        path.write_bytes(content[:kept])
+        assert header_attributes(path) == {} == header_attributes(content[:kept])
+    for source in (
+        tmp_path / "film.png",
+        tmp_path,
+        tmp_path / "none.dcm",
+        "http://x/y.dcm",
+        RAMP_8,
+        None,
+        {},
+    ):
+        assert header_attributes(source) == {}

@@ -7,7 +7,10 @@ with more than 256 entries.
 """
 
 import io
+import os
+import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from pydicom.pixels import get_decoder, pixel_array
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from .image_errors import CXRImageError, NotAChestRadiographWarning, check_image_size
+from .image_loading import DICOM_SUFFIXES
 
 PHOTOMETRIC = ("MONOCHROME1", "MONOCHROME2")
 RADIOGRAPHY = ("CR", "DX", "DR", "RG", "RF", "PX", "OT", "SC")
@@ -37,6 +41,10 @@ NOT_FRONTAL = (
     "RPO",
     "OBLIQUE",
 )
+YEARS = {"Y": 1, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
+MAX_AGE = 120  # years
+SEXES = {"F": "Female", "M": "Male"}
+VIEWS = ("AP", "PA")
 PERCENTILES = (0.5, 99.5)  # become black and white where the file says nothing about display
 DECODERS = "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg pyjpegls"
 
@@ -92,6 +100,62 @@ def _display_values(source: Any, name: str, min_side: int, max_pixels: int, forc
     if padding is not None:
         pixels[padding] = 0
     return pixels.astype(np.float32)
+
+
+def header_attributes(
+    source: str | os.PathLike | bytes | pydicom.Dataset | Mapping[str, Any],
+) -> dict[str, Any]:
+    """What the header of a DICOM radiograph says of patient and view; no pixels are read.
+
+    Args:
+        source: path or bytes of a file, a data set, or the dictionary `{"bytes", "path"}` of an undecoded
+            `datasets.Image`.
+
+    Returns:
+        Those of `age` (float, years in (0, 120]; PatientAge in years, months, weeks or days, and in years where
+        it has no unit; 0, which archives write for unknown, is left out), `sex` ("Female" or "Male") and `view`
+        ("AP" or "PA") that are there and plausible. Empty for anything that is no DICOM file, addresses
+        included; damaged elements are left out.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom's, of values that are not used then
+            dataset = _header(source)
+            values = {key: _text(dataset, key) for key in ("PatientAge", "PatientSex", "ViewPosition")}
+    except Exception:  # as many types as there are ways to be no DICOM file
+        return {}
+    attributes: dict[str, Any] = {}
+    if match := re.fullmatch(r"([0-9]{1,3})([YMWD]?)", values["PatientAge"]):
+        age = int(match[1]) * YEARS[match[2] or "Y"]
+        if 0 < age <= MAX_AGE:
+            attributes["age"] = age
+    if values["PatientSex"] in SEXES:
+        attributes["sex"] = SEXES[values["PatientSex"]]
+    if values["ViewPosition"] in VIEWS:
+        attributes["view"] = values["ViewPosition"]
+    return attributes
+
+
+def _header(source: Any) -> pydicom.Dataset:
+    if isinstance(source, pydicom.Dataset):
+        return source
+    if isinstance(source, Mapping):
+        source = source["path"] if source.get("bytes") is None else source["bytes"]
+    if isinstance(source, bytes | bytearray):
+        return pydicom.dcmread(io.BytesIO(source), stop_before_pixels=True)
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    force = path.suffix.lower() in DICOM_SUFFIXES
+    return pydicom.dcmread(path, stop_before_pixels=True, force=force)
+
+
+def _text(dataset: pydicom.Dataset, key: str) -> str:
+    """The value of an element in capitals; empty where there is none, or none that can be read."""
+    try:
+        return str(dataset.get(key) or "").strip().upper()
+    except Exception:  # pydicom converts values as they are read; damaged ones raise many types
+        return ""
 
 
 def check_header(dataset: pydicom.Dataset, name: str, min_side: int, max_pixels: int) -> None:
