@@ -1,15 +1,20 @@
 """Images that cannot be used: each is a CXRImageError that names the image, what is wrong and the remedy."""
 
+import os
+import socket
 import struct
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import PIL.ImageFile
+import pydicom
 import pytest
 import torch
 
+from cf_cxr.dicom import header_attributes
 from cf_cxr.image_processing_cxr import CXRImageError, CXRImageNotFoundError, CXRImageProcessor
 
 LEVELS = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
@@ -53,6 +58,40 @@ def test_missing_file(tmp_path):
 
 def test_folder(tmp_path):
     refuse(tmp_path, "is a folder, not a file")
+
+
+@pytest.fixture(params=["pipe", "socket", "device"])
+def special(request, tmp_path, monkeypatch):
+    """A file whose reading would not end, and its kind; opening it fails the test."""
+    path = tmp_path / "chest.png"
+    if request.param == "pipe":
+        os.mkfifo(path)
+    elif request.param == "socket":
+        monkeypatch.chdir(tmp_path)  # the path of a socket may have some hundred characters only
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(path.name)
+    else:
+        path = Path("/dev/zero")
+
+    def forbidden(*args, **kwargs):
+        raise AssertionError("the file was opened")
+
+    monkeypatch.setattr(Path, "open", forbidden)
+    monkeypatch.setattr(PIL.Image, "open", forbidden)
+    monkeypatch.setattr(pydicom, "dcmread", forbidden)
+    return path, request.param
+
+
+def test_pipes_sockets_and_devices_are_refused_unopened(special, tmp_path):
+    path, kind = special
+    dicom = tmp_path / "link.dcm"
+    dicom.symlink_to(path)
+    for image in (str(path), path, {"path": str(path)}, {"bytes": None, "path": path}, dicom):
+        refuse(image, f"is a {kind}.*not opened. Give the path of one image")
+    with pytest.raises(CXRImageError, match=f"image 1 of the batch: .* is a {kind}"):
+        CXRImageProcessor()([LEVELS, path])
+    refuse(f"file://{path}", "no such file")
+    assert header_attributes(dicom) == {}
 
 
 def test_empty_file(tmp_path):

@@ -1,10 +1,13 @@
 """CXRImageProcessor: every kind of input, geometry and value range with known answers, and the way back."""
 
+import contextlib
 import http.server
 import io
 import json
 import pickle
+import socket
 import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -14,7 +17,8 @@ import pytest
 import torch
 from transformers import AutoImageProcessor, PreTrainedConfig
 
-from cf_cxr.image_processing_cxr import CXRImageProcessor, NotAChestRadiographWarning
+from cf_cxr.image_loading import load_grayscale
+from cf_cxr.image_processing_cxr import CXRImageError, CXRImageProcessor, NotAChestRadiographWarning
 
 LEVELS = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
 
@@ -376,6 +380,32 @@ def test_addresses_that_give_no_image(server, monkeypatch):
     monkeypatch.setattr("cf_cxr.image_loading.MAX_DOWNLOAD_BYTES", 100)
     with pytest.raises(ValueError, match="large.png.*download was stopped"):
         pixels_of(f"{address}/large.png")
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nX-Wait: ", b"HTTP/1.1 200 OK\r\n\r\n"])
+def test_a_server_that_drips_is_given_up(monkeypatch, head):
+    """In the headers, and in the body: each wait is short, the whole is not."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    given_up = threading.Event()
+
+    def drip():
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):  # the client goes
+            connection.recv(4096)
+            connection.sendall(head)
+            while not given_up.wait(0.05):
+                connection.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=drip, daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/chest.png"
+        begin = time.monotonic()
+        with pytest.raises(CXRImageError, match="chest.png.*not complete after 0.5 seconds.*given up"):
+            load_grayscale(url, timeout=0.5)
+        assert time.monotonic() - begin < 2
+        given_up.set()
+        thread.join(5)
 
 
 # --- saving, Auto classes, settings
