@@ -254,6 +254,50 @@ def test_frontal_chest_radiographs_do_not_warn(elements):
     load(make_dicom(RAMP_8, **elements))
 
 
+def view_code(value: str, meaning: str) -> pydicom.Dataset:
+    item = pydicom.Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "SRT", meaning
+    return item
+
+
+LATERALS = [
+    ({"PatientOrientation": ["A", "F"]}, r"PatientOrientation is A\\F"),
+    ({"PatientOrientation": ["PL", "F"]}, r"PatientOrientation is PL\\F"),
+    (
+        {"ViewCodeSequence": [view_code("R-10236", "Ansicht von links")]},
+        "ViewCodeSequence is Ansicht von links",
+    ),
+    ({"ViewCodeSequence": [view_code("399004004", "right lateral")]}, "ViewCodeSequence is right lateral"),
+    ({"SeriesDescription": "W033 Thorax lat."}, "SeriesDescription is W033 Thorax lat."),
+    ({"SeriesDescription": "CHEST_LLAT"}, "SeriesDescription is CHEST_LLAT"),
+    ({"SeriesDescription": "Lateral", "ViewPosition": ""}, "SeriesDescription is Lateral"),
+]
+FRONTALS = [
+    {"PatientOrientation": ["L", "F"]},
+    {"PatientOrientation": ["R", "FP"]},
+    {"PatientOrientation": ""},
+    {"PatientOrientation": ["", ""]},
+    {"ViewCodeSequence": [view_code("R-10206", "antero-posterior")]},
+    {"ViewCodeSequence": []},
+    {"SeriesDescription": "Chest PA and lateral"},  # of the study, not of the film
+    {"SeriesDescription": "Thorax p.a./lat."},
+    {"SeriesDescription": "bilateral effusion, collateral flat plate"},
+]
+
+
+@pytest.mark.parametrize(("elements", "reason"), LATERALS)
+def test_laterals_are_known_by_every_element_that_says_so(tmp_path, elements, reason):
+    path = save_dicom(make_dicom(RAMP_8, **elements), tmp_path / "side.dcm")
+    with pytest.warns(NotAChestRadiographWarning, match=f"side.dcm.*{reason}, not frontal"):
+        load(path)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("elements", FRONTALS)
+def test_frontals_are_not_taken_for_laterals(tmp_path, elements):
+    load(save_dicom(make_dicom(RAMP_8, **elements), tmp_path / "front.dcm"))
+
+
 # --- refusals
 
 
@@ -278,6 +322,35 @@ def test_unusable_dicom_is_refused_with_its_name(tmp_path, elements, message):
         load(path)
     with pytest.raises(CXRImageError, match=message):
         load(make_dicom(RAMP_8, **elements))
+
+
+NO_INTERCEPT = {"RescaleIntercept": 0}
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning", "ignore:Invalid value", "ignore:A value of type")
+@pytest.mark.parametrize("window", [{}, FULL_WINDOW])
+@pytest.mark.parametrize(
+    ("elements", "message"),
+    [
+        ({"RescaleSlope": 1e308, **NO_INTERCEPT}, r"RescaleSlope \(0028,1053\) = 1e\+308"),
+        ({"RescaleSlope": 1e300, **NO_INTERCEPT}, r"RescaleSlope \(0028,1053\) = 1e\+300"),
+        ({"RescaleSlope": 0, **NO_INTERCEPT}, r"RescaleSlope \(0028,1053\) = 0"),
+        ({"RescaleSlope": "nan", **NO_INTERCEPT}, r"RescaleSlope \(0028,1053\) = nan"),
+        ({"RescaleSlope": "-inf", **NO_INTERCEPT}, r"RescaleSlope \(0028,1053\) = -inf"),
+        ({"RescaleSlope": 1, "RescaleIntercept": "1e300"}, r"RescaleIntercept \(0028,1052\) = 1e\+?300"),
+        ({"ModalityLUTSequence": [lut(0, 16, [7, 7])]}, r"ModalityLUTSequence \(0028,3000\) = 2 entries"),
+        ({"VOILUTSequence": [lut(0, 8, [7, 7])]}, r"VOILUTSequence \(0028,3010\) = 2 entries"),
+        ({"VOILUTSequence": [lut(0, 0, [0, 1])]}, r"VOILUTSequence \(0028,3010\) = 2 entries.* of 0 bits"),
+        ({"VOILUTSequence": [lut(0, 8, [0, 999])]}, r"VOILUTSequence \(0028,3010\) = .*0 to 999 of 8 bits"),
+        ({"WindowCenter": "nan", "WindowWidth": 10}, r"WindowCenter \(0028,1050\) = nan"),
+        ({"WindowCenter": 2000, "WindowWidth": "inf"}, r"WindowWidth \(0028,1051\) = inf"),
+        ({"PixelPaddingValue": 0, "PixelPaddingRangeLimit": 4095}, r"PixelPaddingValue \(0028,0120\) = 0"),
+    ],
+)
+def test_header_that_leaves_no_grey_levels_is_refused_with_its_element(tmp_path, elements, message, window):
+    dataset = make_dicom(RAMP_12, 12, **{**window, **elements})
+    with pytest.raises(CXRImageError, match=f"wild.dcm.*{message}"):
+        load(save_dicom(dataset, tmp_path / "wild.dcm"))
 
 
 def test_too_many_pixels_are_refused_before_the_pixels_are_read(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import io
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +41,22 @@ NOT_FRONTAL = (
     "RPO",
     "OBLIQUE",
 )
+# Lateral, right and left lateral, in SNOMED's old and new codes.
+LATERAL_CODES = ("R-102CD", "R-10232", "R-10236", "399067008", "399198007", "399173006")
+LATERAL_WORD = re.compile(
+    r"[LR]?LAT|[LR]?LATERAL[A-Z]*|OBL|OBLIQU[A-Z]*|PROFILE?|PERFIL|SEITL(ICH)?|SAGITTAL"
+)
+FRONTAL_WORDS = {"PA", "AP", "FRONTAL", "FACE"}
+MAX_VALUE = 2.0**53  # after the modality step: the last up to which float64 tells whole numbers apart
 YEARS = {"Y": 1, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 MAX_AGE = 120  # years
 SEXES = {"F": "Female", "M": "Male"}
 VIEWS = ("AP", "PA")
+# What shapes the grey levels: the elements of each step in order of precedence, those of one row together.
+Steps = tuple[tuple[str, ...], ...]
+PADDING: Steps = (("PixelPaddingValue", "PixelPaddingRangeLimit"), ("BitsStored",))
+MODALITY: Steps = (("ModalityLUTSequence",), ("RescaleSlope", "RescaleIntercept"))
+DISPLAY: Steps = (("VOILUTSequence",), ("WindowCenter", "WindowWidth"), *PADDING)
 PERCENTILES = (0.5, 99.5)  # become black and white where the file says nothing about display
 DECODERS = "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg pyjpegls"
 
@@ -68,14 +80,17 @@ def read_dicom(
         float32 (H, W) in [0, 1], 0 = black.
 
     Raises:
-        CXRImageError: not DICOM, damaged, without pixels, multi-frame, colour, too small or large, or
-            compressed in a way for which no decoder is installed.
+        CXRImageError: not DICOM, damaged, without pixels, multi-frame, colour, too small or large,
+            compressed in a way for which no decoder is installed, or with a rescaling, table, window or
+            padding that leaves no picture; the message names the element and its value.
 
     Warns:
         NotAChestRadiographWarning: the header names a lateral view, another body part or modality.
+        UserWarning: the window is of no width, or all pixels lie beside it; the percentiles are used.
     """
     try:
-        return _display_values(source, name, min_side, max_pixels, force)
+        with np.errstate(all="ignore"):  # what overflows is refused
+            return _display_values(source, name, min_side, max_pixels, force)
     except (CXRImageError, Warning):
         raise
     except Exception as error:  # pydicom converts values as they are read; damaged ones raise many types
@@ -93,12 +108,20 @@ def _display_values(source: Any, name: str, min_side: int, max_pixels: int, forc
         raise CXRImageError(f"{name} is DICOM without pixel data. Export the image itself from the archive.")
     warn_unless_frontal_chest(dataset, name)
     stored = _decode(dataset, name)
+    if np.ptp(stored) == 0:
+        raise CXRImageError(
+            f"{name} is blank: every stored pixel has the value {stored.flat[0]}. Export the image again."
+        )
     padding = _padding_mask(stored, dataset)
-    pixels = apply_display(apply_modality(stored, dataset), dataset, name, padding)
+    values = apply_modality(stored, dataset)
+    check_range(values, -MAX_VALUE, MAX_VALUE, dataset, name, MODALITY)
+    pixels = apply_display(values, dataset, name, padding)
+    check_range(pixels, 0, 1, dataset, name, DISPLAY)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         pixels = 1 - pixels
     if padding is not None:
         pixels[padding] = 0
+        check_range(pixels, 0, 1, dataset, name, PADDING)
     return pixels.astype(np.float32)
 
 
@@ -194,13 +217,13 @@ def check_header(dataset: pydicom.Dataset, name: str, min_side: int, max_pixels:
 
 
 def warn_unless_frontal_chest(dataset: pydicom.Dataset, name: str) -> None:
-    """Warn (`NotAChestRadiographWarning`) of a non-frontal view, another body part or another modality."""
-    view = str(dataset.get("ViewPosition") or "").strip().upper()
+    """Warn (`NotAChestRadiographWarning`) of a non-frontal view, another body part or another modality.
+
+    The view is that of ViewPosition, ViewCodeSequence, PatientOrientation and SeriesDescription, each by itself.
+    """
     body_part = str(dataset.get("BodyPartExamined") or "").strip().upper()
     modality = str(dataset.get("Modality") or "").strip().upper()
-    reasons = []
-    if view in NOT_FRONTAL:
-        reasons.append(f"ViewPosition is {view}, not frontal (PA or AP)")
+    reasons = [f"{what}, not frontal (PA or AP)" for what in _lateral_by(dataset)]
     if body_part and not any(part in body_part for part in CHEST):
         reasons.append(f"BodyPartExamined is {body_part}, not the chest")
     if modality and modality not in RADIOGRAPHY:
@@ -212,6 +235,63 @@ def warn_unless_frontal_chest(dataset: pydicom.Dataset, name: str) -> None:
             NotAChestRadiographWarning,
             stacklevel=2,
         )
+
+
+def _lateral_by(dataset: pydicom.Dataset) -> Iterator[str]:
+    """The elements that name a lateral or oblique view, each with its value."""
+    view = str(dataset.get("ViewPosition") or "").strip().upper()
+    if view in NOT_FRONTAL:
+        yield f"ViewPosition is {view}"
+    for item in dataset.get("ViewCodeSequence") or ():
+        meaning = str(item.get("CodeMeaning") or "")
+        if item.get("CodeValue") in LATERAL_CODES or _names_lateral(meaning):
+            yield f"ViewCodeSequence is {meaning or item.CodeValue}"
+    orientation = dataset.get("PatientOrientation") or ()  # where rows and columns run to: L\F of a frontal
+    orientation = [orientation] if isinstance(orientation, str) else [str(part) for part in orientation]
+    if any(part.strip().upper().startswith(("A", "P")) for part in orientation):
+        yield "PatientOrientation is " + "\\".join(orientation)
+    description = str(dataset.get("SeriesDescription") or "")
+    if _names_lateral(description):
+        yield f"SeriesDescription is {description}"
+
+
+def _names_lateral(text: str) -> bool:
+    """Whether a text speaks of a lateral or oblique view, and not of a frontal one too, as a study's does."""
+    words = re.findall("[A-Z]+", text.upper().replace(".", ""))
+    return any(map(LATERAL_WORD.fullmatch, words)) and not FRONTAL_WORDS.intersection(words)
+
+
+def check_range(
+    values: np.ndarray, low: float, high: float, dataset: pydicom.Dataset, name: str, steps: Steps
+) -> None:
+    """Refuse `values` (H, W) that are all the same, not finite, or outside [low, high].
+
+    Raises:
+        CXRImageError: names the elements that are to blame, the first of `steps` that the header has.
+    """
+    lowest, highest = values.min(), values.max()
+    if not low <= lowest < highest <= high:
+        raise _no_picture(dataset, name, steps, f"pixel values from {lowest:g} to {highest:g}")
+
+
+def _no_picture(dataset: pydicom.Dataset, name: str, steps: Steps, outcome: str) -> CXRImageError:
+    there = [[key for key in keys if key in dataset and not dataset[key].is_empty] for keys in steps]
+    named = ", ".join(_with_value(dataset, key) for key in next(filter(None, there)))
+    return CXRImageError(
+        f"{name}: {named} leaves no picture ({outcome}). Correct the header, or give the pixels as an array "
+        "with input_range."
+    )
+
+
+def _with_value(dataset: pydicom.Dataset, key: str) -> str:
+    element = dataset[key]
+    if element.VR == "SQ":
+        item = element.value[0]
+        table = lut_data(item, dataset)
+        value = f"{len(table)} entries from {table.min()} to {table.max()} of {item.LUTDescriptor[2]} bits"
+    else:
+        value = element.value
+    return f"{key} {element.tag} = {value}"
 
 
 def apply_modality(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
@@ -236,6 +316,8 @@ def apply_display(
         return apply_lut(np.rint(values), item, dataset) / (2.0**bits - 1)
     window = _window(dataset)
     if window is not None:
+        if not np.isfinite(window[:2]).all():
+            raise _no_picture(dataset, name, DISPLAY[1:], "its window must be two finite numbers")
         pixels = apply_window(values, *window)
         if pixels is not None and np.ptp(pixels) > 0:
             return pixels
