@@ -20,6 +20,8 @@ from transformers import AutoImageProcessor, PreTrainedConfig
 from cf_cxr.image_loading import load_grayscale
 from cf_cxr.image_processing_cxr import CXRImageError, CXRImageProcessor, NotAChestRadiographWarning
 
+from .dicom_files import make_dicom, save_dicom
+
 LEVELS = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
 
 
@@ -153,6 +155,31 @@ def test_home_directory_is_expanded(tmp_path, monkeypatch):
 def test_sixteen_bit_png(tmp_path):
     PIL.Image.fromarray(LEVELS.astype(np.uint16) * 257).save(tmp_path / "chest16.png")
     np.testing.assert_allclose(pixels_of(tmp_path / "chest16.png"), LEVELS / 127.5 - 1, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "kind", ["array", "tensor", "I;16", "I;16B", "I", "png", "tiff", "jp2", "dcm", "row"]
+)
+def test_sixteen_bits_come_through_in_full_depth(kind, tmp_path):
+    """65 536 different values in, as many out."""
+    levels = np.random.default_rng(0).permutation(2**16).astype(np.uint16).reshape(256, 256)
+    picture, path = PIL.Image.fromarray(levels), tmp_path / f"chest.{kind}"
+    if kind == "array":
+        image = levels
+    elif kind == "tensor":
+        image = torch.from_numpy(levels)
+    elif kind == "I":
+        image = PIL.Image.fromarray(levels.astype(np.int32))
+    elif kind == "I;16B":
+        image = PIL.Image.frombytes("I;16B", (256, 256), levels.astype(">u2").tobytes())
+    elif kind == "dcm":
+        image = save_dicom(make_dicom(levels, WindowCenter=2**15, WindowWidth=2**16), path)
+    elif kind == "I;16":
+        image = picture
+    else:
+        picture.save(path, format="PNG" if kind == "row" else None)
+        image = {"bytes": path.read_bytes(), "path": path.name} if kind == "row" else path
+    np.testing.assert_allclose(pixels_of(image, size=256, do_quantize=False), levels / 32767.5 - 1, atol=1e-6)
 
 
 def test_exif_orientation_is_applied(tmp_path):
