@@ -148,6 +148,16 @@ def test_animation(tmp_path):
     refuse(tmp_path / "film.gif", "film.gif' holds 2 pictures. Save the one you mean")
 
 
+def test_file_of_too_many_bytes_is_not_read(tmp_path):
+    for name in ("film.png", "film.dcm"):
+        with (tmp_path / name).open("wb") as file:
+            file.seek(2**40)  # a hole, that takes no room
+            file.write(b"x")
+        refuse(
+            tmp_path / name, f"{name}': 1,048,576 MiB is more than an image has .256 MiB.; it was not read"
+        )
+
+
 def test_file_open_as_text(tmp_path):
     PIL.Image.fromarray(LEVELS).save(tmp_path / "a.png")
     with (tmp_path / "a.png").open(encoding="latin-1") as file:

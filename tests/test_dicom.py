@@ -8,7 +8,13 @@ import pydicom
 import pytest
 from pydicom.encaps import encapsulate
 from pydicom.pixels import apply_windowing
-from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+)
 
 from cf_cxr.dicom import apply_window, header_attributes
 from cf_cxr.image_errors import CXRImageError, NotAChestRadiographWarning
@@ -358,6 +364,22 @@ def test_too_many_pixels_are_refused_before_the_pixels_are_read(tmp_path, monkey
     monkeypatch.setattr("cf_cxr.dicom.pixel_array", lambda dataset: pytest.fail("decoded"))
     with pytest.raises(CXRImageError, match="32 x 32 = 1,024 pixels is over the limit of 1,000"):
         CXRImageProcessor(max_pixels=1000).load(path)
+
+
+def test_deflated_file_is_read_and_a_bomb_is_not_inflated(tmp_path, monkeypatch):
+    dataset = make_dicom(RAMP_12, 12, **FULL_WINDOW)
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    path = save_dicom(dataset, tmp_path / "deflated.dcm")
+    np.testing.assert_allclose(load(path), RAMP_12 / 4095, atol=1e-6)
+    dataset.add_new((0x0029, 0x1010), "OB", b"\0" * 10**6)  # stored in a thousandth of that
+    bomb = save_dicom(dataset, tmp_path / "bomb.dcm")
+    assert (tmp_path / "bomb.dcm").stat().st_size < 20_000
+    monkeypatch.setattr("cf_cxr.dicom.MAX_BYTES", 10**5)
+    monkeypatch.setattr(pydicom, "dcmread", lambda *args, **kwargs: pytest.fail("inflated"))
+    for source in (bomb, (tmp_path / "bomb.dcm").read_bytes()):
+        with pytest.raises(CXRImageError, match="inflates to more than 0 MiB.*not read"):
+            load(source)
+        assert header_attributes(source) == {}
 
 
 def test_report_object_is_named(tmp_path):

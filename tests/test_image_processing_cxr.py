@@ -406,7 +406,7 @@ def test_addresses_that_give_no_image(server, monkeypatch):
         pixels_of(f"{address}/broken")
     with pytest.raises(ValueError, match="download failed"):
         pixels_of("http://127.0.0.1:9/nobody-listens.png")
-    monkeypatch.setattr("cf_cxr.image_loading.MAX_DOWNLOAD_BYTES", 100)
+    monkeypatch.setattr("cf_cxr.image_loading.MAX_BYTES", 100)
     with pytest.raises(ValueError, match="large.png.*download was stopped"):
         pixels_of(f"{address}/large.png")
 

@@ -10,18 +10,20 @@ import io
 import os
 import re
 import warnings
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_dataset
 from pydicom.pixels import get_decoder, pixel_array
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from .image_errors import CXRImageError, NotAChestRadiographWarning, check_image_size
-from .image_loading import DICOM_SUFFIXES
+from .image_loading import DICOM_SUFFIXES, MAX_BYTES
 
 PHOTOMETRIC = ("MONOCHROME1", "MONOCHROME2")
 RADIOGRAPHY = ("CR", "DX", "DR", "RG", "RF", "PX", "OT", "SC")
@@ -165,12 +167,12 @@ def _header(source: Any) -> pydicom.Dataset:
     if isinstance(source, Mapping):
         source = source["path"] if source.get("bytes") is None else source["bytes"]
     if isinstance(source, bytes | bytearray):
-        return pydicom.dcmread(io.BytesIO(source), stop_before_pixels=True)
+        return _read(bytes(source), "bytes", force=False, stop_before_pixels=True)
     path = Path(source).expanduser()
     if not path.is_file():
         raise FileNotFoundError(path)
     force = path.suffix.lower() in DICOM_SUFFIXES
-    return pydicom.dcmread(path, stop_before_pixels=True, force=force)
+    return _read(path, str(path), force, stop_before_pixels=True)
 
 
 def _text(dataset: pydicom.Dataset, key: str) -> str:
@@ -371,6 +373,8 @@ def lut_data(item: pydicom.Dataset, dataset: pydicom.Dataset) -> np.ndarray:
 
 
 def _read(source: Any, name: str, force: bool, stop_before_pixels: bool = False) -> pydicom.Dataset:
+    with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
+        _refuse_bomb(file, name)
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
         dataset = pydicom.dcmread(file, force=force, stop_before_pixels=stop_before_pixels)
@@ -380,6 +384,20 @@ def _read(source: Any, name: str, force: bool, stop_before_pixels: bool = False)
         implicit = dataset.original_encoding[0]
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
     return dataset
+
+
+def _refuse_bomb(file: BinaryIO, name: str) -> None:
+    """pydicom inflates a deflated file as a whole, so this looks first how much that will be."""
+    if file.read(132)[128:] != b"DICM":
+        return
+    meta = read_dataset(file, False, True, stop_when=lambda tag, *_: tag >> 16 != 2)
+    if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        inflater.decompress(file.read(), MAX_BYTES)
+        if inflater.unconsumed_tail:
+            raise CXRImageError(
+                f"{name} inflates to more than {MAX_BYTES // 2**20} MiB; it was not read. Export it uncompressed."
+            )
 
 
 def _decode(dataset: pydicom.Dataset, name: str) -> np.ndarray:

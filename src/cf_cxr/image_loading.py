@@ -28,7 +28,7 @@ from .image_errors import (
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "JPEG2000", "PPM", "GIF")
 MIN_SIDE = 16
 MAX_PIXELS = 80_000_000  # five times the largest radiographs; below the limit at which Pillow starts to warn
-MAX_DOWNLOAD_BYTES = 256 * 2**20
+MAX_BYTES = 256 * 2**20  # of a file or a download
 SILENCE = 20.0  # seconds for a server to connect, and between two packets
 TIMEOUT = 120.0  # seconds for a download from first to last: 256 MiB at some 18 Mbit/s
 LUMA = (0.299, 0.587, 0.114)  # red, green, blue: ITU-R BT.601, as Pillow's convert("L")
@@ -64,7 +64,8 @@ def load_grayscale(
         float32 array (H, W) in [0, 1], 0 = black (air), 1 = white. 8-bit images come back as value / 255.
 
     Raises:
-        CXRImageError: the image cannot be read or used; the message names it and the remedy.
+        CXRImageError: the image cannot be read or used, or is a file of more than 256 MiB; the message names it
+            and the remedy.
         CXRImageNotFoundError: there is no such file.
     """
     name = describe(image)
@@ -174,9 +175,9 @@ def _fetch(url: str, timeout: float) -> bytes:
             response.raise_for_status()
             for chunk in response.iter_content(2**14):
                 size += len(chunk)
-                if size > MAX_DOWNLOAD_BYTES:
+                if size > MAX_BYTES:
                     raise CXRImageError(
-                        f"{url!r}: more than {MAX_DOWNLOAD_BYTES // 2**20} MiB; the download was stopped. "
+                        f"{url!r}: more than {MAX_BYTES // 2**20} MiB; the download was stopped. "
                         "Download and reduce the image yourself, and give its path."
                     )
                 if time.monotonic() > end:  # nobody waits any more
@@ -197,6 +198,11 @@ def _read_file(path: Path, name: str, limits: dict, input_range) -> np.ndarray:
         raise CXRImageError(f"{name} is {kind}, not a file; it was not opened. Give the path of one image.")
     if not path.is_file():
         raise CXRImageError(f"{name} is a folder, not a file. Give the path of one image.")
+    if (size := os.path.getsize(path)) > MAX_BYTES:
+        raise CXRImageError(
+            f"{name}: {size // 2**20:,} MiB is more than an image has ({MAX_BYTES // 2**20} MiB); it was not read. "
+            "Reduce the image yourself."
+        )
     try:
         with path.open("rb") as file:
             head = file.read(132)
