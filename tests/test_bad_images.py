@@ -1,16 +1,24 @@
 """Images that cannot be used: each is a CXRImageError that names the image, what is wrong and the remedy."""
 
+import os
+import socket
 import struct
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import PIL.ImageFile
+import pydicom
 import pytest
 import torch
 
+from cf_cxr import example_images
+from cf_cxr.dicom import header_attributes
 from cf_cxr.image_processing_cxr import CXRImageError, CXRImageNotFoundError, CXRImageProcessor
+
+from .dicom_files import make_dicom, save_dicom
 
 LEVELS = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
 
@@ -53,6 +61,40 @@ def test_missing_file(tmp_path):
 
 def test_folder(tmp_path):
     refuse(tmp_path, "is a folder, not a file")
+
+
+@pytest.fixture(params=["pipe", "socket", "device"])
+def special(request, tmp_path, monkeypatch):
+    """A file whose reading would not end, and its kind; opening it fails the test."""
+    path = tmp_path / "chest.png"
+    if request.param == "pipe":
+        os.mkfifo(path)
+    elif request.param == "socket":
+        monkeypatch.chdir(tmp_path)  # the path of a socket may have some hundred characters only
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(path.name)
+    else:
+        path = Path("/dev/zero")
+
+    def forbidden(*args, **kwargs):
+        raise AssertionError("the file was opened")
+
+    monkeypatch.setattr(Path, "open", forbidden)
+    monkeypatch.setattr(PIL.Image, "open", forbidden)
+    monkeypatch.setattr(pydicom, "dcmread", forbidden)
+    return path, request.param
+
+
+def test_pipes_sockets_and_devices_are_refused_unopened(special, tmp_path):
+    path, kind = special
+    dicom = tmp_path / "link.dcm"
+    dicom.symlink_to(path)
+    for image in (str(path), path, {"path": str(path)}, {"bytes": None, "path": path}, dicom):
+        refuse(image, f"is a {kind}.*not opened. Give the path of one image")
+    with pytest.raises(CXRImageError, match=f"image 1 of the batch: .* is a {kind}"):
+        CXRImageProcessor()([LEVELS, path])
+    refuse(f"file://{path}", "no such file")
+    assert header_attributes(dicom) == {}
 
 
 def test_empty_file(tmp_path):
@@ -104,6 +146,16 @@ def test_animation(tmp_path):
     frames = [PIL.Image.fromarray(LEVELS), PIL.Image.fromarray(255 - LEVELS)]
     frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:])
     refuse(tmp_path / "film.gif", "film.gif' holds 2 pictures. Save the one you mean")
+
+
+def test_file_of_too_many_bytes_is_not_read(tmp_path):
+    for name in ("film.png", "film.dcm"):
+        with (tmp_path / name).open("wb") as file:
+            file.seek(2**40)  # a hole, that takes no room
+            file.write(b"x")
+        refuse(
+            tmp_path / name, f"{name}': 1,048,576 MiB is more than an image has .256 MiB.; it was not read"
+        )
 
 
 def test_file_open_as_text(tmp_path):
@@ -209,6 +261,82 @@ def test_shapes(shape):
 def test_blank(level):
     refuse(np.full((64, 64), level, dtype=np.uint8), "is blank: every pixel has the same value")
     refuse(PIL.Image.new("RGB", (64, 64), (level,) * 3), "is blank")
+
+
+def framed(inside: np.ndarray) -> np.ndarray:
+    """`inside` (S, S) between margins of random levels, which the centre crop takes off."""
+    margin = np.random.default_rng(0).integers(0, 256, (len(inside), len(inside) // 4)).astype(inside.dtype)
+    return np.hstack([margin, inside, margin])
+
+
+def lung_masks(side: int) -> np.ndarray:
+    """bool (side, side), True in two ellipses."""
+    y, x = np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j]
+    return ((np.abs(x) - 0.4) / 0.3) ** 2 + (y / 0.7) ** 2 < 1
+
+
+def as_file(tmp_path, image, **options) -> Path:
+    path = tmp_path / ("film.jpg" if options else "film.png")
+    PIL.Image.fromarray(image).save(path, **options)
+    return path
+
+
+NOTHING = {
+    "constant after the crop": framed(np.full((64, 64), 90, dtype=np.uint8)),
+    "one level of noise": np.random.default_rng(0).choice([0.5, 0.5 + 1e-7], (64, 64)),
+    "three levels of noise": np.random.default_rng(0).integers(99, 102, (64, 64), dtype=np.uint8),
+    "mask of levels 0 and 1": lung_masks(64).astype(np.uint8),
+    "mask of levels 0 and 255": lung_masks(200).astype(np.uint8) * 255,
+    "bool": lung_masks(64),
+    "random mask": np.random.default_rng(0).random((200, 200)) > 0.5,
+    "16-bit mask": lung_masks(64).astype(np.uint16) * 4000 + 3,
+    "map of three labels": lung_masks(64) * np.uint8(90) + np.tri(64, dtype=np.uint8) * np.uint8(50),
+    "one white pixel": np.pad(np.full((1, 1), 255, dtype=np.uint8), 40),
+}
+
+
+@pytest.mark.parametrize("kind", NOTHING)
+def test_films_of_nothing(kind, tmp_path):
+    image = NOTHING[kind]
+    ways = [image, torch.from_numpy(image), image[None]]
+    if image.dtype != np.float64:
+        ways += [PIL.Image.fromarray(image), as_file(tmp_path, image)]
+    for way in ways:
+        with pytest.raises(CXRImageError, match=r"shows nothing.*radiograph"):
+            CXRImageProcessor(size=32)(way)
+    with pytest.raises(CXRImageError, match=r"image 1 of the batch: .*shows nothing"):
+        CXRImageProcessor(size=64, do_quantize=False)([LEVELS, image])
+    with pytest.raises(CXRImageError, match="image 0 of the batch: .*shows nothing"):
+        CXRImageProcessor(size=64)(image[None, None])
+
+
+def test_masks_saved_as_jpeg_and_films_of_nothing_in_files_are_named(tmp_path):
+    mask = as_file(tmp_path, lung_masks(512).astype(np.uint8) * 255, quality=60)
+    assert len(np.unique(PIL.Image.open(mask))) > 20
+    with pytest.raises(
+        CXRImageError, match="film.jpg' shows nothing: of 256 grey levels, nine tenths of it have"
+    ):
+        CXRImageProcessor(size=128)(mask)
+    constant = make_dicom(NOTHING["constant after the crop"])
+    with pytest.raises(CXRImageError, match="film.dcm' shows nothing"):
+        CXRImageProcessor(size=64)(save_dicom(constant, tmp_path / "film.dcm"))
+
+
+@pytest.mark.parametrize("crop_mode", ["center_crop", "pad"])
+def test_films_with_black_borders_faint_films_and_gradients_are_no_films_of_nothing(crop_mode):
+    film = np.asarray(PIL.Image.open(example_images()[0].path))
+    letterbox = np.zeros((448, 448), dtype=np.uint8)
+    letterbox[112:336, 112:336] = film
+    faint = (film // 4 + 90).astype(np.uint8)
+    gradient = np.linspace(0, 255, 16 * 16).reshape(16, 16).astype(np.uint8)
+    for image in (
+        film,
+        letterbox,
+        faint,
+        np.hstack([film, film[:, :100]]),
+        gradient,
+    ):
+        CXRImageProcessor(size=128, crop_mode=crop_mode)(image)
 
 
 @pytest.mark.parametrize("image", [None, 5, 3.14])

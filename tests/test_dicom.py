@@ -8,9 +8,15 @@ import pydicom
 import pytest
 from pydicom.encaps import encapsulate
 from pydicom.pixels import apply_windowing
-from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+)
 
-from cf_cxr.dicom import apply_window
+from cf_cxr.dicom import apply_window, header_attributes
 from cf_cxr.image_errors import CXRImageError, NotAChestRadiographWarning
 from cf_cxr.image_processing_cxr import CXRImageProcessor
 
@@ -254,6 +260,50 @@ def test_frontal_chest_radiographs_do_not_warn(elements):
     load(make_dicom(RAMP_8, **elements))
 
 
+def view_code(value: str, meaning: str) -> pydicom.Dataset:
+    item = pydicom.Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "SRT", meaning
+    return item
+
+
+LATERALS = [
+    ({"PatientOrientation": ["A", "F"]}, r"PatientOrientation is A\\F"),
+    ({"PatientOrientation": ["PL", "F"]}, r"PatientOrientation is PL\\F"),
+    (
+        {"ViewCodeSequence": [view_code("R-10236", "Ansicht von links")]},
+        "ViewCodeSequence is Ansicht von links",
+    ),
+    ({"ViewCodeSequence": [view_code("399004004", "right lateral")]}, "ViewCodeSequence is right lateral"),
+    ({"SeriesDescription": "W033 Thorax lat."}, "SeriesDescription is W033 Thorax lat."),
+    ({"SeriesDescription": "CHEST_LLAT"}, "SeriesDescription is CHEST_LLAT"),
+    ({"SeriesDescription": "Lateral", "ViewPosition": ""}, "SeriesDescription is Lateral"),
+]
+FRONTALS = [
+    {"PatientOrientation": ["L", "F"]},
+    {"PatientOrientation": ["R", "FP"]},
+    {"PatientOrientation": ""},
+    {"PatientOrientation": ["", ""]},
+    {"ViewCodeSequence": [view_code("R-10206", "antero-posterior")]},
+    {"ViewCodeSequence": []},
+    {"SeriesDescription": "Chest PA and lateral"},  # of the study, not of the film
+    {"SeriesDescription": "Thorax p.a./lat."},
+    {"SeriesDescription": "bilateral effusion, collateral flat plate"},
+]
+
+
+@pytest.mark.parametrize(("elements", "reason"), LATERALS)
+def test_laterals_are_known_by_every_element_that_says_so(tmp_path, elements, reason):
+    path = save_dicom(make_dicom(RAMP_8, **elements), tmp_path / "side.dcm")
+    with pytest.warns(NotAChestRadiographWarning, match=f"side.dcm.*{reason}, not frontal"):
+        load(path)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("elements", FRONTALS)
+def test_frontals_are_not_taken_for_laterals(tmp_path, elements):
+    load(save_dicom(make_dicom(RAMP_8, **elements), tmp_path / "front.dcm"))
+
+
 # --- refusals
 
 
@@ -280,11 +330,56 @@ def test_unusable_dicom_is_refused_with_its_name(tmp_path, elements, message):
         load(make_dicom(RAMP_8, **elements))
 
 
+NO_INTERCEPT = {"RescaleIntercept": 0}
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning", "ignore:Invalid value", "ignore:A value of type")
+@pytest.mark.parametrize("window", [{}, FULL_WINDOW])
+@pytest.mark.parametrize(
+    ("elements", "message"),
+    [
+        ({"RescaleSlope": 1e308, **NO_INTERCEPT}, r"RescaleSlope \(0028,1053\) = 1e\+308"),
+        ({"RescaleSlope": 1e300, **NO_INTERCEPT}, r"RescaleSlope \(0028,1053\) = 1e\+300"),
+        ({"RescaleSlope": 0, **NO_INTERCEPT}, r"RescaleSlope \(0028,1053\) = 0"),
+        ({"RescaleSlope": "nan", **NO_INTERCEPT}, r"RescaleSlope \(0028,1053\) = nan"),
+        ({"RescaleSlope": "-inf", **NO_INTERCEPT}, r"RescaleSlope \(0028,1053\) = -inf"),
+        ({"RescaleSlope": 1, "RescaleIntercept": "1e300"}, r"RescaleIntercept \(0028,1052\) = 1e\+?300"),
+        ({"ModalityLUTSequence": [lut(0, 16, [7, 7])]}, r"ModalityLUTSequence \(0028,3000\) = 2 entries"),
+        ({"VOILUTSequence": [lut(0, 8, [7, 7])]}, r"VOILUTSequence \(0028,3010\) = 2 entries"),
+        ({"VOILUTSequence": [lut(0, 0, [0, 1])]}, r"VOILUTSequence \(0028,3010\) = 2 entries.* of 0 bits"),
+        ({"VOILUTSequence": [lut(0, 8, [0, 999])]}, r"VOILUTSequence \(0028,3010\) = .*0 to 999 of 8 bits"),
+        ({"WindowCenter": "nan", "WindowWidth": 10}, r"WindowCenter \(0028,1050\) = nan"),
+        ({"WindowCenter": 2000, "WindowWidth": "inf"}, r"WindowWidth \(0028,1051\) = inf"),
+        ({"PixelPaddingValue": 0, "PixelPaddingRangeLimit": 4095}, r"PixelPaddingValue \(0028,0120\) = 0"),
+    ],
+)
+def test_header_that_leaves_no_grey_levels_is_refused_with_its_element(tmp_path, elements, message, window):
+    dataset = make_dicom(RAMP_12, 12, **{**window, **elements})
+    with pytest.raises(CXRImageError, match=f"wild.dcm.*{message}"):
+        load(save_dicom(dataset, tmp_path / "wild.dcm"))
+
+
 def test_too_many_pixels_are_refused_before_the_pixels_are_read(tmp_path, monkeypatch):
     path = save_dicom(make_dicom(RAMP_8), tmp_path / "large.dcm")
     monkeypatch.setattr("cf_cxr.dicom.pixel_array", lambda dataset: pytest.fail("decoded"))
     with pytest.raises(CXRImageError, match="32 x 32 = 1,024 pixels is over the limit of 1,000"):
         CXRImageProcessor(max_pixels=1000).load(path)
+
+
+def test_deflated_file_is_read_and_a_bomb_is_not_inflated(tmp_path, monkeypatch):
+    dataset = make_dicom(RAMP_12, 12, **FULL_WINDOW)
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    path = save_dicom(dataset, tmp_path / "deflated.dcm")
+    np.testing.assert_allclose(load(path), RAMP_12 / 4095, atol=1e-6)
+    dataset.add_new((0x0029, 0x1010), "OB", b"\0" * 10**6)  # stored in a thousandth of that
+    bomb = save_dicom(dataset, tmp_path / "bomb.dcm")
+    assert (tmp_path / "bomb.dcm").stat().st_size < 20_000
+    monkeypatch.setattr("cf_cxr.dicom.MAX_BYTES", 10**5)
+    monkeypatch.setattr(pydicom, "dcmread", lambda *args, **kwargs: pytest.fail("inflated"))
+    for source in (bomb, (tmp_path / "bomb.dcm").read_bytes()):
+        with pytest.raises(CXRImageError, match="inflates to more than 0 MiB.*not read"):
+            load(source)
+        assert header_attributes(source) == {}
 
 
 def test_report_object_is_named(tmp_path):
@@ -320,3 +415,59 @@ def test_damaged_header_value_is_refused(tmp_path):
     path.write_bytes(content.replace(b"2048", b"2x.8"))
     with pytest.raises(CXRImageError, match="damaged.dcm.* is damaged DICOM"):
         load(path)
+
+
+# --- what the header says of the patient
+
+
+@pytest.mark.parametrize(
+    ("elements", "expected"),
+    [
+        (
+            {"PatientAge": "063Y", "PatientSex": "F", "ViewPosition": "PA"},
+            {"age": 63.0, "sex": "Female", "view": "PA"},
+        ),
+        (
+            {"PatientAge": "006M", "PatientSex": "M", "ViewPosition": "AP"},
+            {"age": 0.5, "sex": "Male", "view": "AP"},
+        ),
+        ({"PatientAge": "052W"}, {"age": 52 * 7 / 365.25}),
+        ({"PatientAge": "030D"}, {"age": 30 / 365.25}),
+        ({"PatientAge": "51"}, {"age": 51.0}),  # as the RSNA's files have it
+        ({"PatientAge": "000Y", "PatientSex": "O", "ViewPosition": "LL"}, {}),
+        ({"PatientAge": "238Y", "PatientSex": "", "ViewPosition": ["PA", "AP"]}, {}),
+        ({"PatientAge": ["045Y", "046Y"], "PatientSex": " f"}, {"sex": "Female"}),
+        ({}, {}),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_header_attributes(tmp_path, elements, expected):
+    dataset = make_dicom(RAMP_8, **elements)
+    path = save_dicom(dataset, tmp_path / "film.dcm")
+    with open(path, "rb") as file:
+        content = file.read()
+    for source in (path, tmp_path / "film.dcm", content, dataset, {"bytes": None, "path": path}):
+        assert header_attributes(source) == pytest.approx(expected)
+
+
+@pytest.mark.filterwarnings("error")
+def test_header_attributes_of_what_is_no_dicom_or_damaged(tmp_path):
+    PIL.Image.fromarray(RAMP_8).save(tmp_path / "film.png")
+    path = tmp_path / "film.dcm"
+    save_dicom(make_dicom(RAMP_8, PatientAge="063Y"), path)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"063Y", b"\xff\x00\xe9Y"))
+    assert header_attributes(path) == {}
+    for kept in (0, 100, 140, 200, 300):
+        path.write_bytes(content[:kept])
+        assert header_attributes(path) == {} == header_attributes(content[:kept])
+    for source in (
+        tmp_path / "film.png",
+        tmp_path,
+        tmp_path / "none.dcm",
+        "http://x/y.dcm",
+        RAMP_8,
+        None,
+        {},
+    ):
+        assert header_attributes(source) == {}

@@ -1,10 +1,13 @@
 """CXRImageProcessor: every kind of input, geometry and value range with known answers, and the way back."""
 
+import contextlib
 import http.server
 import io
 import json
 import pickle
+import socket
 import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -14,7 +17,10 @@ import pytest
 import torch
 from transformers import AutoImageProcessor, PreTrainedConfig
 
-from cf_cxr.image_processing_cxr import CXRImageProcessor, NotAChestRadiographWarning
+from cf_cxr.image_loading import load_grayscale
+from cf_cxr.image_processing_cxr import CXRImageError, CXRImageProcessor, NotAChestRadiographWarning
+
+from .dicom_files import make_dicom, save_dicom
 
 LEVELS = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
 
@@ -127,7 +133,7 @@ def test_tensors_of_half_precision_and_with_gradient():
 
 
 def test_bool_array_is_black_and_white():
-    np.testing.assert_array_equal(pixels_of(LEVELS > 100), np.where(LEVELS > 100, 1, -1))
+    np.testing.assert_array_equal(CXRImageProcessor().load(LEVELS > 100), LEVELS > 100)
 
 
 def test_files_bytes_open_files_and_datasets_dictionaries(tmp_path):
@@ -149,6 +155,31 @@ def test_home_directory_is_expanded(tmp_path, monkeypatch):
 def test_sixteen_bit_png(tmp_path):
     PIL.Image.fromarray(LEVELS.astype(np.uint16) * 257).save(tmp_path / "chest16.png")
     np.testing.assert_allclose(pixels_of(tmp_path / "chest16.png"), LEVELS / 127.5 - 1, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "kind", ["array", "tensor", "I;16", "I;16B", "I", "png", "tiff", "jp2", "dcm", "row"]
+)
+def test_sixteen_bits_come_through_in_full_depth(kind, tmp_path):
+    """65 536 different values in, as many out."""
+    levels = np.random.default_rng(0).permutation(2**16).astype(np.uint16).reshape(256, 256)
+    picture, path = PIL.Image.fromarray(levels), tmp_path / f"chest.{kind}"
+    if kind == "array":
+        image = levels
+    elif kind == "tensor":
+        image = torch.from_numpy(levels)
+    elif kind == "I":
+        image = PIL.Image.fromarray(levels.astype(np.int32))
+    elif kind == "I;16B":
+        image = PIL.Image.frombytes("I;16B", (256, 256), levels.astype(">u2").tobytes())
+    elif kind == "dcm":
+        image = save_dicom(make_dicom(levels, WindowCenter=2**15, WindowWidth=2**16), path)
+    elif kind == "I;16":
+        image = picture
+    else:
+        picture.save(path, format="PNG" if kind == "row" else None)
+        image = {"bytes": path.read_bytes(), "path": path.name} if kind == "row" else path
+    np.testing.assert_allclose(pixels_of(image, size=256, do_quantize=False), levels / 32767.5 - 1, atol=1e-6)
 
 
 def test_exif_orientation_is_applied(tmp_path):
@@ -251,8 +282,9 @@ def test_pad_adds_black_to_the_shorter_side():
 
 @pytest.mark.parametrize("resample", list(set(PIL.Image.Resampling) - {PIL.Image.Resampling.NEAREST}))
 def test_reduction_is_antialiased(resample):
-    stripes = np.tile(np.array([0, 255], dtype=np.uint8), (256, 128))  # the finest pattern there is
-    inside = pixels_of(stripes, resample=resample)[4:-4, 4:-4]
+    stripes = gradient(256, 256) // 2 + np.tile(np.array([0, 127], dtype=np.uint8), (256, 128))  # the finest
+    smooth = gradient(256, 256) // 2 + 63.5
+    inside = (pixels_of(stripes, resample=resample) - pixels_of(smooth / 255, resample=resample))[4:-4, 4:-4]
     assert np.abs(inside).max() < 0.05  # grey, not moire
 
 
@@ -265,7 +297,8 @@ def test_reduction_by_a_whole_factor_with_the_box_filter_is_the_mean():
 
 def test_overshoot_of_the_filter_is_clipped():
     edge = np.zeros((64, 64), dtype=np.uint8)
-    edge[:, 33:] = 255
+    edge[:32] = np.arange(100, 164)  # levels for the check of content
+    edge[32:, 33:] = 255
     raw = PIL.Image.fromarray(edge.astype(np.float32)).resize((32, 32), PIL.Image.Resampling.LANCZOS)
     assert np.asarray(raw).max() > 256  # the filter does overshoot here
     pixels = pixels_of(edge, do_quantize=False)
@@ -373,9 +406,35 @@ def test_addresses_that_give_no_image(server, monkeypatch):
         pixels_of(f"{address}/broken")
     with pytest.raises(ValueError, match="download failed"):
         pixels_of("http://127.0.0.1:9/nobody-listens.png")
-    monkeypatch.setattr("cf_cxr.image_loading.MAX_DOWNLOAD_BYTES", 100)
+    monkeypatch.setattr("cf_cxr.image_loading.MAX_BYTES", 100)
     with pytest.raises(ValueError, match="large.png.*download was stopped"):
         pixels_of(f"{address}/large.png")
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nX-Wait: ", b"HTTP/1.1 200 OK\r\n\r\n"])
+def test_a_server_that_drips_is_given_up(monkeypatch, head):
+    """In the headers, and in the body: each wait is short, the whole is not."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    given_up = threading.Event()
+
+    def drip():
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):  # the client goes
+            connection.recv(4096)
+            connection.sendall(head)
+            while not given_up.wait(0.05):
+                connection.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=drip, daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/chest.png"
+        begin = time.monotonic()
+        with pytest.raises(CXRImageError, match="chest.png.*not complete after 0.5 seconds.*given up"):
+            load_grayscale(url, timeout=0.5)
+        assert time.monotonic() - begin < 2
+        given_up.set()
+        thread.join(5)
 
 
 # --- saving, Auto classes, settings

@@ -7,17 +7,23 @@ with more than 256 entries.
 """
 
 import io
+import os
+import re
 import warnings
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_dataset
 from pydicom.pixels import get_decoder, pixel_array
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from .image_errors import CXRImageError, NotAChestRadiographWarning, check_image_size
+from .image_loading import DICOM_SUFFIXES, MAX_BYTES
 
 PHOTOMETRIC = ("MONOCHROME1", "MONOCHROME2")
 RADIOGRAPHY = ("CR", "DX", "DR", "RG", "RF", "PX", "OT", "SC")
@@ -37,6 +43,22 @@ NOT_FRONTAL = (
     "RPO",
     "OBLIQUE",
 )
+# Lateral, right and left lateral, in SNOMED's old and new codes.
+LATERAL_CODES = ("R-102CD", "R-10232", "R-10236", "399067008", "399198007", "399173006")
+LATERAL_WORD = re.compile(
+    r"[LR]?LAT|[LR]?LATERAL[A-Z]*|OBL|OBLIQU[A-Z]*|PROFILE?|PERFIL|SEITL(ICH)?|SAGITTAL"
+)
+FRONTAL_WORDS = {"PA", "AP", "FRONTAL", "FACE"}
+MAX_VALUE = 2.0**53  # after the modality step: the last up to which float64 tells whole numbers apart
+YEARS = {"Y": 1, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
+MAX_AGE = 120  # years
+SEXES = {"F": "Female", "M": "Male"}
+VIEWS = ("AP", "PA")
+# What shapes the grey levels: the elements of each step in order of precedence, those of one row together.
+Steps = tuple[tuple[str, ...], ...]
+PADDING: Steps = (("PixelPaddingValue", "PixelPaddingRangeLimit"), ("BitsStored",))
+MODALITY: Steps = (("ModalityLUTSequence",), ("RescaleSlope", "RescaleIntercept"))
+DISPLAY: Steps = (("VOILUTSequence",), ("WindowCenter", "WindowWidth"), *PADDING)
 PERCENTILES = (0.5, 99.5)  # become black and white where the file says nothing about display
 DECODERS = "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg pyjpegls"
 
@@ -60,14 +82,17 @@ def read_dicom(
         float32 (H, W) in [0, 1], 0 = black.
 
     Raises:
-        CXRImageError: not DICOM, damaged, without pixels, multi-frame, colour, too small or large, or
-            compressed in a way for which no decoder is installed.
+        CXRImageError: not DICOM, damaged, without pixels, multi-frame, colour, too small or large,
+            compressed in a way for which no decoder is installed, or with a rescaling, table, window or
+            padding that leaves no picture; the message names the element and its value.
 
     Warns:
         NotAChestRadiographWarning: the header names a lateral view, another body part or modality.
+        UserWarning: the window is of no width, or all pixels lie beside it; the percentiles are used.
     """
     try:
-        return _display_values(source, name, min_side, max_pixels, force)
+        with np.errstate(all="ignore"):  # what overflows is refused
+            return _display_values(source, name, min_side, max_pixels, force)
     except (CXRImageError, Warning):
         raise
     except Exception as error:  # pydicom converts values as they are read; damaged ones raise many types
@@ -85,13 +110,77 @@ def _display_values(source: Any, name: str, min_side: int, max_pixels: int, forc
         raise CXRImageError(f"{name} is DICOM without pixel data. Export the image itself from the archive.")
     warn_unless_frontal_chest(dataset, name)
     stored = _decode(dataset, name)
+    if np.ptp(stored) == 0:
+        raise CXRImageError(
+            f"{name} is blank: every stored pixel has the value {stored.flat[0]}. Export the image again."
+        )
     padding = _padding_mask(stored, dataset)
-    pixels = apply_display(apply_modality(stored, dataset), dataset, name, padding)
+    values = apply_modality(stored, dataset)
+    check_range(values, -MAX_VALUE, MAX_VALUE, dataset, name, MODALITY)
+    pixels = apply_display(values, dataset, name, padding)
+    check_range(pixels, 0, 1, dataset, name, DISPLAY)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         pixels = 1 - pixels
     if padding is not None:
         pixels[padding] = 0
+        check_range(pixels, 0, 1, dataset, name, PADDING)
     return pixels.astype(np.float32)
+
+
+def header_attributes(
+    source: str | os.PathLike | bytes | pydicom.Dataset | Mapping[str, Any],
+) -> dict[str, Any]:
+    """What the header of a DICOM radiograph says of patient and view; no pixels are read.
+
+    Args:
+        source: path or bytes of a file, a data set, or the dictionary `{"bytes", "path"}` of an undecoded
+            `datasets.Image`.
+
+    Returns:
+        Those of `age` (float, years in (0, 120]; PatientAge in years, months, weeks or days, and in years where
+        it has no unit; 0, which archives write for unknown, is left out), `sex` ("Female" or "Male") and `view`
+        ("AP" or "PA") that are there and plausible. Empty for anything that is no DICOM file, addresses
+        included; damaged elements are left out.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom's, of values that are not used then
+            dataset = _header(source)
+            values = {key: _text(dataset, key) for key in ("PatientAge", "PatientSex", "ViewPosition")}
+    except Exception:  # as many types as there are ways to be no DICOM file
+        return {}
+    attributes: dict[str, Any] = {}
+    if match := re.fullmatch(r"([0-9]{1,3})([YMWD]?)", values["PatientAge"]):
+        age = int(match[1]) * YEARS[match[2] or "Y"]
+        if 0 < age <= MAX_AGE:
+            attributes["age"] = age
+    if values["PatientSex"] in SEXES:
+        attributes["sex"] = SEXES[values["PatientSex"]]
+    if values["ViewPosition"] in VIEWS:
+        attributes["view"] = values["ViewPosition"]
+    return attributes
+
+
+def _header(source: Any) -> pydicom.Dataset:
+    if isinstance(source, pydicom.Dataset):
+        return source
+    if isinstance(source, Mapping):
+        source = source["path"] if source.get("bytes") is None else source["bytes"]
+    if isinstance(source, bytes | bytearray):
+        return _read(bytes(source), "bytes", force=False, stop_before_pixels=True)
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    force = path.suffix.lower() in DICOM_SUFFIXES
+    return _read(path, str(path), force, stop_before_pixels=True)
+
+
+def _text(dataset: pydicom.Dataset, key: str) -> str:
+    """The value of an element in capitals; empty where there is none, or none that can be read."""
+    try:
+        return str(dataset.get(key) or "").strip().upper()
+    except Exception:  # pydicom converts values as they are read; damaged ones raise many types
+        return ""
 
 
 def check_header(dataset: pydicom.Dataset, name: str, min_side: int, max_pixels: int) -> None:
@@ -130,13 +219,13 @@ def check_header(dataset: pydicom.Dataset, name: str, min_side: int, max_pixels:
 
 
 def warn_unless_frontal_chest(dataset: pydicom.Dataset, name: str) -> None:
-    """Warn (`NotAChestRadiographWarning`) of a non-frontal view, another body part or another modality."""
-    view = str(dataset.get("ViewPosition") or "").strip().upper()
+    """Warn (`NotAChestRadiographWarning`) of a non-frontal view, another body part or another modality.
+
+    The view is that of ViewPosition, ViewCodeSequence, PatientOrientation and SeriesDescription, each by itself.
+    """
     body_part = str(dataset.get("BodyPartExamined") or "").strip().upper()
     modality = str(dataset.get("Modality") or "").strip().upper()
-    reasons = []
-    if view in NOT_FRONTAL:
-        reasons.append(f"ViewPosition is {view}, not frontal (PA or AP)")
+    reasons = [f"{what}, not frontal (PA or AP)" for what in _lateral_by(dataset)]
     if body_part and not any(part in body_part for part in CHEST):
         reasons.append(f"BodyPartExamined is {body_part}, not the chest")
     if modality and modality not in RADIOGRAPHY:
@@ -148,6 +237,63 @@ def warn_unless_frontal_chest(dataset: pydicom.Dataset, name: str) -> None:
             NotAChestRadiographWarning,
             stacklevel=2,
         )
+
+
+def _lateral_by(dataset: pydicom.Dataset) -> Iterator[str]:
+    """The elements that name a lateral or oblique view, each with its value."""
+    view = str(dataset.get("ViewPosition") or "").strip().upper()
+    if view in NOT_FRONTAL:
+        yield f"ViewPosition is {view}"
+    for item in dataset.get("ViewCodeSequence") or ():
+        meaning = str(item.get("CodeMeaning") or "")
+        if item.get("CodeValue") in LATERAL_CODES or _names_lateral(meaning):
+            yield f"ViewCodeSequence is {meaning or item.CodeValue}"
+    orientation = dataset.get("PatientOrientation") or ()  # where rows and columns run to: L\F of a frontal
+    orientation = [orientation] if isinstance(orientation, str) else [str(part) for part in orientation]
+    if any(part.strip().upper().startswith(("A", "P")) for part in orientation):
+        yield "PatientOrientation is " + "\\".join(orientation)
+    description = str(dataset.get("SeriesDescription") or "")
+    if _names_lateral(description):
+        yield f"SeriesDescription is {description}"
+
+
+def _names_lateral(text: str) -> bool:
+    """Whether a text speaks of a lateral or oblique view, and not of a frontal one too, as a study's does."""
+    words = re.findall("[A-Z]+", text.upper().replace(".", ""))
+    return any(map(LATERAL_WORD.fullmatch, words)) and not FRONTAL_WORDS.intersection(words)
+
+
+def check_range(
+    values: np.ndarray, low: float, high: float, dataset: pydicom.Dataset, name: str, steps: Steps
+) -> None:
+    """Refuse `values` (H, W) that are all the same, not finite, or outside [low, high].
+
+    Raises:
+        CXRImageError: names the elements that are to blame, the first of `steps` that the header has.
+    """
+    lowest, highest = values.min(), values.max()
+    if not low <= lowest < highest <= high:
+        raise _no_picture(dataset, name, steps, f"pixel values from {lowest:g} to {highest:g}")
+
+
+def _no_picture(dataset: pydicom.Dataset, name: str, steps: Steps, outcome: str) -> CXRImageError:
+    there = [[key for key in keys if key in dataset and not dataset[key].is_empty] for keys in steps]
+    named = ", ".join(_with_value(dataset, key) for key in next(filter(None, there)))
+    return CXRImageError(
+        f"{name}: {named} leaves no picture ({outcome}). Correct the header, or give the pixels as an array "
+        "with input_range."
+    )
+
+
+def _with_value(dataset: pydicom.Dataset, key: str) -> str:
+    element = dataset[key]
+    if element.VR == "SQ":
+        item = element.value[0]
+        table = lut_data(item, dataset)
+        value = f"{len(table)} entries from {table.min()} to {table.max()} of {item.LUTDescriptor[2]} bits"
+    else:
+        value = element.value
+    return f"{key} {element.tag} = {value}"
 
 
 def apply_modality(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
@@ -172,6 +318,8 @@ def apply_display(
         return apply_lut(np.rint(values), item, dataset) / (2.0**bits - 1)
     window = _window(dataset)
     if window is not None:
+        if not np.isfinite(window[:2]).all():
+            raise _no_picture(dataset, name, DISPLAY[1:], "its window must be two finite numbers")
         pixels = apply_window(values, *window)
         if pixels is not None and np.ptp(pixels) > 0:
             return pixels
@@ -225,6 +373,8 @@ def lut_data(item: pydicom.Dataset, dataset: pydicom.Dataset) -> np.ndarray:
 
 
 def _read(source: Any, name: str, force: bool, stop_before_pixels: bool = False) -> pydicom.Dataset:
+    with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
+        _refuse_bomb(file, name)
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
         dataset = pydicom.dcmread(file, force=force, stop_before_pixels=stop_before_pixels)
@@ -234,6 +384,20 @@ def _read(source: Any, name: str, force: bool, stop_before_pixels: bool = False)
         implicit = dataset.original_encoding[0]
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
     return dataset
+
+
+def _refuse_bomb(file: BinaryIO, name: str) -> None:
+    """pydicom inflates a deflated file as a whole, so this looks first how much that will be."""
+    if file.read(132)[128:] != b"DICM":
+        return
+    meta = read_dataset(file, False, True, stop_when=lambda tag, *_: tag >> 16 != 2)
+    if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        inflater.decompress(file.read(), MAX_BYTES)
+        if inflater.unconsumed_tail:
+            raise CXRImageError(
+                f"{name} inflates to more than {MAX_BYTES // 2**20} MiB; it was not read. Export it uncompressed."
+            )
 
 
 def _decode(dataset: pydicom.Dataset, name: str) -> np.ndarray:

@@ -2,7 +2,10 @@
 
 import io
 import os
+import queue
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +16,7 @@ import PIL.Image
 import PIL.ImageOps
 import torch
 
+from .files import special_file
 from .image_errors import (
     CXRImageError,
     CXRImageNotFoundError,
@@ -24,8 +28,9 @@ from .image_errors import (
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "JPEG2000", "PPM", "GIF")
 MIN_SIDE = 16
 MAX_PIXELS = 80_000_000  # five times the largest radiographs; below the limit at which Pillow starts to warn
-MAX_DOWNLOAD_BYTES = 256 * 2**20
-TIMEOUT = 20.0  # seconds for a server to connect, and between two packets
+MAX_BYTES = 256 * 2**20  # of a file or a download
+SILENCE = 20.0  # seconds for a server to connect, and between two packets
+TIMEOUT = 120.0  # seconds for a download from first to last: 256 MiB at some 18 Mbit/s
 LUMA = (0.299, 0.587, 0.114)  # red, green, blue: ITU-R BT.601, as Pillow's convert("L")
 COLOUR_DIFFERENCE = 20 / 255  # largest minus smallest channel, above which a pixel counts as coloured
 COLOUR_SHARE = 0.05  # share of coloured pixels above which a picture counts as a colour photograph
@@ -52,13 +57,15 @@ def load_grayscale(
             largest value needs; floats must lie in [0, 1], or in [-1, 1] with at least one negative value.
         min_side: smallest side accepted, in pixels.
         max_pixels: most pixels accepted; checked in the header, before decoding.
-        timeout: seconds to wait for a server.
+        timeout: seconds that a download may take, however the server spends them; one that is silent for 20
+            seconds is given up before.
 
     Returns:
         float32 array (H, W) in [0, 1], 0 = black (air), 1 = white. 8-bit images come back as value / 255.
 
     Raises:
-        CXRImageError: the image cannot be read or used; the message names it and the remedy.
+        CXRImageError: the image cannot be read or used, or is a file of more than 256 MiB; the message names it
+            and the remedy.
         CXRImageNotFoundError: there is no such file.
     """
     name = describe(image)
@@ -134,21 +141,47 @@ def _from_open_file(file: Any, name: str) -> bytes:
 
 
 def _download(url: str, timeout: float) -> bytes:
+    """The body of `url`. Its thread is left behind if it is late: no other way ends a header that drips in."""
+    answer: queue.SimpleQueue = queue.SimpleQueue()
+
+    def fetch() -> None:
+        try:
+            answer.put(_fetch(url, timeout))
+        except BaseException as error:
+            answer.put(error)
+
+    threading.Thread(target=fetch, name=f"download of {url}", daemon=True).start()
+    try:
+        data = answer.get(timeout=timeout)
+    except queue.Empty:
+        raise CXRImageError(
+            f"{url!r}: not complete after {timeout:g} seconds; the download was given up. Download the image "
+            "yourself, and give its path."
+        ) from None
+    if isinstance(data, BaseException):
+        raise data
+    return data
+
+
+def _fetch(url: str, timeout: float) -> bytes:
     import requests
 
+    end = time.monotonic() + timeout
     chunks, size = [], 0
     try:
-        with requests.get(url, stream=True, timeout=timeout) as response:
+        with requests.get(url, stream=True, timeout=min(SILENCE, timeout)) as response:
             if response.status_code == 404:
                 raise CXRImageNotFoundError(f"{url!r}: the server has no such file (404). Check the address.")
             response.raise_for_status()
-            for chunk in response.iter_content(2**20):
+            for chunk in response.iter_content(2**14):
                 size += len(chunk)
-                if size > MAX_DOWNLOAD_BYTES:
+                if size > MAX_BYTES:
                     raise CXRImageError(
-                        f"{url!r}: more than {MAX_DOWNLOAD_BYTES // 2**20} MiB; the download was stopped. "
+                        f"{url!r}: more than {MAX_BYTES // 2**20} MiB; the download was stopped. "
                         "Download and reduce the image yourself, and give its path."
                     )
+                if time.monotonic() > end:  # nobody waits any more
+                    break
                 chunks.append(chunk)
     except requests.RequestException as error:
         raise CXRImageError(
@@ -161,8 +194,15 @@ def _download(url: str, timeout: float) -> bytes:
 def _read_file(path: Path, name: str, limits: dict, input_range) -> np.ndarray:
     if not os.path.exists(path):
         raise CXRImageNotFoundError(f"{name}: no such file. Check the path (now in {os.getcwd()!r}).")
+    if kind := special_file(path):
+        raise CXRImageError(f"{name} is {kind}, not a file; it was not opened. Give the path of one image.")
     if not path.is_file():
         raise CXRImageError(f"{name} is a folder, not a file. Give the path of one image.")
+    if (size := os.path.getsize(path)) > MAX_BYTES:
+        raise CXRImageError(
+            f"{name}: {size // 2**20:,} MiB is more than an image has ({MAX_BYTES // 2**20} MiB); it was not read. "
+            "Reduce the image yourself."
+        )
     try:
         with path.open("rb") as file:
             head = file.read(132)

@@ -10,12 +10,13 @@ import torch
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 
 from .image_errors import CXRImageError, CXRImageNotFoundError, NotAChestRadiographWarning
-from .image_loading import MAX_PIXELS, MIN_SIDE, is_dicom_dataset, load_grayscale
+from .image_loading import MAX_PIXELS, MIN_SIDE, describe, is_dicom_dataset, load_grayscale
 
 __all__ = ["CXRImageError", "CXRImageNotFoundError", "CXRImageProcessor", "NotAChestRadiographWarning"]
 
 CROP_MODES = ("center_crop", "pad")
 OUTPUT_TYPES = ("pil", "np", "pt")
+MIN_LEVELS = 8  # of 256: see check_content
 OUTPUT_TOLERANCE = 1e-2  # overshoot beyond [-1, 1] that postprocess clips instead of refusing
 
 
@@ -118,7 +119,8 @@ class CXRImageProcessor(BaseImageProcessor):
             `BatchFeature` with `pixel_values`, float32 (B, 1, S, S) in [-1, 1].
 
         Raises:
-            CXRImageError: an image cannot be used; in a batch the message says which.
+            CXRImageError: an image cannot be used, or shows nothing once it is square and resized (see
+                `check_content`); in a batch the message says which.
         """
         unknown = sorted(set(kwargs) - set(CXRImageProcessorKwargs.__annotations__))
         if unknown:
@@ -162,8 +164,9 @@ class CXRImageProcessor(BaseImageProcessor):
     ) -> np.ndarray:
         """One image, of any kind that `load` reads, as float32 (1, S, S) in [-1, 1]."""
         pixels = load_grayscale(image, input_range=input_range, min_side=min_side, max_pixels=max_pixels)
-        pixels = pad_to_square(pixels) if crop_mode == "pad" else crop_to_square(pixels)
-        pixels = resize_square(pixels, size["height"], resample)
+        square = pad_to_square(pixels) if crop_mode == "pad" else crop_to_square(pixels)
+        pixels = resize_square(square, size["height"], resample)
+        check_content(square, pixels, describe(image))
         if do_quantize:
             pixels = np.rint(pixels * np.float32(255)) / np.float32(127.5) - np.float32(1)
         else:
@@ -243,6 +246,33 @@ def resize_square(pixels: np.ndarray, side: int, resample: int = PIL.Image.Resam
         (side, side), resample
     )
     return np.clip(np.asarray(resized), 0, 1)
+
+
+def check_content(square: np.ndarray, resized: np.ndarray, name: str) -> None:
+    """Refuse an image in which there is nothing to see: constant, a mask, a map of labels, a little noise.
+
+    A radiograph has many grey levels, counted here as those of an 8-bit image. Of 12 140 films of NIH
+    ChestX-ray14 at 128x128 and 224x224 pixels, the poorest spreads nine tenths of its pixels over 49 levels,
+    and 1 % do so over fewer than 79; fewer than 8 are refused. So neither low contrast matters, down to a sixth
+    of the poorest film's, nor black borders, as long as they fill less than nine tenths of the image.
+
+    Args:
+        square: (H, H) in [0, 1], the original after cropping or padding.
+        resized: (S, S) in [0, 1], what becomes of it.
+        name: what to call it in the message.
+
+    Raises:
+        CXRImageError: `square`, or nine tenths of `resized`, has fewer than 8 levels.
+    """
+    for pixels, share, what in ((square, 1.0, "it has"), (resized, 0.9, "nine tenths of it have")):
+        counts = np.sort(np.bincount(np.rint(pixels * 255).astype(np.uint8).ravel()))[::-1]
+        levels = int(np.searchsorted(counts.cumsum(), share * pixels.size)) + 1
+        if levels < MIN_LEVELS:
+            raise CXRImageError(
+                f"{name} shows nothing: of 256 grey levels, {what} {levels} ({len(pixels)} x {len(pixels)} pixels, "
+                f"from {pixels.min():.4g} to {pixels.max():.4g} of 1). Give a chest radiograph, not a mask or an "
+                "empty image."
+            )
 
 
 def _is_single(images: Any) -> bool:

@@ -273,7 +273,7 @@ def test_too_many_unreadable_images_are_an_error_even_when_skipping(root):
 
 def test_a_colour_photograph_is_used_but_reported(root):
     colours = np.zeros((40, 40, 3), dtype=np.uint8)
-    colours[:20, :, 0], colours[20:, :, 1] = 200, 200
+    colours[:20, :, 0], colours[20:, :, 1] = 200, np.arange(200, 240)
     Image.fromarray(colours).save(root / "img06.png")
     with pytest.warns(UserWarning, match="1 images were read with a warning.*img06.png"):
         data = load(root)
