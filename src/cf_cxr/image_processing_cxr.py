@@ -128,7 +128,7 @@ class CXRImageProcessor(BaseImageProcessor):
             )
         current = {name: getattr(self, name) for name in CXRImageProcessorKwargs.__annotations__}
         settings = _checked_settings({**current, **kwargs})
-        if _is_single(images):
+        if is_single_image(images):
             pixel_values = [self.process_image(images, **settings)]
         else:
             pixel_values = self._process_batch(images, settings)
@@ -245,7 +245,8 @@ def resize_square(pixels: np.ndarray, side: int, resample: int = PIL.Image.Resam
     return np.clip(np.asarray(resized), 0, 1)
 
 
-def _is_single(images: Any) -> bool:
+def is_single_image(images: Any) -> bool:
+    """Whether the processor takes `images` for one image, not for several."""
     if isinstance(images, np.ndarray | torch.Tensor):
         return images.ndim != 4
     if isinstance(images, str | bytes | bytearray | Mapping | PIL.Image.Image) or hasattr(images, "read"):

@@ -204,6 +204,45 @@ def test_unreadable_images_are_reported_where_asked(pipe, tmp_path):
         pipe(images)
 
 
+def test_several_films_in_the_place_of_one_are_refused_and_no_film_gets_anothers_answer(pipe):
+    a, b, c = (flat_with_texture(mean) for mean in (0.2, -0.3, 0.05))
+    bad, good = pipe([[a, b], c], on_error="report", batch_size=2)
+    assert "image 0: a list in the place of one image" in bad["error"]
+    assert good.message == pipe(c).message and good.name == "image 1"
+    with pytest.raises(cf_cxr.image_errors.CXRImageError, match="image 0: a list"):
+        pipe([[a, b]])
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.filterwarnings(UNKNOWN)
+def test_a_film_that_the_classifier_fails_on_is_reported_alone(batch_size):
+    def fails_on_bright_films(x):
+        mean = x.mean((1, 2, 3))
+        if (mean > 0.8).any():
+            raise ArithmeticError("too bright")
+        return sigmoid(SLOPE * mean)
+
+    pipe = make(known_explainer(classifier_fingerprint=None))
+    classifier = from_callable(fails_on_bright_films, CLASS, identity="f", probe_size=SIDE)
+    images = [flat_with_texture(mean) for mean in (0.2, 0.9, -0.3)]
+    first, bad, last = pipe(images, classifier=classifier, on_error="report", batch_size=batch_size)
+    assert bad == {"error": "too bright", "file": "image 1"} and first.valid and last.valid
+    assert last.name == "image 2" and last.source_posterior < 0.5 < first.source_posterior
+
+
+def test_a_picture_that_cannot_be_made_is_reported_alone(pipe, monkeypatch):
+    made = cf_cxr.pipelines.explanation.build_explanation
+
+    def build(*arguments, name, **options):
+        if name == "image 0":
+            raise ArithmeticError("not this one")
+        return made(*arguments, name=name, **options)
+
+    monkeypatch.setattr("cf_cxr.pipelines.explanation.build_explanation", build)
+    bad, good = pipe([flat_with_texture(0.2), flat_with_texture(0.1)], on_error="report", batch_size=2)
+    assert bad == {"error": "not this one", "file": "image 0"} and good.valid
+
+
 # ---------------------------------------------------------------- classifiers that cannot be explained
 
 
@@ -300,6 +339,20 @@ def test_an_unknown_class_is_refused_with_those_that_there_are(pipe):
         pipe(flat_with_texture(0.1), classifier=mean_classifier(), class_name="edema")
     with pytest.raises(BlackBoxError, match="cannot be asked about images"):
         pipe(flat_with_texture(0.1), classifier=3)
+
+
+def test_an_unknown_class_of_the_default_classifier_is_refused_too():
+    """As `cf-cxr explain x.png --class-name Nope` asks."""
+    bundled = as_image_classifier(
+        cf_cxr.DeepSCMModel.from_pretrained(cf_cxr.pipelines.default_model_path()).classifier, "finding"
+    )
+    pipe, image = make(known_explainer(classifier=bundled)), flat_with_texture(0.1)
+    with pytest.raises(BlackBoxError, match="Unknown class 'Nope'.*'finding=Effusion'.*'sex=Female'"):
+        pipe(image, class_name="Nope")
+    with pytest.raises(ExplainerMismatchError, match="of 'finding=No Finding'"):
+        pipe(image, class_name="No Finding")
+    for name in ("effusion", "finding", "finding=Effusion"):
+        assert explained_classifier(pipe.model, None, name).fingerprint() == bundled.fingerprint()
 
 
 # ---------------------------------------------------------------- explainer and classifier belong together
