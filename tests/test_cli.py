@@ -99,6 +99,7 @@ def test_only_bad_files_leave_nothing_behind(here, model, capsys):
         (["--do", "age=3", "--output", "a.png"], "a.png exists; choose another --output"),
         (["--do", "age=3", "--output", "a.png/x"], "a.png"),
         (["--do", "age=3", "--num-samples", "0"], "num_samples.*got 0"),
+        (["--do", "age=3", "--num-samples", "1000000000"], "num_samples=1000000000 needs about .* GB"),
         (["--do", "age=3", "--seed", "-1"], "seed.*got -1"),
         (["--do", "age=3", "--device", "toaster"], "--device toaster"),
     ],

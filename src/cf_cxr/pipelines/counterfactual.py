@@ -12,6 +12,7 @@ from transformers import Pipeline
 
 from ..attributes import AttributeSchema
 from .inputs import PipelineItem, check_attributes, item_tensors, pipeline_inputs, whole_number
+from .memory import check_draws_fit
 from .per_item import compute_per_item, failure
 
 ON_ERROR = ("raise", "report")
@@ -118,7 +119,8 @@ class CounterfactualPipeline(Pipeline):
         Raises:
             UnknownAttributeError, AttributeValueError: a variable or value in `do` or `attributes` that the
                 model does not know. Raised before any image is read.
-            ValueError: `do` is missing, or a list of `attributes` is not as long as the images.
+            ValueError: `do` is missing, a list of `attributes` is not as long as the images, or `num_samples` do not
+                fit into memory.
             TypeError: an unknown argument.
         """
         if images is None:
@@ -129,7 +131,10 @@ class CounterfactualPipeline(Pipeline):
                 f"Say which intervention: do={{{example!r}: ...}}, with any of {', '.join(self.schema.names)}; "
                 "do={} is the null intervention."
             )
-        self._sanitize_parameters(**kwargs)  # everything is checked before the first image is read
+        _, forward, _ = self._sanitize_parameters(**kwargs)  # all is checked before the first image is read
+        forward = {**self._forward_params, **forward}
+        if (draws := forward.get("num_samples", 1)) > 1:
+            check_draws_fit(self.model, self.image_processor.size["height"], draws, len(forward["do"]))
         kwargs |= {"num_workers": num_workers, "batch_size": batch_size}
         inputs, as_list = pipeline_inputs(
             images, self.schema.names, check_attributes(self.schema, attributes)
