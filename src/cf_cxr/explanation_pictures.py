@@ -114,7 +114,10 @@ def _draw_row(figure, explanation: Explanation, title, top: float, side: float, 
     show(panel(0, f"query: {source}\n{explanation.decision}"), explanation.source_image)
     for step, picture in enumerate(explanation.images):
         reached = probability_text(float(explanation.posteriors[step]), threshold)
-        axes = panel(1 + step, f"target {explanation.targets[step]:.2f}\nreached {reached}")
+        axes = panel(
+            1 + step,
+            f"target {probability_text(float(explanation.targets[step]), threshold)}\nreached {reached}",
+        )
         show(axes, picture)
         if step == explanation.counterfactual_index:
             for spine in axes.spines.values():
@@ -217,7 +220,11 @@ def _frame(explanation: Explanation, step: int | None, side: int) -> Image.Image
     threshold, count = explanation.threshold, len(explanation)
     reached = explanation.source_posterior if step is None else float(explanation.posteriors[step])
     text = f"{explanation.class_name}: {probability_text(reached, threshold)}"
-    text += "   query" if step is None else f"   asked for {explanation.targets[step]:.2f}"
+    text += (
+        "   query"
+        if step is None
+        else f"   asked for {probability_text(float(explanation.targets[step]), explanation.threshold)}"
+    )
     right = f"{0 if step is None else step + 1}/{count}"
     draw.text((10, side + 6), text, fill=index["white"], font=font)
     draw.text((side - 10, side + 6), right, fill=index["white"], font=font, anchor="ra")

@@ -403,9 +403,24 @@ def test_the_operating_point_of_the_training_is_taken_too():
     pipe = make(model)
     e = pipe(flat_with_texture(-0.2), classifier=MeanLogit())
     assert e.warnings == () and e.operating_point == 0.2 == e.to_dict()["operating_point"]
-    assert "0.5 here is 0.2 of the classifier itself" in e.message
-    before = float(plain.posterior(processor()([e.source_image])["pixel_values"]))
-    assert e.source_posterior == pytest.approx(0.8 * before / (0.8 * before + 0.2 * (1 - before)), abs=1e-4)
+    # all is on the classifier's own scale; the shifted one, that of the bins, stands beside it and is named
+    before, *reached = plain.posterior(processor()([e.source_image, *e.images])["pixel_values"]).tolist()
+    assert e.source_posterior == pytest.approx(before, abs=1e-4) and e.threshold == pytest.approx(0.2)
+    np.testing.assert_allclose(e.posteriors, reached, atol=0.02)
+    shifted = 0.8 * before / (0.8 * before + 0.2 * (1 - before))
+    assert e.shifted["source_posterior"] == pytest.approx(shifted, abs=1e-4)
+    assert e.shifted["threshold"] == pytest.approx(0.5)
+    np.testing.assert_allclose(e.shifted["targets"][-1], 0.95, atol=1e-6)
+    assert e.targets[-1] == pytest.approx(0.95 * 0.2 / (0.95 * 0.2 + 0.05 * 0.8))
+    assert f"from {before:.2f} to {e.posteriors[-1]:.2f}" in e.message
+    assert (
+        f"its operating point 0.2 is 0.5, {shifted:.2f} becomes {e.shifted['posteriors'][-1]:.2f}"
+        in e.message
+    )
+    assert e.to_dict()["shifted"]["source_posterior"] == pytest.approx(shifted, abs=1e-4)
+    assert pipe(flat_with_texture(-0.2), classifier=MeanLogit(), target=0.2).targets[-1] == pytest.approx(
+        0.55 * 0.2 / (0.55 * 0.2 + 0.45 * 0.8)  # the bin above the boundary
+    )
     assert pipe(flat_with_texture(-0.2), classifier=moved).source_posterior == e.source_posterior
     with pytest.raises(ExplainerMismatchError, match="same classifier.*operating_point=0.2"):
         pipe(flat_with_texture(-0.2), classifier=plain)

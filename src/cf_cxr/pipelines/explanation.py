@@ -110,8 +110,8 @@ class ExplanationPipeline(Pipeline):
             class_name: the class whose decision is explained, where the classifier has several.
             steps: number of images of the series, at least 2. A progressive explainer has no more of them than
                 there are bins on the way.
-            target: posterior in [0, 1] that the last image aims at. Default: the outermost bin across the
-                decision boundary.
+            target: posterior in [0, 1], on the classifier's own scale, that the last image aims at. Default: the
+                outermost bin across the decision boundary.
             force: show what an explainer that was trained for another classifier does; otherwise that is refused.
             variable: of a causal model only: its variable, or `"variable=value"`, that the classifier's class is;
                 where the names do not agree.
@@ -235,6 +235,10 @@ class ExplanationPipeline(Pipeline):
     ) -> dict[str, list[dict]]:
         """Asks the classifier about the images of a batch that could be read, explains, and asks about the series."""
         from ..black_box.checks import check_repeated
+        from ..black_box.classifier import shift_posterior
+
+        if target is not None and classifier.operating_point is not None:
+            target = shift_posterior(target, classifier.operating_point)
 
         def compute(pixel_values: Tensor, attributes: Tensor, indices: Sequence[int]) -> list[dict]:
             before = classifier.posterior(pixel_values)
