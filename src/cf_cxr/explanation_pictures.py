@@ -12,7 +12,7 @@ import numpy as np
 
 from .explanation import Explanation
 from .explanation_words import probability_text
-from .visualization import DIFFERENCE_COLOURS, GREY_LEVELS, difference_limit
+from .visualization import DIFFERENCE_COLOURS, GREY_LEVELS, difference_limit, printable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -64,7 +64,9 @@ def contact_sheet(
         limit = difference_limit([e.difference for e in rows])
     columns = 2 + max(len(e) for e in rows)
     width = columns * (panel_inches + 0.06) + 0.1 + _BAR_INCHES
-    titles = [textwrap.wrap(f"{n}: {_text(e)}", int((width - 0.2) * 14)) for n, e in zip(names, rows)]
+    titles = [
+        textwrap.wrap(printable(f"{n}: {_text(e)}"), int((width - 0.2) * 14)) for n, e in zip(names, rows)
+    ]
     heights = [_TITLE_INCHES * len(t) + _LABEL_INCHES + panel_inches + 0.12 for t in titles]
     figure = Figure(figsize=(width, sum(heights) + 0.05), dpi=_DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
@@ -93,6 +95,7 @@ def _draw_row(figure, explanation: Explanation, title, top: float, side: float, 
             0.1 / figure.get_figwidth(),
             (top - 0.06 - _TITLE_INCHES * line) / height,
             text,
+            parse_math=False,
             va="top",
             fontsize=8.5,
             fontweight="bold" if line == 0 else "normal",
@@ -103,7 +106,7 @@ def _draw_row(figure, explanation: Explanation, title, top: float, side: float, 
         axes = _axes(figure, 0.1 + column * (side + 0.06), bottom, side, side)
         axes.set_xticks([])
         axes.set_yticks([])
-        axes.set_title(caption, fontsize=7.5, pad=3, linespacing=1.25)
+        axes.set_title(caption, fontsize=7.5, pad=3, linespacing=1.25, parse_math=False)
         return axes
 
     def show(axes, picture) -> None:
