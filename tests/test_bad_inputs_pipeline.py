@@ -44,6 +44,11 @@ class NeverRead:
         ({"do": {}, "attributes": "age=3"}, TypeError, "attributes must be a dictionary"),
         ({"do": {}, "attributes": [{"age": 3}]}, TypeError, "One image takes one dictionary"),
         ({"do": {}, "num_samples": 0}, ValueError, "num_samples.*at least 1, got 0"),
+        (
+            {"do": [{}, {"age": 3}], "num_samples": 10**9},
+            ValueError,
+            r"num_samples=1000000000 needs about [\d,.]+ GB .*2 interventions.*available on cpu. At most \d+ draws fit",
+        ),
         ({"do": {}, "seed": -1}, ValueError, "seed.*at least 0, got -1"),
         ({"do": {}, "seed": 1, "generator": object()}, ValueError, "seed or generator"),
         ({"do": {}, "on_error": "ignore"}, ValueError, "on_error='ignore'.*raise, report"),

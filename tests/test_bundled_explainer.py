@@ -35,8 +35,16 @@ def test_the_posterior_follows_what_was_asked_for(explanations):
     errors = []
     for e in explanations:
         assert np.corrcoef(e.targets, e.posteriors)[0, 1] > 0.9
-        errors.append(np.abs(np.subtract(e.targets, e.posteriors)).mean())
+        errors.append(np.abs(np.subtract(e.shifted["targets"], e.shifted["posteriors"])).mean())
     assert np.mean(errors) < 0.15
+
+
+def test_both_pipelines_say_the_same_of_one_classifier(explanations):
+    counterfactuals = pipeline("chest-xray-counterfactual")
+    for example, e in zip(cf_cxr.example_images(), explanations):
+        said = counterfactuals(example.path, do={})["predictions"]["before"]["finding"]["Effusion"]
+        assert e.source_posterior == pytest.approx(said, abs=1e-4)
+        assert e.threshold == pytest.approx(0.1) and f"{said:.2f} to" in e.message
 
 
 def test_the_change_is_a_small_part_of_the_radiograph_and_spares_black_borders(explanations):

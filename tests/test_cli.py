@@ -1,13 +1,17 @@
 """The `cf-cxr` command: what it prints and writes, and what it refuses."""
 
+import json
+import os
 import re
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import cf_cxr
 from cf_cxr import cli
 from cf_cxr.cli_files import UsageError, free_name, plan_output, write_png
+from tests.dicom_files import make_dicom, save_dicom
 from tests.pipelines.tiny import SCHEMA, SIDE, grey_image, save_tiny
 
 
@@ -47,7 +51,7 @@ def test_two_questions_make_a_picture_and_a_table(here, model, capsys):
     ]
     assert cli.main([*command, "--do", "finding=Effusion", "--do", "sex=Female,age=80"]) == 0
     out, err = capsys.readouterr()
-    assert written(here) == {"outputs/a_counterfactual.png"}
+    assert written(here) == {"outputs/a_counterfactual.png", "outputs/a_counterfactual.json"}
     with Image.open("outputs/a_counterfactual.png") as picture:
         assert picture.width > 3 * 200
     assert "do(finding=Effusion)" in out and "do(sex=Female, age=80)" in out
@@ -69,7 +73,7 @@ def test_directory_holds_the_counterfactuals_and_bad_files_are_reported(here, mo
     out, err = capsys.readouterr()
     assert written(here) == {
         f"results/{name}_{kind}.png" for name in "ab" for kind in ("grid", "do_sex=Female")
-    }
+    } | {"results/counterfactual.json"}
     with Image.open("results/b_do_sex=Female.png") as counterfactual:
         assert counterfactual.size == (SIDE, SIDE) and counterfactual.mode == "L"
     assert re.search(r"cf-cxr: error: .*broken\.png", err) and "1 of 3 images" in err
@@ -99,8 +103,21 @@ def test_only_bad_files_leave_nothing_behind(here, model, capsys):
         (["--do", "age=3", "--output", "a.png"], "a.png exists; choose another --output"),
         (["--do", "age=3", "--output", "a.png/x"], "a.png"),
         (["--do", "age=3", "--num-samples", "0"], "num_samples.*got 0"),
+        (["--do", "age=3", "--num-samples", "1000000000"], "num_samples=1000000000 needs about .* GB"),
         (["--do", "age=3", "--seed", "-1"], "seed.*got -1"),
-        (["--do", "age=3", "--device", "toaster"], "--device toaster"),
+        (["--do", "age=3", "--json", "a.png"], "a.png exists; choose another --output"),
+        (["--do", "age=3", "--json", "a.png", "--overwrite"], "a.png is one of the images"),
+        (["--do", "age=3", "--output", "a.png", "--overwrite"], "a.png is one of the images"),
+        (["--do", "age=3", "--json", "."], r"\. is a folder, but a file is to be written"),
+        (["--do", "age=3", "--output", "a.png/x.png"], "a.png is a file, but a folder is needed"),
+        (["--do", "age=3", "--output", "/proc/none/x.png"], "Nothing can be written|No such file"),
+        (["--do", "age=3", "--output", "x" * 300], "too long"),
+        *[
+            (["--do", "age=3", "--device", d], f"--device {d} cannot be used here.*use --device cpu")
+            for d in ("toaster", "mps", "meta", "vulkan", "cuda:7")
+        ],
+        (["--do", "age=3", "--model", "/nope"], "There is no model folder '/nope'"),
+        (["--do", "age=3", "--model", "nope/deeper/still"], "There is no model folder 'nope/deeper/still'"),
     ],
 )
 def test_usage_errors_are_explained_and_write_nothing(here, model, capsys, arguments, message):
@@ -109,6 +126,96 @@ def test_usage_errors_are_explained_and_write_nothing(here, model, capsys, argum
     err = capsys.readouterr().err
     assert err.startswith("cf-cxr: error: ") and re.search(message, err) and "Traceback" not in err
     assert written(here) == set() and (here / "a.png").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--output", ""], "--output: it is empty"),
+        (["--json", " "], "--json: it is empty"),
+        (["--dtype", "int3"], "--dtype: invalid choice"),
+        (["--num-samples", "many"], "--num-samples: invalid int"),
+    ],
+)
+def test_wrong_arguments_end_with_a_line(here, model, capsys, arguments, message):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["counterfactual", "a.png", "--model", model, "--do", "age=3", *arguments])
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and re.search(message, err.splitlines()[-1]) and written(here) == set()
+
+
+def test_the_traceback_of_any_error_is_for_debug(here, model, capsys, monkeypatch):
+    def bug(*arguments, **options):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("cf_cxr.cli.mechanism_options", bug)
+    command = ["counterfactual", "a.png", "--model", model, "--do", "sex=Female"]
+    assert cli.main(command) == 2
+    assert capsys.readouterr().err == "cf-cxr: error: RuntimeError: a bug (see --debug)\n"
+    assert cli.main([*command, "--debug"]) == 2
+    err = capsys.readouterr().err
+    assert "Traceback" in err and 'raise RuntimeError("a bug")' in err
+
+
+@pytest.mark.parametrize("name", [b"bad\xff.png", b"$\\frac{$.png"])
+def test_odd_file_names(here, model, capsys, name):
+    (here / os.fsdecode(name)).write_bytes((here / "a.png").read_bytes())
+    assert cli.main(["counterfactual", os.fsdecode(name), "--model", model, "--do", "sex=Female"]) == 0
+    shown = name.decode("utf-8", "backslashreplace")
+    out, err = capsys.readouterr()
+    assert (
+        out.startswith(f"{shown}\n") and f"Wrote outputs/{shown[:-4]}_counterfactual.png" in out and err == ""
+    )
+    [record] = (here / "outputs").glob("*.json")
+    assert json.loads(record.read_text(encoding="ascii"))["images"][0]["file"] == shown
+    assert (
+        cli.main(["counterfactual", "none" + os.fsdecode(name), "--model", model, "--do", "sex=Female"]) == 1
+    )
+    assert "no such file" in capsys.readouterr().err
+
+
+def test_the_record_has_the_tables_numbers_and_where_they_come_from(here, model, capsys):
+    pixels = np.asarray(grey_image(3, side=40))
+    save_dicom(make_dicom(pixels, PatientAge="063Y", PatientSex="F"), here / "c.dcm")
+    command = ["counterfactual", "c.dcm", "broken.png", "--model", model, "--attribute", "site=B"]
+    command += ["--do", "sex=Female", "--do", "sex=Male,age=63", "--seed", "5", "--output", "x.png"]
+    assert cli.main([*command, "--json", "numbers/x.json"]) == 1
+    assert (here / "x.png").is_file() and not (here / "x.json").exists()
+    record = json.loads((here / "numbers" / "x.json").read_text())
+    assert record["cf_cxr"] == cf_cxr.__version__ and record["model"] == model and record["seed"] == 5
+    assert re.fullmatch("sha256:[0-9a-f]{64}", record["weights"]) and record["num_samples"] == 1
+    good, bad = record["images"]
+    assert bad["file"] == "broken.png" and "broken.png" in bad["error"]
+    assert good["given_by"] == {"age": "file", "sex": "file", "site": "argument", "finding": "inferred"}
+    first, second = good["counterfactuals"]
+    assert first["do"] == {"sex": "Female"} and first["already"] == ["sex"] and first["mean_change"] < 1
+    assert second["do"] == {"sex": "Male", "age": 63} and second["already"] == ["age"]
+    assert second["attributes"]["sex"] == "Male" and 0 <= second["predictions"]["sex"]["Male"] <= 1
+    out = capsys.readouterr().out
+    assert "do(sex=Female): already Female" in out and "do(sex=Male, age=63): already 63 years" in out
+    assert (
+        f"{second['mean_change']:.1f}/255" in out
+        and "63 years (file)" in out
+        and "Wrote x.png and numbers/x.json" in out
+    )
+
+
+def test_a_picture_that_cannot_be_written_does_not_lose_the_others(here, model, capsys, monkeypatch):
+    def fails(image, path, overwrite=False):
+        if path.name.startswith("a_"):
+            raise OSError("no room for a")
+        write_png(image, path, overwrite)
+
+    monkeypatch.setattr("cf_cxr.cli.write_png", fails)
+    command = ["counterfactual", "a.png", "b.png", "--model", model, "--do", "sex=Female", "--output", "out"]
+    assert cli.main(command) == 1
+    assert written(here) == {"out/b_grid.png", "out/b_do_sex=Female.png", "out/counterfactual.json"}
+    assert "cf-cxr: error: a.png: no room for a" in capsys.readouterr().err
+    record = json.loads((here / "out" / "counterfactual.json").read_text())
+    assert (
+        record["images"][0] == {"file": "a.png", "error": "no room for a"}
+        and "given_by" in record["images"][1]
+    )
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated"])

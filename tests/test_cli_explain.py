@@ -1,6 +1,7 @@
 """`cf-cxr explain`: what it prints and writes, and what it refuses."""
 
 import json
+import os
 import re
 import shutil
 
@@ -10,7 +11,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from cf_cxr import cli
+import cf_cxr
+from cf_cxr import cli, cli_explain
 from cf_cxr.black_box import load_image_classifier
 from tests.black_box.helpers import attribute_model
 from tests.black_box.test_transformers_adapter import PROCESSOR, vit
@@ -94,6 +96,38 @@ def test_many_images_of_which_one_is_broken(here, folders, capsys):
     assert "error" in record["explanations"][1]
 
 
+def test_a_picture_that_cannot_be_written_does_not_lose_the_others(here, folders, capsys, monkeypatch):
+    write = cli_explain.write_png
+
+    def fails(image, path, overwrite=False):
+        if path.name.startswith("a_"):
+            raise OSError("no room for a")
+        write(image, path, overwrite)
+
+    monkeypatch.setattr(cli_explain, "write_png", fails)
+    arguments = command(folders, "--output", "why", "--animation", "none")
+    arguments[2:2] = ["b.png"]
+    assert cli.main(arguments) == 1
+    assert "cf-cxr: error: a.png: no room for a" in capsys.readouterr().err
+    record = json.loads((here / "why" / "explanation.json").read_text())
+    assert record["explanations"][0] == {"file": "a.png", "error": "no room for a"}
+    assert record["explanations"][1]["class_name"] == "finding=effusion"
+    assert record["cf_cxr"] == cf_cxr.__version__ and record["weights"].startswith("sha256:")
+    assert {"why/b_explanation.png", "why/explanation.json"} <= written(here)
+
+
+@pytest.mark.parametrize("name", [b"bad\xff.png", b"$\\frac{$.png"])
+def test_odd_file_names(here, folders, capsys, name):
+    (here / os.fsdecode(name)).write_bytes((here / "a.png").read_bytes())
+    arguments = command(folders, "--output", "why", "--steps", "2")
+    arguments[1] = os.fsdecode(name)
+    assert cli.main(arguments) == 0
+    shown = name.decode("utf-8", "backslashreplace")
+    assert f"{shown}: " in capsys.readouterr().out
+    record = json.loads((here / "why" / "explanation.json").read_text(encoding="ascii"))
+    assert record["explanations"][0]["file"] == shown
+
+
 def test_a_causal_model_explains_another_classifier(here, folders, capsys):
     arguments = command(
         folders, "--class-name", "effusion", "--variable", "finding=Effusion", "--attribute", "age=63",
@@ -132,7 +166,10 @@ def test_existing_files_are_only_replaced_when_asked(here, folders, capsys):
         ),
         (["--attribute", "age=3"], "attributes is for a causal model"),
         (["--attribute", "age"], "write NAME=VALUE"),
-        (["--device", "toaster"], "--device toaster"),
+        (["--output", "why.png"], "why.png: this is a file; give a directory"),
+        (["--output", "a.png/why"], "a.png is a file, but a folder is needed"),
+        (["--device", "meta"], "--device meta cannot be used here"),
+        (["--classifier", "/nope"], "There is no model folder '/nope'"),
     ],
 )
 def test_usage_errors_are_explained_and_write_nothing(here, folders, capsys, arguments, message):

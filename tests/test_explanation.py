@@ -88,6 +88,21 @@ def test_to_dict_is_json_and_says_everything_but_pictures():
     assert record["valid"] is True and record["counterfactual_index"] == 1 and record["warnings"] == ["odd"]
     assert record["mean_change"] == record["largest_change"] == pytest.approx(0.2 * 127.5, abs=0.01)
     assert record["class_name"] == "effusion" and record["method"] == "progressive"
+    assert record["shifted"] is None and made([0.1, 0.6]).shifted is None
+
+
+def test_an_operating_point_leaves_the_decisions_as_they_are():
+    """0.5 of the shifted scale is 0.1 of the classifier's own, and 0.69 is 0.20."""
+    e = made([0.6, 0.5, 0.4], source=0.69, operating_point=0.1, targets=[0.65, 0.35, 0.05])
+    assert e.source_posterior == pytest.approx(0.198, abs=1e-3) and e.threshold == pytest.approx(0.1)
+    assert e.decision == "present" and e.valid and e.counterfactual_index == 2
+    assert "0.20 to 0.07" in e.message and "operating point 0.1 is 0.5, 0.69 becomes 0.40" in e.message
+    record = json.loads(json.dumps(e.to_dict()))
+    assert record["shifted"] == {
+        "threshold": 0.5, "source_posterior": 0.69, "targets": [0.65, 0.35, 0.05], "posteriors": [0.6, 0.5, 0.4],
+    }  # fmt: skip
+    there = made([0.6], source=0.69, operating_point=0.1, targets=[0.65], at_target=True)
+    assert "says 0.20" in there.message and "is 0.5, it is 0.69" in there.message
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,11 @@ def test_a_caution_and_a_title_are_written():
     assert np.asarray(contact_sheet(made(), names=["other"])).tobytes() != np.asarray(plain).tobytes()
 
 
+def test_file_names_are_drawn_as_they_are():
+    sizes = {contact_sheet(made(), names=[name]).size for name in ("$\\frac{$.png", "bad\udcff.png", "a.png")}
+    assert len(sizes) == 1
+
+
 def test_nothing_to_show_is_refused():
     with pytest.raises(ValueError, match="no explanations"):
         contact_sheet([])

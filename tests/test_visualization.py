@@ -6,10 +6,12 @@ from PIL import Image
 
 from cf_cxr.visualization import (
     GREY_LEVELS,
+    already_so,
     counterfactual_grid,
     describe_changes,
     describe_do,
     difference_limit,
+    printable,
 )
 
 SIDE = 16
@@ -26,7 +28,7 @@ def result(change: float, do: dict | None = None, factual_image=None) -> dict:
         "attributes": {"age": 63.0, "sex": "Female"},
         "factual_attributes": {"age": 63.0, "sex": "Male"},
         "units": {"age": "years"},
-        "inferred": ["sex"],
+        "given_by": {"age": "argument", "sex": "inferred"},
         "predictions": {
             "before": {"age": {"mean": 61.0, "std": 8.0}, "sex": {"Male": 0.9, "Female": 0.1}},
             "after": {"age": {"mean": 62.0, "std": 8.0}, "sex": {"Male": 0.2, "Female": 0.8}},
@@ -78,6 +80,20 @@ def test_texts():
     assert describe_do({}) == "do()"
     assert describe_changes(result(0.1)) == ["P(Female) 0.10 → 0.80"]
     assert describe_changes(result(0.1, do={"age": 63.0}))[0] == "age 61 → 62 years"
+
+
+def test_file_names_are_drawn_as_they_are():
+    """Neither mathematics nor bytes that are no UTF-8 break the picture."""
+    names = ["$\\frac{$.png", "bad\udcff.png", "a$b$c.png"]
+    sizes = {counterfactual_grid([[result(0.1)]], names=[name]).size for name in names}
+    assert len(sizes) == 1
+    assert printable(names[1]) == "bad\\xff.png" and printable("Ä.png") == "Ä.png"
+
+
+def test_an_intervention_that_changes_nothing_is_seen():
+    assert already_so(result(0, do={"sex": "Female"})) == []
+    assert already_so(result(0, do={"sex": "Male", "age": 63.000001})) == ["sex", "age"]
+    assert already_so(result(0, do={"age": 64.0})) == already_so(result(0, do={})) == []
 
 
 def test_nesting_and_failures():

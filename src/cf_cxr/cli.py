@@ -7,14 +7,16 @@ import json
 import re
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .cli_explain import add_explain_command
-from .cli_files import UsageError, free_name, plan_output, write_png
-from .cli_model import DISCLAIMER, add_model_options, load_pipeline
+from .cli_files import RECORD, UsageError, free_name, output_path, plan_output, refuse_files, write_png
+from .cli_model import DISCLAIMER, add_model_options, load_pipeline, provenance
 from .version import __version__
 
 DEMO_OUTPUT = Path("outputs/cf_cxr_demo.png")
@@ -30,7 +32,7 @@ examples:
       runs on the bundled X-rays and writes outputs/cf_cxr_demo.png
 
   cf-cxr counterfactual chest.png --do finding=Effusion
-      one counterfactual; age, sex and the rest are inferred from the image
+      one counterfactual; age, sex and the rest are inferred from the image (from the header of a DICOM file)
 
   cf-cxr counterfactual chest.dcm --attribute age=63 --attribute sex=Male \\
       --do finding=Effusion --do sex=Female --output chest_cf.png
@@ -53,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 if all went well, 1 if an image could not be used, 2 if the command cannot be carried out.
     """
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
     arguments = build_parser().parse_args(argv)
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
@@ -62,9 +66,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("cf-cxr: interrupted", file=sys.stderr)
             return 130
         except Exception as error:
-            if not _is_users_error(error):
-                raise
-            print(f"cf-cxr: error: {error}", file=sys.stderr)
+            if arguments.debug:
+                traceback.print_exc()
+            message = (
+                f"{error}" if _is_users_error(error) else f"{type(error).__name__}: {error} (see --debug)"
+            )
+            print(f"cf-cxr: error: {message}", file=sys.stderr)
             return 2
 
 
@@ -81,7 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="counterfactuals of the bundled example X-rays")
     demo.add_argument(
-        "--output", type=Path, help=f"PNG to write (default: {DEMO_OUTPUT}, or the next free name)"
+        "--output", type=output_path, help=f"PNG to write (default: {DEMO_OUTPUT}, or the next free name)"
     )
     add_model_options(demo)
     demo.set_defaults(run=run_demo)
@@ -99,7 +106,8 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="what is known about the image, e.g. age=63; the rest is inferred. May be repeated",
+        help="what is known about the image, e.g. age=63; the rest is what a DICOM header says, or inferred. May be "
+        "repeated",
     )
     command.add_argument(
         "--do",
@@ -111,10 +119,17 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--joint", action="store_true", help="join all --do into one intervention")
     command.add_argument(
         "--output",
-        type=Path,
+        type=output_path,
         metavar="PATH",
         help="a .png for one picture of everything, or a directory for one picture per image and the "
         "counterfactuals themselves (default: outputs/IMAGE_counterfactual.png, or outputs/ for several images)",
+    )
+    command.add_argument(
+        "--json",
+        type=output_path,
+        metavar="PATH",
+        help="the file of all numbers (default: beside --output, with the ending .json; in a directory "
+        f"{RECORD})",
     )
     command.add_argument("--overwrite", action="store_true", help="replace files that exist")
     command.add_argument(
@@ -145,8 +160,8 @@ def run_demo(arguments: argparse.Namespace) -> int:
         raise UsageError(
             f"--output {arguments.output}: the demo writes one picture, give a name that ends in .png."
         )
-    if arguments.output is not None and arguments.output.exists():
-        raise UsageError(f"{arguments.output} exists; give another --output, or remove it.")
+    if arguments.output is not None:
+        refuse_files([arguments.output], [], overwrite=False)
     from .pipelines import COUNTERFACTUAL_TASK, default_model_path
 
     pipe = load_pipeline(arguments, COUNTERFACTUAL_TASK, default_model_path())
@@ -175,12 +190,13 @@ def run_counterfactual(arguments: argparse.Namespace) -> int:
         raise UsageError(_which_intervention(arguments.model))
     if arguments.joint:
         dos = [parse_assignments(arguments.do, "--do")]
-    plan = plan_output(arguments.images, dos, arguments.output, arguments.overwrite)
-    from .pipelines import COUNTERFACTUAL_TASK, default_model_path
+    plan = plan_output(arguments.images, dos, arguments.output, arguments.overwrite, arguments.json)
+    from .pipelines import COUNTERFACTUAL_TASK, DEFAULT_MODEL, default_model_path
 
     pipe = load_pipeline(arguments, COUNTERFACTUAL_TASK, default_model_path())
     options = mechanism_options(pipe.model, arguments.option)
-    from .visualization import counterfactual_grid
+    from .cli_record import Record, counterfactual_entry
+    from .visualization import counterfactual_grid, printable
 
     outputs = pipe(
         (image for image in arguments.images),
@@ -192,13 +208,10 @@ def run_counterfactual(arguments: argparse.Namespace) -> int:
         on_error="report",
         **options,
     )
-    shown, names, failed = [], [], 0
-    for index, (image, results) in enumerate(zip(arguments.images, outputs)):
-        if isinstance(results, Mapping):
-            failed += 1
-            print(f"cf-cxr: error: {results['error']}", file=sys.stderr)
-            continue
-        name = Path(image).name
+    shown, names = [], []
+
+    def work(index: int, image: str, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        name = printable(Path(image).name)
         print(results_table(name, results), end="\n\n")
         if plan.picture:
             shown.append(results)
@@ -207,15 +220,24 @@ def run_counterfactual(arguments: argparse.Namespace) -> int:
             pictures = [counterfactual_grid(results, names=[name]), *(result["image"] for result in results)]
             for picture, path in zip(pictures, plan.per_image[index]):
                 write_png(picture, path, arguments.overwrite)
-            print(f"Wrote {plan.per_image[index][0]} and {len(results)} counterfactuals beside it.")
-    if shown:
-        write_png(counterfactual_grid(shown, names=names), plan.picture, arguments.overwrite)
-        print(f"Wrote {plan.picture}.")
-    if failed:
-        print(f"cf-cxr: {failed} of {len(arguments.images)} images could not be used.", file=sys.stderr)
-    if failed < len(arguments.images):
-        print(DISCLAIMER)
-    return 1 if failed else 0
+            print(
+                f"Wrote {printable(plan.per_image[index][0])} and {len(results)} counterfactuals beside it."
+            )
+        return counterfactual_entry(results)
+
+    header = {
+        **provenance(arguments, pipe, DEFAULT_MODEL),
+        "num_samples": arguments.num_samples,
+        "options": {name: value for name, value in options.items() if name != "show_progress"},
+    }
+    with Record(
+        plan.record, arguments.images, header, "images", arguments.overwrite, arguments.debug
+    ) as record:
+        for index, (image, results) in enumerate(zip(arguments.images, outputs)):
+            record.add(image, results, partial(work, index, image, results))
+        if shown:
+            write_png(counterfactual_grid(shown, names=names), plan.picture, arguments.overwrite)
+    return record.finish(f"{plan.picture} and {plan.record}" if plan.picture else plan.record)
 
 
 def parse_assignments(texts: Sequence[str], option: str) -> dict[str, str]:
@@ -276,23 +298,25 @@ def opposites(schema: Any, known: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def results_table(name: str, results: Sequence[Mapping[str, Any]]) -> str:
     """What every intervention on one image did to every variable, as text."""
-    from .visualization import GREY_LEVELS, describe_do
+    from .visualization import GREY_LEVELS, already_so, describe_do, origin_note
 
     header = ("intervention", "mean |change|", "variable", "before", "after", "classifier before", "after")
     rows = [header]
     for result in results:
         label = describe_do(result["do"])
+        if same := already_so(result):
+            values = (_value(result["do"][v], result["units"].get(v, "")) for v in same)
+            label += f": already {', '.join(values)}"
         change = f"{abs(result['difference']).mean() * GREY_LEVELS:.1f}/255"
         before, after = result["predictions"]["before"], result["predictions"]["after"]
         for variable, value in result["attributes"].items():
             unit = result["units"].get(variable, "")
-            given = " (inferred)" if variable in result["inferred"] else ""
             rows.append(
                 (
                     label,
                     change,
                     variable,
-                    _value(result["factual_attributes"][variable], unit) + given,
+                    _value(result["factual_attributes"][variable], unit) + origin_note(result, variable),
                     _value(value, unit),
                     _estimate(before[variable], value),
                     _estimate(after[variable], value),
@@ -337,7 +361,7 @@ def _which_intervention(model: str | None) -> str:
 
 
 def _is_users_error(error: Exception) -> bool:
-    """Whether the message says what the user can do; anything else is a bug and keeps its traceback."""
+    """Whether the message says what the user can do."""
     from .attributes import UnknownAttributeError
     from .pipelines.loading import ModelFileError
 

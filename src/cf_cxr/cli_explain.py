@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .cli_files import UsageError, file_stems, refuse_existing, write_png, write_whole
-from .cli_model import DISCLAIMER, add_model_options, load_pipeline
+from .cli_files import UsageError, file_stems, output_path, refuse_files, write_png, write_whole
+from .cli_model import add_model_options, load_pipeline, provenance
 
 DEFAULT_OUTPUT = Path("outputs/explanation")
 RECORD = "explanation.json"
 ANIMATIONS = ("gif", "webp", "none")
+NO_DIRECTORY = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".json")  # as a name that --output is given
 
 _DESCRIPTION = """\
 Shows why a classifier of chest X-rays decides as it does: the radiograph, changed step by step until the classifier
@@ -45,8 +45,8 @@ examples:
       the causal model's explanation of its own classifier; --variable finding=Effusion says which of its variables
       the class is, where another classifier's name differs
 
-  cf-cxr explain chest.png --steps 5 --target 0.5 --animation webp
-      fewer images, and not further than the boundary
+  cf-cxr explain chest.png --steps 5 --target 0.1 --animation webp
+      fewer images, and not further than the boundary of the bundled classifier
 """
 
 
@@ -86,7 +86,7 @@ def add_explain_command(commands: Any) -> None:
     )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=output_path,
         default=DEFAULT_OUTPUT,
         metavar="DIR",
         help=f"directory (default: {DEFAULT_OUTPUT})",
@@ -97,7 +97,7 @@ def add_explain_command(commands: Any) -> None:
         "--target",
         type=float,
         metavar="P",
-        help="posterior to aim at (default: the far end of the other decision)",
+        help="the classifier's posterior to aim at (default: the far end of the other decision)",
     )
     parser.add_argument(
         "--force",
@@ -134,7 +134,7 @@ def run_explain(arguments: argparse.Namespace) -> int:
     files, record = plan_explanations(
         arguments.images, arguments.output, arguments.animation, arguments.overwrite
     )
-    from .pipelines import EXPLANATION_TASK, default_explainer_path
+    from .pipelines import DEFAULT_EXPLAINER, EXPLANATION_TASK, default_explainer_path
 
     pipe = load_pipeline(arguments, EXPLANATION_TASK, default_explainer_path())
     try:
@@ -148,23 +148,27 @@ def run_explain(arguments: argparse.Namespace) -> int:
         )
     except TypeError as error:  # an option for a model of another kind
         raise UsageError(str(error)) from error
-    entries, failed = [], 0
-    for image, output, paths in zip(arguments.images, outputs, files):
-        if isinstance(output, Mapping):
-            failed += 1
-            print(f"cf-cxr: error: {output['error']}", file=sys.stderr)
-            entries.append({"file": image, "error": output["error"]})
-            continue
-        entries.append({"file": image, **output.to_dict(), **_write(output, image, paths, arguments)})
-        print(f"{Path(image).name}: {output.message}")
-    if failed < len(arguments.images):
-        text = json.dumps({"model": _model_name(arguments), "explanations": entries}, indent=2) + "\n"
-        write_whole(record, lambda path: path.write_text(text, encoding="utf-8"), arguments.overwrite)
-        print(f"Wrote {arguments.output}/: {', '.join(p.name for p in written(files))}, {record.name}.")
-        print(DISCLAIMER)
-    if failed:
-        print(f"cf-cxr: {failed} of {len(arguments.images)} images could not be used.", file=sys.stderr)
-    return 1 if failed else 0
+    from .cli_record import Record
+
+    header = {**provenance(arguments, pipe, DEFAULT_EXPLAINER), "classifier": arguments.classifier}
+    with Record(
+        record, arguments.images, header, "explanations", arguments.overwrite, arguments.debug
+    ) as journal:
+        for image, output, paths in zip(arguments.images, outputs, files):
+            journal.add(image, output, partial(_entry, output, image, paths, arguments))
+    return journal.finish(f"{arguments.output}/: {', '.join(p.name for p in written(files))}, {record.name}")
+
+
+def _entry(
+    explanation: Any, image: str, paths: ExplainFiles, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """Writes and prints one explanation; returns what to record."""
+    from .visualization import printable
+
+    entry = {**explanation.to_dict(), **_write(explanation, image, paths, arguments)}
+    entry["name"] = printable(entry["name"])
+    print(f"{printable(Path(image).name)}: {printable(explanation.message)}")
+    return entry
 
 
 _PASSED_ON = ("classifier", "class_name", "steps", "target", "force", "variable")
@@ -185,9 +189,9 @@ def plan_explanations(
         The files of each image, and the record of all.
 
     Raises:
-        UsageError: a file exists and may not be replaced, or `output` is a file.
+        UsageError: `output` is a file, or as `refuse_files`.
     """
-    if output.is_file():
+    if output.is_file() or (output.suffix.lower() in NO_DIRECTORY and not output.is_dir()):
         raise UsageError(f"--output {output}: this is a file; give a directory.")
     files = [
         ExplainFiles(
@@ -198,7 +202,7 @@ def plan_explanations(
         for stem in file_stems(images)
     ]
     record = output / RECORD
-    refuse_existing([*(path for paths in files for path in paths.all()), record], overwrite)
+    refuse_files([*(path for paths in files for path in paths.all()), record], images, overwrite)
     return files, record
 
 
@@ -227,9 +231,3 @@ def _write(
             paths.animation, lambda path: animation(explanation, path, format=kind), arguments.overwrite
         )
     return names
-
-
-def _model_name(arguments: argparse.Namespace) -> str:
-    from .pipelines import DEFAULT_EXPLAINER
-
-    return arguments.model or DEFAULT_EXPLAINER

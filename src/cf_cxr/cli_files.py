@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -9,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
+
+RECORD = Path("counterfactual.json")
 
 
 class UsageError(Exception):
@@ -22,19 +25,33 @@ class OutputPlan:
     Attributes:
         picture: one picture of everything, or None.
         per_image: else, for each image, the picture of it and then its counterfactuals.
+        record: the JSON file of all numbers.
     """
 
     picture: Path | None = None
     per_image: list[list[Path]] = field(default_factory=list)
+    record: Path = RECORD
 
     @property
     def files(self) -> list[Path]:
         """All files of the plan."""
-        return [self.picture] if self.picture else [path for paths in self.per_image for path in paths]
+        pictures = [self.picture] if self.picture else [path for paths in self.per_image for path in paths]
+        return [*pictures, self.record]
+
+
+def output_path(text: str) -> Path:
+    """The path that an option names, for argparse."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty; give a path")
+    return Path(text)
 
 
 def plan_output(
-    images: Sequence[str], dos: Sequence[Mapping[str, str]], output: Path | None, overwrite: bool
+    images: Sequence[str],
+    dos: Sequence[Mapping[str, str]],
+    output: Path | None,
+    overwrite: bool,
+    record: Path | None = None,
 ) -> OutputPlan:
     """Names the files of a run and makes sure that none is in the way.
 
@@ -44,23 +61,25 @@ def plan_output(
         output: a name ending in `.png` for one picture of everything; a directory for a picture of each image and
             each counterfactual by itself; None for `outputs/<image>_counterfactual.png`, or `outputs/` for several.
         overwrite: whether existing files may be replaced.
+        record: the JSON file; None for one beside the picture, or in the directory.
 
     Raises:
-        UsageError: a file exists and may not be replaced, or `output` is neither a PNG nor a directory.
+        UsageError: `output` is neither a PNG nor a directory, or as `refuse_files`.
     """
     stems = file_stems(images)
     if output is None:
         output = Path("outputs") / f"{stems[0]}_counterfactual.png" if len(images) == 1 else Path("outputs")
     if output.suffix.lower() == ".png" and not output.is_dir():
-        plan = OutputPlan(picture=output)
+        plan = OutputPlan(picture=output, record=record or output.with_suffix(".json"))
     elif output.is_file() or (output.suffix and not output.is_dir()):
         raise UsageError(f"--output {output}: give a name that ends in .png, or a directory.")
     else:
         labels = ["grid", *_unique(["do_" + "_".join(f"{k}={v}" for k, v in do.items()) for do in dos])]
         plan = OutputPlan(
-            per_image=[[output / f"{stem}_{_safe(label)}.png" for label in labels] for stem in stems]
+            per_image=[[output / f"{stem}_{_safe(label)}.png" for label in labels] for stem in stems],
+            record=record or output / RECORD,
         )
-    refuse_existing(plan.files, overwrite)
+    refuse_files(plan.files, images, overwrite)
     return plan
 
 
@@ -90,12 +109,30 @@ def write_whole(path: Path, write: Callable[[Path], Any], overwrite: bool = Fals
         partial.unlink(missing_ok=True)
 
 
-def refuse_existing(files: Sequence[Path], overwrite: bool) -> None:
-    """Makes sure before any work that no file to write is in the way.
+def refuse_files(files: Sequence[Path], images: Sequence[str], overwrite: bool) -> None:
+    """Makes sure before any work that every file can be written, and that none is in the way.
+
+    Args:
+        files: to write.
+        images: the inputs, which are never replaced.
+        overwrite: whether existing files may be replaced.
 
     Raises:
-        UsageError: one exists and may not be replaced.
+        UsageError: a file exists and may not be replaced, is an input or a folder; or its folder is a file or cannot
+            be written to.
     """
+    inputs = {os.path.realpath(image) for image in images}
+    for path in files:
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder, but a file is to be written there; choose another name.")
+        if path.exists() and os.path.realpath(path) in inputs and overwrite:
+            raise UsageError(f"{path} is one of the images; choose another --output.")
+    for folder in {path.parent for path in files}:
+        there = next(place for place in (folder, *folder.parents) if place.exists())
+        if not there.is_dir():
+            raise UsageError(f"{there} is a file, but a folder is needed there; choose another name.")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise UsageError(f"Nothing can be written in the folder {there}; choose another name.")
     existing = [path for path in files if path.exists()]
     if existing and not overwrite:
         more = f" (and {len(existing) - 1} more of the files to write)" if len(existing) > 1 else ""

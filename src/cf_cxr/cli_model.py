@@ -4,20 +4,51 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from .cli_files import UsageError
+from .version import __version__
 
 DISCLAIMER = "For research only: not for diagnosis or any clinical use."
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Adds --model, --device, --dtype and --seed."""
+    """Adds --model, --device, --dtype, --seed and --debug."""
     parser.add_argument("--model", help="folder or Hub name of the model (default: the bundled one)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps ... (default: the best available)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="precision of the model")
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="makes random draws repeatable (default: 0)"
     )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def check_device(name: str) -> None:
+    """Makes sure that numbers can be put on a device and read back.
+
+    Raises:
+        UsageError: otherwise.
+    """
+    import torch
+
+    try:
+        torch.zeros(1, device=torch.device(name)).cpu()
+    except Exception as error:  # every backend has its own
+        reason = str(error).strip().splitlines()[0].split(". ")[0]
+        raise UsageError(f"--device {name} cannot be used here ({reason}); use --device cpu.") from error
+
+
+def provenance(arguments: argparse.Namespace, pipe: Any, default_model: str) -> dict[str, Any]:
+    """Which model of which package made a result, in JSON's types."""
+    from .black_box.fingerprints import state_digest
+
+    return {
+        "cf_cxr": __version__,
+        "model": arguments.model or default_model,
+        "weights": f"sha256:{state_digest(pipe.model)}",
+        "dtype": str(pipe.model.dtype).removeprefix("torch."),
+        "seed": arguments.seed,
+    }
 
 
 def load_pipeline(arguments: argparse.Namespace, task: str, default_model: Path):
@@ -27,7 +58,6 @@ def load_pipeline(arguments: argparse.Namespace, task: str, default_model: Path)
         UsageError: no such device, a model of another kind, a configuration that cannot be, or no bundled model.
         FileNotFoundError: there is no such folder.
     """
-    import torch
     from transformers import pipeline
     from transformers.utils import logging
 
@@ -38,14 +68,7 @@ def load_pipeline(arguments: argparse.Namespace, task: str, default_model: Path)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     if arguments.device is not None:
-        try:
-            device = torch.device(arguments.device)
-        except RuntimeError as error:
-            raise UsageError(f"--device {arguments.device}: {error}") from error
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise UsageError(
-                f"--device {arguments.device}: no CUDA device is available here; use --device cpu."
-            )
+        check_device(arguments.device)
     if arguments.model is None and not default_model.is_dir():
         raise UsageError(
             f"the bundled model is missing at {default_model}; install cf_cxr again, or give --model."

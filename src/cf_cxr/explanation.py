@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .black_box.classifier import shift_posterior
 from .explanation_words import decision_word, explanation_message, first_flip, operating_point_note
 from .visualization import GREY_LEVELS
 
@@ -49,7 +50,8 @@ class Explanation:
             a progressive explanation, the image itself in a causal one), the last is at the target across the
             decision boundary.
         targets: `(S,)`, float32: the posterior that each image aims at.
-        posteriors: `(S,)`, float32: the posterior that the classifier gives it.
+        posteriors: `(S,)`, float32: the posterior that the classifier gives it. Like all posteriors here on the
+            classifier's own scale, that of `predictions` of the counterfactual pipeline.
         source_posterior: the classifier's posterior of the query.
         source_image: the query as the classifier and the explainer see it, cropped and resized.
         counterfactual: the first of `images` across the decision boundary, or None.
@@ -63,7 +65,8 @@ class Explanation:
         class_name: the class whose posterior is explained.
         method: `"progressive"` (paper B) or `"causal"` (do(finding) in a structural causal model).
         threshold: decision boundary: the class is present from here on.
-        operating_point: the classifier's own posterior that is 0.5 here, where its log odds were shifted; else None.
+        operating_point: the classifier's posterior that is 0.5 on the `shifted` scale, where the explainer was trained
+            on one; else None.
         name: of the query: its file, its `image_id`, or its position.
         warnings: reasons for doubt: an image unlike those of the training, an explainer of another classifier.
     """
@@ -90,6 +93,15 @@ class Explanation:
         """`"present"` or `"absent"`: what the classifier decides about the query."""
         return decision_word(self.source_posterior, self.threshold)
 
+    @property
+    def shifted(self) -> dict[str, Any] | None:
+        """Posteriors, targets and threshold on the scale whose log odds are shifted so that the operating point is 0.5:
+        `{"threshold", "source_posterior", "targets", "posteriors"}`; None without an operating point."""
+        if self.operating_point is None:
+            return None
+        names = ("threshold", "source_posterior", "targets", "posteriors")
+        return {name: shift_posterior(getattr(self, name), self.operating_point) for name in names}
+
     def __len__(self) -> int:
         """Number of images in the series."""
         return len(self.images)
@@ -110,8 +122,9 @@ class Explanation:
         """Everything but the pictures, in JSON's types.
 
         Instead of the difference map it has `mean_change` and `largest_change`, its mean and largest magnitude in
-        grey levels of 255.
+        grey levels of 255. `shifted` is that property.
         """
+        shifted = self.shifted
         change = np.abs(self.difference) * GREY_LEVELS
         return {
             "name": self.name,
@@ -123,6 +136,11 @@ class Explanation:
             "decision": self.decision,
             "targets": [_rounded(t) for t in self.targets],
             "posteriors": [_rounded(p) for p in self.posteriors],
+            "shifted": shifted
+            and {
+                name: [_rounded(v) for v in value] if np.ndim(value) else _rounded(value)
+                for name, value in shifted.items()
+            },
             "counterfactual_index": self.counterfactual_index,
             "valid": self.valid,
             "message": self.message,
@@ -146,6 +164,9 @@ def build_explanation(
     warnings: Sequence[str] = (),
 ) -> Explanation:
     """An `Explanation` of a series and the classifier's answers to it.
+
+    With an operating point, posteriors, targets and threshold are given on the shifted scale, as the classifier that was
+    moved there answers; the explanation has them on the classifier's own.
 
     Args:
         series: from `progressive_series` or `causal_series`.
@@ -174,9 +195,17 @@ def build_explanation(
             f"The images of a series have the query's shape (1, H, W), got {tuple(images.shape[1:])} and "
             f"{tuple(query.shape)}."
         )
-    source, reached_list = float(source_posterior), reached.tolist()
-    flip = None if series.at_target else first_flip(source, reached_list, threshold)
-    last_flips = first_flip(source, reached_list[-1:], threshold) is not None
+    source, threshold = float(source_posterior), float(threshold)
+    flip = None if series.at_target else first_flip(source, reached.tolist(), threshold)
+    last_flips = first_flip(source, reached[-1:].tolist(), threshold) is not None
+    note = ""
+    if operating_point is not None:
+        note = operating_point_note(
+            operating_point, [source, source if series.at_target else float(reached[-1])]
+        )
+        source, threshold, targets, reached = (
+            shift_posterior(value, 1 - operating_point) for value in (source, threshold, targets, reached)
+        )
     *pictures, source_image = CXRImageProcessor().postprocess(torch.cat([images, query[None]]))
     return Explanation(
         images=pictures,
@@ -189,12 +218,12 @@ def build_explanation(
         difference=(images[-1 if flip is None else flip] - query)[0].numpy(),
         valid=last_flips and not series.at_target,
         message=explanation_message(
-            class_name, source, targets.tolist(), reached_list, threshold, series.at_target
+            class_name, source, targets.tolist(), reached.tolist(), threshold, series.at_target
         )
-        + ("" if operating_point is None else operating_point_note(operating_point)),
+        + note,
         class_name=class_name,
         method=method,
-        threshold=float(threshold),
+        threshold=threshold,
         operating_point=operating_point,
         name=name,
         warnings=tuple(warnings),

@@ -12,7 +12,7 @@ import numpy as np
 
 from .explanation import Explanation
 from .explanation_words import probability_text
-from .visualization import DIFFERENCE_COLOURS, GREY_LEVELS, difference_limit
+from .visualization import DIFFERENCE_COLOURS, GREY_LEVELS, difference_limit, printable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -64,7 +64,9 @@ def contact_sheet(
         limit = difference_limit([e.difference for e in rows])
     columns = 2 + max(len(e) for e in rows)
     width = columns * (panel_inches + 0.06) + 0.1 + _BAR_INCHES
-    titles = [textwrap.wrap(f"{n}: {_text(e)}", int((width - 0.2) * 14)) for n, e in zip(names, rows)]
+    titles = [
+        textwrap.wrap(printable(f"{n}: {_text(e)}"), int((width - 0.2) * 14)) for n, e in zip(names, rows)
+    ]
     heights = [_TITLE_INCHES * len(t) + _LABEL_INCHES + panel_inches + 0.12 for t in titles]
     figure = Figure(figsize=(width, sum(heights) + 0.05), dpi=_DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
@@ -93,6 +95,7 @@ def _draw_row(figure, explanation: Explanation, title, top: float, side: float, 
             0.1 / figure.get_figwidth(),
             (top - 0.06 - _TITLE_INCHES * line) / height,
             text,
+            parse_math=False,
             va="top",
             fontsize=8.5,
             fontweight="bold" if line == 0 else "normal",
@@ -103,7 +106,7 @@ def _draw_row(figure, explanation: Explanation, title, top: float, side: float, 
         axes = _axes(figure, 0.1 + column * (side + 0.06), bottom, side, side)
         axes.set_xticks([])
         axes.set_yticks([])
-        axes.set_title(caption, fontsize=7.5, pad=3, linespacing=1.25)
+        axes.set_title(caption, fontsize=7.5, pad=3, linespacing=1.25, parse_math=False)
         return axes
 
     def show(axes, picture) -> None:
@@ -114,7 +117,10 @@ def _draw_row(figure, explanation: Explanation, title, top: float, side: float, 
     show(panel(0, f"query: {source}\n{explanation.decision}"), explanation.source_image)
     for step, picture in enumerate(explanation.images):
         reached = probability_text(float(explanation.posteriors[step]), threshold)
-        axes = panel(1 + step, f"target {explanation.targets[step]:.2f}\nreached {reached}")
+        axes = panel(
+            1 + step,
+            f"target {probability_text(float(explanation.targets[step]), threshold)}\nreached {reached}",
+        )
         show(axes, picture)
         if step == explanation.counterfactual_index:
             for spine in axes.spines.values():
@@ -217,7 +223,11 @@ def _frame(explanation: Explanation, step: int | None, side: int) -> Image.Image
     threshold, count = explanation.threshold, len(explanation)
     reached = explanation.source_posterior if step is None else float(explanation.posteriors[step])
     text = f"{explanation.class_name}: {probability_text(reached, threshold)}"
-    text += "   query" if step is None else f"   asked for {explanation.targets[step]:.2f}"
+    text += (
+        "   query"
+        if step is None
+        else f"   asked for {probability_text(float(explanation.targets[step]), explanation.threshold)}"
+    )
     right = f"{0 if step is None else step + 1}/{count}"
     draw.text((10, side + 6), text, fill=index["white"], font=font)
     draw.text((side - 10, side + 6), right, fill=index["white"], font=font, anchor="ra")

@@ -21,9 +21,18 @@ def probability_text(value: float, threshold: float = 0.5) -> str:
     return text
 
 
-def operating_point_note(operating_point: float) -> str:
-    """What shifted log odds mean for every posterior that is shown."""
-    return f" (Posteriors are shifted along the log odds: 0.5 here is {operating_point:g} of the classifier itself.)"
+def operating_point_note(operating_point: float, shifted: Sequence[float]) -> str:
+    """Says beside the classifier's own posteriors what they are on the scale that the explainer was trained on.
+
+    Args:
+        operating_point: the classifier's posterior that is 0.5 on the shifted scale.
+        shifted: the first and the last posterior of the message, on the shifted scale.
+    """
+    first, last = (probability_text(value) for value in shifted)
+    return (
+        f" (These are the classifier's own posteriors. On the scale shifted so that its operating point "
+        f"{operating_point:g} is 0.5, {'it is ' + first if first == last else first + ' becomes ' + last}.)"
+    )
 
 
 def first_flip(source_posterior: float, posteriors: Sequence[float], threshold: float) -> int | None:

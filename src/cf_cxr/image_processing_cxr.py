@@ -130,7 +130,7 @@ class CXRImageProcessor(BaseImageProcessor):
             )
         current = {name: getattr(self, name) for name in CXRImageProcessorKwargs.__annotations__}
         settings = _checked_settings({**current, **kwargs})
-        if _is_single(images):
+        if is_single_image(images):
             pixel_values = [self.process_image(images, **settings)]
         else:
             pixel_values = self._process_batch(images, settings)
@@ -275,7 +275,8 @@ def check_content(square: np.ndarray, resized: np.ndarray, name: str) -> None:
             )
 
 
-def _is_single(images: Any) -> bool:
+def is_single_image(images: Any) -> bool:
+    """Whether the processor takes `images` for one image, not for several."""
     if isinstance(images, np.ndarray | torch.Tensor):
         return images.ndim != 4
     if isinstance(images, str | bytes | bytearray | Mapping | PIL.Image.Image) or hasattr(images, "read"):

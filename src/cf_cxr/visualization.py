@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,22 @@ if TYPE_CHECKING:
 GREY_LEVELS = 127.5  # a difference of images on [-1, 1], times this, is a difference of 8-bit grey levels
 DIFFERENCE_COLOURS = "RdBu_r"
 _DPI = 100
+
+
+def printable(text: Any) -> str:
+    """A text that can be printed, drawn and encoded: bytes of a file name that are no UTF-8 become `\\xff`."""
+    return str(text).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def already_so(result: Mapping[str, Any]) -> list[str]:
+    """The variables whose factual value is the one that the intervention sets."""
+    factual = result["factual_attributes"]
+    return [
+        name
+        for name, value in result["do"].items()
+        if value == factual[name]
+        or (isinstance(value, float) and math.isclose(value, factual[name], rel_tol=1e-6))
+    ]
 
 
 def describe_do(do: Mapping[str, Any]) -> str:
@@ -114,13 +131,15 @@ def _draw_block(figure, grid, row: int, block: Sequence[Mapping], name: str, lim
     _panel(figure, grid[row, 0], first["factual_image"], name)
     text = figure.add_subplot(grid[row + 1, 0])
     text.axis("off")
-    text.text(0.04, 0.96, "\n".join(_factual_lines(first)), va="top", fontsize=9, linespacing=1.5)
+    text.text(
+        0.04, 0.96, "\n".join(_factual_lines(first)), va="top", fontsize=9, linespacing=1.5, parse_math=False
+    )
     maps = None
     for column, result in enumerate(block, start=1):
         _panel(figure, grid[row, column], result["image"], describe_do(result["do"]))
         axes = figure.add_subplot(grid[row + 1, column])
         axes.axis("off")
-        axes.set_title("\n".join(describe_changes(result)), fontsize=8, pad=3)
+        axes.set_title("\n".join(describe_changes(result)), fontsize=8, pad=3, parse_math=False)
         maps = axes.imshow(
             result["difference"] * GREY_LEVELS,
             cmap=DIFFERENCE_COLOURS,
@@ -141,7 +160,7 @@ def _title_lines(blocks: Sequence[Sequence[Mapping]]) -> int:
 def _panel(figure, cell, image, title: str) -> None:
     axes = figure.add_subplot(cell)
     axes.imshow(np.asarray(image), cmap="gray", vmin=0, vmax=255, interpolation="bicubic")
-    axes.set_title(_wrapped(title), fontsize=9, pad=3)
+    axes.set_title(_wrapped(printable(title)), fontsize=9, pad=3, parse_math=False)
     axes.axis("off")
 
 
@@ -149,9 +168,14 @@ def _factual_lines(result: Mapping[str, Any]) -> list[str]:
     lines = []
     for name, value in result["factual_attributes"].items():
         unit = result["units"].get(name, "")
-        guess = " (inferred)" if name in result["inferred"] else ""
-        lines.append(f"{name}: {_short(value)} {unit}".rstrip() + guess)
+        lines.append(f"{name}: {_short(value)} {unit}".rstrip() + origin_note(result, name))
     return lines
+
+
+def origin_note(result: Mapping[str, Any], name: str) -> str:
+    """Where a factual value comes from, if it was not given: `" (file)"` or `" (inferred)"`."""
+    origin = result["given_by"][name]
+    return "" if origin == "argument" else f" ({origin})"
 
 
 def _short(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 import datasets
 import numpy as np
+import pydicom
 import pytest
 import torch
 from PIL import Image
@@ -9,7 +10,9 @@ from torch.utils.data import Dataset
 from transformers import ResNetConfig, ResNetModel, pipeline
 
 import cf_cxr  # noqa: F401  (registers the task)
+from cf_cxr.image_errors import CXRImageError
 from cf_cxr.pipelines import COUNTERFACTUAL_TASK, CounterfactualPipeline
+from tests.dicom_files import make_dicom, save_dicom
 from tests.pipelines.tiny import SCHEMA, SIDE, grey_image, save_tiny, tiny_model, tiny_processor
 
 KNOWN = {"age": 63, "sex": "Male", "site": "B", "finding": "No Finding"}
@@ -255,3 +258,127 @@ def test_wrong_parts_are_refused(images):
 
 def test_empty_list_gives_empty_list(pipe):
     assert pipe([], do={}) == []
+
+
+# ---------------------------------------------------------------- a film that fails stays alone
+
+
+def two_in_one(images):
+    """Ways in which one item holds several films."""
+    a, b = images[:2]
+    arrays = np.stack([np.asarray(a), np.asarray(b)])
+    return {
+        "list": [a, b],
+        "tuple": (a, b),
+        "list of one": [a],
+        "dictionary": {"image": [a, b], "attributes": KNOWN},
+        "columns of a data set": {"image": [a, b], "age": [3, 4]},
+        "array (2, H, W)": arrays,
+        "array (2, 1, H, W)": arrays[:, None],
+        "tensor in a dictionary": {"image": torch.from_numpy(arrays)[:, None]},
+        "array (2, 2, 1, H, W)": np.stack([arrays[:, None]] * 2),
+        "iterator": iter([a, b]),
+        "values of a dictionary": {"a": a, "b": b}.values(),
+    }
+
+
+@pytest.mark.parametrize("as_stream", [False, True])
+def test_several_films_in_the_place_of_one_are_refused_and_no_film_gets_anothers_answer(
+    pipe, images, as_stream
+):
+    expected = pipe(images[2], do={"sex": "Female"}, attributes=KNOWN)
+    for kind in two_in_one(images):
+        inputs = [two_in_one(images)[kind], images[2]]
+        inputs = iter(inputs) if as_stream else inputs
+        settings = {"do": {"sex": "Female"}, "attributes": KNOWN, "batch_size": 2}
+        bad, good = list(pipe(inputs, **settings, on_error="report"))
+        assert bad["file"] == "image 0" and "image" in bad["error"], kind
+        assert same(good, expected), kind
+        with pytest.raises(CXRImageError, match="image 0: "):
+            list(pipe([two_in_one(images)[kind], images[2]], **settings))
+    with pytest.raises(CXRImageError, match=r"image 0: a list in the place of one image.*\[a, b, c\]"):
+        pipe([images[:2]], do={})
+    with pytest.raises(CXRImageError, match="the image: a dict_values in the place of one"):
+        pipe({"a": images[0]}.values(), do={})
+
+
+def test_a_film_that_fails_in_the_model_or_afterwards_is_reported_alone(pipe, images, monkeypatch):
+    settings = {"do": [{"sex": "Female"}], "attributes": KNOWN, "seed": 0}
+    expected = pipe(images[:3], **settings)
+    marked = tiny_processor()(images[1])["pixel_values"]
+    abduct, post = pipe.model.abduct, pipe.image_processor.postprocess
+
+    def fails_in_the_model(pixel_values, *arguments, **options):
+        if (pixel_values == marked).flatten(1).all(1).any():
+            raise RuntimeError("no such film")
+        return abduct(pixel_values, *arguments, **options)
+
+    def fails_afterwards(pixel_values, **options):
+        if torch.equal(pixel_values, marked):
+            raise RuntimeError("no such film")
+        return post(pixel_values, **options)
+
+    for part, name, fails in (
+        (pipe.model, "abduct", fails_in_the_model),
+        (pipe.image_processor, "postprocess", fails_afterwards),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(part, name, fails)
+            for batch_size in (1, 3):
+                first, bad, last = pipe(images[:3], **settings, batch_size=batch_size, on_error="report")
+                assert bad == {"error": "no such film", "file": "image 1"}
+                assert same(first[0], expected[0][0]) and same(last[0], expected[2][0])
+            with pytest.raises(RuntimeError, match="no such film"):
+                pipe(images[:3], **settings, batch_size=3)
+
+
+def test_what_fails_for_every_film_is_no_films_fault(pipe, images, monkeypatch):
+    def broken(*arguments, **options):
+        raise RuntimeError("weights diverged")
+
+    monkeypatch.setattr(pipe.model, "abduct", broken)
+    with pytest.raises(RuntimeError, match="weights diverged"):
+        pipe(images, do={}, on_error="report", batch_size=2)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_dicom_whose_pixels_overflow_is_reported_alone(pipe, images, tmp_path):
+    pixels = np.asarray(grey_image(3, side=40)).astype(np.uint16)
+    path = save_dicom(make_dicom(pixels, RescaleSlope="1e308", RescaleIntercept="0"), tmp_path / "big.dcm")
+    bad, good = pipe([path, images[0]], do={}, on_error="report", batch_size=2)
+    assert bad["file"] == path and "image" in good
+    with pytest.raises(ValueError):
+        pipe(path, do={})
+
+
+# ---------------------------------------------------------------- what the file says
+
+
+def dicom_film(tmp_path, **elements):
+    pixels = np.asarray(grey_image(3, side=40))
+    return save_dicom(make_dicom(pixels, **elements), tmp_path / "film.dcm")
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_the_header_of_a_dicom_is_used_where_nothing_is_given(pipe, tmp_path):
+    path = dicom_film(tmp_path, PatientAge="063Y", PatientSex="F")
+    with open(path, "rb") as file:
+        content = file.read()
+    for image in (path, content, {"bytes": content, "path": None}, open(path, "rb"), pydicom.dcmread(path)):
+        out = pipe(image, attributes={"age": 50, "site": "B", "sex": None}, do={"sex": "Male"})
+        assert out["factual_attributes"]["sex"] == "Female" and out["factual_attributes"]["age"] == 50
+        assert out["given_by"] == {
+            "age": "argument", "sex": "file", "site": "argument", "finding": "inferred",
+        }  # fmt: skip
+        assert out["inferred"] == ["finding"]
+    [out] = pipe([path], do={}, batch_size=2)
+    assert out["factual_attributes"]["age"] == 63 and out["given_by"]["age"] == "file"
+    assert pipe(grey_image(0), do={})["given_by"] == dict.fromkeys(SCHEMA.names, "inferred")
+
+
+def test_a_header_that_the_model_does_not_know_is_inferred_with_a_word(pipe, tmp_path):
+    path = dicom_film(tmp_path, PatientAge="119Y", PatientSex="M")
+    with pytest.warns(UserWarning, match="film.dcm.*age=119.* out of range.*age is inferred"):
+        out = pipe(path, do={})
+    assert out["given_by"] == {"age": "inferred", "sex": "file", "site": "inferred", "finding": "inferred"}
+    assert out["factual_attributes"]["age"] <= 100

@@ -204,6 +204,45 @@ def test_unreadable_images_are_reported_where_asked(pipe, tmp_path):
         pipe(images)
 
 
+def test_several_films_in_the_place_of_one_are_refused_and_no_film_gets_anothers_answer(pipe):
+    a, b, c = (flat_with_texture(mean) for mean in (0.2, -0.3, 0.05))
+    bad, good = pipe([[a, b], c], on_error="report", batch_size=2)
+    assert "image 0: a list in the place of one image" in bad["error"]
+    assert good.message == pipe(c).message and good.name == "image 1"
+    with pytest.raises(cf_cxr.image_errors.CXRImageError, match="image 0: a list"):
+        pipe([[a, b]])
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.filterwarnings(UNKNOWN)
+def test_a_film_that_the_classifier_fails_on_is_reported_alone(batch_size):
+    def fails_on_bright_films(x):
+        mean = x.mean((1, 2, 3))
+        if (mean > 0.8).any():
+            raise ArithmeticError("too bright")
+        return sigmoid(SLOPE * mean)
+
+    pipe = make(known_explainer(classifier_fingerprint=None))
+    classifier = from_callable(fails_on_bright_films, CLASS, identity="f", probe_size=SIDE)
+    images = [flat_with_texture(mean) for mean in (0.2, 0.9, -0.3)]
+    first, bad, last = pipe(images, classifier=classifier, on_error="report", batch_size=batch_size)
+    assert bad == {"error": "too bright", "file": "image 1"} and first.valid and last.valid
+    assert last.name == "image 2" and last.source_posterior < 0.5 < first.source_posterior
+
+
+def test_a_picture_that_cannot_be_made_is_reported_alone(pipe, monkeypatch):
+    made = cf_cxr.pipelines.explanation.build_explanation
+
+    def build(*arguments, name, **options):
+        if name == "image 0":
+            raise ArithmeticError("not this one")
+        return made(*arguments, name=name, **options)
+
+    monkeypatch.setattr("cf_cxr.pipelines.explanation.build_explanation", build)
+    bad, good = pipe([flat_with_texture(0.2), flat_with_texture(0.1)], on_error="report", batch_size=2)
+    assert bad == {"error": "not this one", "file": "image 0"} and good.valid
+
+
 # ---------------------------------------------------------------- classifiers that cannot be explained
 
 
@@ -302,6 +341,20 @@ def test_an_unknown_class_is_refused_with_those_that_there_are(pipe):
         pipe(flat_with_texture(0.1), classifier=3)
 
 
+def test_an_unknown_class_of_the_default_classifier_is_refused_too():
+    """As `cf-cxr explain x.png --class-name Nope` asks."""
+    bundled = as_image_classifier(
+        cf_cxr.DeepSCMModel.from_pretrained(cf_cxr.pipelines.default_model_path()).classifier, "finding"
+    )
+    pipe, image = make(known_explainer(classifier=bundled)), flat_with_texture(0.1)
+    with pytest.raises(BlackBoxError, match="Unknown class 'Nope'.*'finding=Effusion'.*'sex=Female'"):
+        pipe(image, class_name="Nope")
+    with pytest.raises(ExplainerMismatchError, match="of 'finding=No Finding'"):
+        pipe(image, class_name="No Finding")
+    for name in ("effusion", "finding", "finding=Effusion"):
+        assert explained_classifier(pipe.model, None, name).fingerprint() == bundled.fingerprint()
+
+
 # ---------------------------------------------------------------- explainer and classifier belong together
 
 
@@ -350,9 +403,24 @@ def test_the_operating_point_of_the_training_is_taken_too():
     pipe = make(model)
     e = pipe(flat_with_texture(-0.2), classifier=MeanLogit())
     assert e.warnings == () and e.operating_point == 0.2 == e.to_dict()["operating_point"]
-    assert "0.5 here is 0.2 of the classifier itself" in e.message
-    before = float(plain.posterior(processor()([e.source_image])["pixel_values"]))
-    assert e.source_posterior == pytest.approx(0.8 * before / (0.8 * before + 0.2 * (1 - before)), abs=1e-4)
+    # all is on the classifier's own scale; the shifted one, that of the bins, stands beside it and is named
+    before, *reached = plain.posterior(processor()([e.source_image, *e.images])["pixel_values"]).tolist()
+    assert e.source_posterior == pytest.approx(before, abs=1e-4) and e.threshold == pytest.approx(0.2)
+    np.testing.assert_allclose(e.posteriors, reached, atol=0.02)
+    shifted = 0.8 * before / (0.8 * before + 0.2 * (1 - before))
+    assert e.shifted["source_posterior"] == pytest.approx(shifted, abs=1e-4)
+    assert e.shifted["threshold"] == pytest.approx(0.5)
+    np.testing.assert_allclose(e.shifted["targets"][-1], 0.95, atol=1e-6)
+    assert e.targets[-1] == pytest.approx(0.95 * 0.2 / (0.95 * 0.2 + 0.05 * 0.8))
+    assert f"from {before:.2f} to {e.posteriors[-1]:.2f}" in e.message
+    assert (
+        f"its operating point 0.2 is 0.5, {shifted:.2f} becomes {e.shifted['posteriors'][-1]:.2f}"
+        in e.message
+    )
+    assert e.to_dict()["shifted"]["source_posterior"] == pytest.approx(shifted, abs=1e-4)
+    assert pipe(flat_with_texture(-0.2), classifier=MeanLogit(), target=0.2).targets[-1] == pytest.approx(
+        0.55 * 0.2 / (0.55 * 0.2 + 0.45 * 0.8)  # the bin above the boundary
+    )
     assert pipe(flat_with_texture(-0.2), classifier=moved).source_posterior == e.source_posterior
     with pytest.raises(ExplainerMismatchError, match="same classifier.*operating_point=0.2"):
         pipe(flat_with_texture(-0.2), classifier=plain)

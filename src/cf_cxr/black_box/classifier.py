@@ -25,6 +25,17 @@ from .fingerprints import fingerprint, module_digest
 from .probes import probe_images
 
 
+def shift_posterior(posterior: Any, operating_point: float) -> Any:
+    """Moves log odds so that the operating point o becomes 1/2: f' = f (1 - o) / (f (1 - o) + (1 - f) o).
+
+    Args:
+        posterior: f in [0, 1], a number, array or tensor.
+        operating_point: o in (0, 1); 1 - o undoes the shift by o.
+    """
+    present = posterior * (1 - operating_point)
+    return present / (present + (1 - posterior) * operating_point)
+
+
 class ImageClassifier(nn.Module, ABC):
     """A classifier of frontal chest radiographs as a black box: f(x), the posterior of one class (paper B, 2.1).
 
@@ -130,9 +141,8 @@ class ImageClassifier(nn.Module, ABC):
         ):
             posterior = self.compute_posterior(pixel_values.float().to(device))
         posterior = check_posterior(posterior, len(pixel_values), who)
-        if (o := self.operating_point) is not None:
-            present = posterior * (1 - o)
-            posterior = present / (present + (1 - posterior) * o)
+        if self.operating_point is not None:
+            posterior = shift_posterior(posterior, self.operating_point)
         if self.differentiable:
             check_gradient(posterior, pixel_values, who)
         return posterior.to(pixel_values.device)

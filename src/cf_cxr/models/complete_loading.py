@@ -30,7 +30,9 @@ def load_config(name_or_path: str | os.PathLike, error: type[Exception] = ValueE
     name = os.fspath(name_or_path)
     if os.path.isfile(name):
         raise error(f"{name!r} is a file; give the folder that save_pretrained wrote, or a name on the Hub.")
-    is_path = isinstance(name_or_path, os.PathLike) or name.startswith((".", os.sep))
+    is_path = (
+        isinstance(name_or_path, os.PathLike) or name.startswith((".", "~", os.sep)) or name.count("/") > 1
+    )
     if is_path and not os.path.isdir(name):
         raise FileNotFoundError(
             f"There is no model folder {name!r}. Check the path (now in {os.getcwd()!r})."

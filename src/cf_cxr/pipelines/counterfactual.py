@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from transformers import Pipeline
 
 from ..attributes import AttributeSchema
 from .inputs import PipelineItem, check_attributes, item_tensors, pipeline_inputs, whole_number
+from .memory import check_draws_fit
+from .per_item import compute_per_item, failure
 
 ON_ERROR = ("raise", "report")
 # transformers.pipeline hands its own loading options on to the pipeline class.
@@ -89,8 +91,8 @@ class CounterfactualPipeline(Pipeline):
             generator: a `torch.Generator` to draw from.
             options: of the model's image mechanism, by name; those of a causal flow are `num_inference_steps`,
                 `guidance_scale`, `guidance` and `show_progress` (see `CausalFlowModel`), a causal HVAE has none.
-            on_error: `"raise"` stops at an image that cannot be read; `"report"` gives
-                `{"error": message, "file": name}` in its place, and the rest goes on.
+            on_error: `"raise"` stops at an image that cannot be used; `"report"` gives
+                `{"error": message, "file": name}` in its place, at whatever stage it fails, and the rest goes on.
             num_workers, batch_size: as for every pipeline.
 
         Returns:
@@ -103,7 +105,10 @@ class CounterfactualPipeline(Pipeline):
             - `std`: with `num_samples > 1`, float32 array `(S, S)` on the same scale;
             - `attributes`, `factual_attributes`: counterfactual and factual values by name, in the units of
               `units`, e.g. `{"age": "years"}`;
-            - `inferred`: names of the factual attributes that were not given but read from the image;
+            - `given_by`: where each factual attribute comes from, by name: `"argument"` (given, or a column of a
+              data set), `"file"` (the DICOM header's age, sex and view, where they are not given) or `"inferred"`
+              (the classifier's most probable value);
+            - `inferred`: the names of the latter;
             - `do`: the intervention, in human values;
             - `predictions`: `{"before": ..., "after": ...}`, the classifier's calibrated posteriors on the factual
               and on the counterfactual image: `{class: probability}`, or `{"mean": ..., "std": ...}`.
@@ -114,7 +119,8 @@ class CounterfactualPipeline(Pipeline):
         Raises:
             UnknownAttributeError, AttributeValueError: a variable or value in `do` or `attributes` that the
                 model does not know. Raised before any image is read.
-            ValueError: `do` is missing, or a list of `attributes` is not as long as the images.
+            ValueError: `do` is missing, a list of `attributes` is not as long as the images, or `num_samples` do not
+                fit into memory.
             TypeError: an unknown argument.
         """
         if images is None:
@@ -125,7 +131,10 @@ class CounterfactualPipeline(Pipeline):
                 f"Say which intervention: do={{{example!r}: ...}}, with any of {', '.join(self.schema.names)}; "
                 "do={} is the null intervention."
             )
-        self._sanitize_parameters(**kwargs)  # everything is checked before the first image is read
+        _, forward, _ = self._sanitize_parameters(**kwargs)  # all is checked before the first image is read
+        forward = {**self._forward_params, **forward}
+        if (draws := forward.get("num_samples", 1)) > 1:
+            check_draws_fit(self.model, self.image_processor.size["height"], draws, len(forward["do"]))
         kwargs |= {"num_workers": num_workers, "batch_size": batch_size}
         inputs, as_list = pipeline_inputs(
             images, self.schema.names, check_attributes(self.schema, attributes)
@@ -163,7 +172,8 @@ class CounterfactualPipeline(Pipeline):
         if "on_error" in kwargs:
             if kwargs["on_error"] not in ON_ERROR:
                 raise ValueError(f"on_error={kwargs['on_error']!r}; choose one of {', '.join(ON_ERROR)}.")
-            preprocess["on_error"] = kwargs["on_error"]
+            for stage in (preprocess, forward, postprocess):
+                stage["on_error"] = kwargs["on_error"]
         return preprocess, forward, postprocess
 
     def _check_do(self, do: Any) -> list[dict[str, float]]:
@@ -189,42 +199,42 @@ class CounterfactualPipeline(Pipeline):
         num_samples: int = 1,
         seed: int | None = None,
         generator=None,
+        on_error: str = "raise",
         **options,
     ) -> dict[str, list[dict]]:
         """Abducts once and decodes K interventions, for the images of a batch that could be read."""
-        items = inputs["item"] if isinstance(inputs["item"], list) else [inputs["item"]]
-        results: list[dict] = [{"item": item} for item in items]
-        rows = [i for i, item in enumerate(items) if item.error is None]
-        if not rows:
-            return {"results": results}
-        pixel_values = inputs["pixel_values"][rows]
-        attributes, given = inputs["attributes"][rows], ~inputs["attributes"][rows].isnan()
-        before = self.model.predict(pixel_values)
-        attributes = torch.where(given, attributes, before.mode().to(attributes))
-        if seed is None:
-            out = self.model.counterfactual(
-                pixel_values, attributes, do, num_samples=num_samples, generator=generator, **options
-            )
-        else:
-            generators = [item_generator(seed, items[row].index) for row in rows]
-            out = self._counterfactual_per_item(
-                pixel_values, attributes, do, num_samples, generators, options
-            )
-        after = self.model.predict(out.pixel_values.flatten(0, 1))
-        before, after = posterior_records(before, self.schema), posterior_records(after, self.schema)
-        for place, row in enumerate(rows):
-            results[row] |= {
-                "do": do,
-                "factual_image": pixel_values[place].float(),
-                "images": out.pixel_values[place].float(),
-                "std": None if out.std is None else out.std[place].float(),
-                "attributes": out.attributes[place],
-                "factual_attributes": attributes[place],
-                "given": given[place],
-                "before": before[place],
-                "after": after[place * len(do) : (place + 1) * len(do)],
-            }
-        return {"results": results}
+
+        def compute(pixel_values: Tensor, attributes: Tensor, indices: Sequence[int]) -> list[dict]:
+            given = ~attributes.isnan()
+            before = self.model.predict(pixel_values)
+            attributes = torch.where(given, attributes, before.mode().to(attributes))
+            if seed is None:
+                out = self.model.counterfactual(
+                    pixel_values, attributes, do, num_samples=num_samples, generator=generator, **options
+                )
+            else:
+                generators = [item_generator(seed, index) for index in indices]
+                out = self._counterfactual_per_item(
+                    pixel_values, attributes, do, num_samples, generators, options
+                )
+            after = self.model.predict(out.pixel_values.flatten(0, 1))
+            before, after = posterior_records(before, self.schema), posterior_records(after, self.schema)
+            return [
+                {
+                    "do": do,
+                    "factual_image": pixel_values[row].float(),
+                    "images": out.pixel_values[row].float(),
+                    "std": None if out.std is None else out.std[row].float(),
+                    "attributes": out.attributes[row],
+                    "factual_attributes": attributes[row],
+                    "given": given[row],
+                    "before": before[row],
+                    "after": after[row * len(do) : (row + 1) * len(do)],
+                }
+                for row in range(len(indices))
+            ]
+
+        return {"results": compute_per_item(inputs, compute, on_error)}
 
     def _counterfactual_per_item(self, pixel_values, attributes, do, num_samples, generators, options):
         """As the model's `counterfactual`, but every image draws from its own generator."""
@@ -242,17 +252,33 @@ class CounterfactualPipeline(Pipeline):
         noise.attributes = type(drawn[0])({name: torch.cat([d[name] for d in drawn]) for name in drawn[0]})
         return self.model.counterfactual(None, None, do, noise=noise, **options)
 
-    def postprocess(self, outputs: dict[str, Any], as_list: bool = False) -> dict | list[dict]:
+    def postprocess(
+        self, outputs: dict[str, Any], as_list: bool = False, on_error: str = "raise"
+    ) -> dict | list[dict]:
         """Tensors of one image to the dictionaries that `__call__` describes."""
         result = outputs["results"]
         result = result[0] if isinstance(result, list) else result
         item: PipelineItem = result["item"]
         if item.error is not None:
-            return {"error": f"{item.error}" or type(item.error).__name__, "file": item.name}
+            return failure(item, item.error)
+        try:
+            records = self._records(result)
+        except Exception as error:
+            if on_error == "raise":
+                raise
+            return failure(item, error)
+        return records if as_list else records[0]
+
+    def _records(self, result: Mapping[str, Any]) -> list[dict]:
         factual_image = self.image_processor.postprocess(result["factual_image"][None], output_type="pil")[0]
         pictures = self.image_processor.postprocess(result["images"], output_type="pil")
         values = self.schema.to_records(result["attributes"])
         [factual] = self.schema.to_records(result["factual_attributes"][None])
+        from_file = result["item"].from_file
+        given_by = {
+            name: "inferred" if not known else "file" if name in from_file else "argument"
+            for name, known in zip(self.schema.names, result["given"])
+        }
         records = []
         for k, do in enumerate(result["do"]):
             record = {
@@ -262,14 +288,15 @@ class CounterfactualPipeline(Pipeline):
                 "attributes": values[k],
                 "factual_attributes": factual,
                 "units": {a.name: a.unit for a in self.schema if a.unit},
-                "inferred": [name for name, known in zip(self.schema.names, result["given"]) if not known],
+                "given_by": given_by,
+                "inferred": [name for name, source in given_by.items() if source == "inferred"],
                 "do": {name: self.schema[name].format(value) for name, value in do.items()},
                 "predictions": {"before": result["before"], "after": result["after"][k]},
             }
             if result["std"] is not None:
                 record["std"] = result["std"][k, 0].numpy()
             records.append(record)
-        return records if as_list else records[0]
+        return records
 
 
 def posterior_records(

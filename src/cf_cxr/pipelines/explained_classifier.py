@@ -41,7 +41,7 @@ def explained_classifier(
     if classifier is None and is_causal:
         classifier = model
     elif classifier is None:
-        return _bundled_classifier(model)
+        return _bundled_classifier(model, class_name)
     if isinstance(classifier, ImageClassifier):
         return as_image_classifier(classifier, class_name)
     if class_name is None and not is_causal:
@@ -135,23 +135,26 @@ def _settings(classifier: ImageClassifier) -> tuple:
     return classifier.class_name, classifier.threshold, classifier.operating_point
 
 
-def _bundled_classifier(model: Any) -> ImageClassifier:
-    """The bundled classifier with the explainer's fingerprint."""
-    from ..black_box import BlackBoxError, from_attribute_classifier
+def _bundled_classifier(model: Any, class_name: str | None) -> ImageClassifier:
+    """The bundled classifier with the explainer's fingerprint; of another class where one is named."""
+    from ..black_box import BlackBoxError, as_image_classifier, from_attribute_classifier
     from ..black_box.attribute_adapter import attribute_of_class
     from . import default_model_path
 
     config = model.config
     if config.classifier_fingerprint and config.class_name and default_model_path().is_dir():
         own = DeepSCMModel.from_pretrained(default_model_path()).classifier.eval().to(model.device)
+        found = None
         try:
             attribute, value = attribute_of_class(own, config.class_name)
             found = from_attribute_classifier(own, attribute, value, config.class_name, config.threshold)
             found = found.at_operating_point(getattr(config, "operating_point", None))
-            if found.fingerprint() == config.classifier_fingerprint:
-                return found
         except BlackBoxError:  # a class that the bundled classifier does not have
             pass
+        if found is not None and found.fingerprint() == config.classifier_fingerprint:
+            return (
+                found if class_name is None else _as_in_training(as_image_classifier(own, class_name), config)
+            )
     trained_for = (
         f"that of {config.class_name!r}" if config.class_name else "one that its configuration does not name"
     )

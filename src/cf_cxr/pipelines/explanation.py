@@ -17,6 +17,7 @@ from ..explanation import Explanation, ExplanationSeries, build_explanation
 from .counterfactual import item_generator
 from .explained_classifier import check_explains, explained_classifier
 from .inputs import PipelineItem, check_attributes, item_tensors, pipeline_inputs, whole_number
+from .per_item import compute_per_item, failure
 
 ON_ERROR = ("raise", "report")
 _OPTIONS = (
@@ -109,16 +110,17 @@ class ExplanationPipeline(Pipeline):
             class_name: the class whose decision is explained, where the classifier has several.
             steps: number of images of the series, at least 2. A progressive explainer has no more of them than
                 there are bins on the way.
-            target: posterior in [0, 1] that the last image aims at. Default: the outermost bin across the
-                decision boundary.
+            target: posterior in [0, 1], on the classifier's own scale, that the last image aims at. Default: the
+                outermost bin across the decision boundary.
             force: show what an explainer that was trained for another classifier does; otherwise that is refused.
             variable: of a causal model only: its variable, or `"variable=value"`, that the classifier's class is;
                 where the names do not agree.
             attributes: of a causal model only: what is known about the patient and the acquisition, as for the
                 counterfactual pipeline. The explained variable is always taken from the classifier's decision.
             seed: of a causal model only: source of the noise of variables that depend on the finding; default 0.
-            on_error: `"raise"` stops at an image that cannot be read; `"report"` gives
-                `{"error": message, "file": name}` in its place, and the rest goes on.
+            on_error: `"raise"` stops at an image that cannot be used; `"report"` gives
+                `{"error": message, "file": name}` in its place, at whatever stage it fails, and the rest goes on.
+                A classifier or an explainer that fails on a test image too is never an image's fault: that stops.
             num_workers, batch_size: as for every pipeline. They do not change the answer.
 
         Returns:
@@ -192,7 +194,7 @@ class ExplanationPipeline(Pipeline):
                 f"it takes {', '.join(_OPTIONS)}."
             )
         given = {name: value for name, value in kwargs.items() if value is not None}
-        preprocess, forward = {}, {}
+        preprocess, forward, postprocess = {}, {}, {}
         self._refuse_causal_options(given)
         if "attributes" in given:
             if not isinstance(given["attributes"], Mapping):
@@ -207,11 +209,12 @@ class ExplanationPipeline(Pipeline):
         if "on_error" in given:
             if given["on_error"] not in ON_ERROR:
                 raise ValueError(f"on_error={given['on_error']!r}; choose one of {', '.join(ON_ERROR)}.")
-            preprocess["on_error"] = given["on_error"]
+            for stage in (preprocess, forward, postprocess):
+                stage["on_error"] = given["on_error"]
         for name in ("classifier", "class_name", "force", "variable", "notes"):
             if name in given:
                 forward[name] = given[name]
-        return preprocess, forward, {}
+        return preprocess, forward, postprocess
 
     def preprocess(
         self, item: Any, attributes: Mapping | None = None, on_error: str = "raise"
@@ -227,58 +230,61 @@ class ExplanationPipeline(Pipeline):
         target: float | None = None,
         seed: int = 0,
         notes: Sequence[str] = (),
+        on_error: str = "raise",
         **options,
     ) -> dict[str, list[dict]]:
         """Asks the classifier about the images of a batch that could be read, explains, and asks about the series."""
         from ..black_box.checks import check_repeated
+        from ..black_box.classifier import shift_posterior
 
-        items = inputs["item"] if isinstance(inputs["item"], list) else [inputs["item"]]
-        results: list[dict] = [{"item": item} for item in items]
-        rows = [i for i, item in enumerate(items) if item.error is None]
-        if not rows:
-            return {"results": results}
-        pixel_values = inputs["pixel_values"][rows]
-        before = classifier.posterior(pixel_values)
-        doubts: list[str | None] = [None] * len(rows)
-        settings = {"threshold": classifier.threshold, "steps": steps, "target": target}
-        if self.is_causal:
-            from ..causal_explanation import causal_series
+        if target is not None and classifier.operating_point is not None:
+            target = shift_posterior(target, classifier.operating_point)
 
-            generators = [item_generator(seed, items[row].index) for row in rows]
-            variable = self._explained_value(classifier, options)
-            series = causal_series(
-                self.model, pixel_values, inputs["attributes"][rows], before, variable,
-                generators=generators, **settings,
-            )  # fmt: skip
-        else:
-            from ..progressive_explanation import progressive_series
+        def compute(pixel_values: Tensor, attributes: Tensor, indices: Sequence[int]) -> list[dict]:
+            before = classifier.posterior(pixel_values)
+            doubts: list[str | None] = [None] * len(indices)
+            settings = {"threshold": classifier.threshold, "steps": steps, "target": target}
+            if self.is_causal:
+                from ..causal_explanation import causal_series
 
-            embedding = self.model.encode(pixel_values)
-            series = progressive_series(self.model, pixel_values, before, embedding=embedding, **settings)
-            doubts = self._doubts(embedding)
-        asked = [*(s.images for s in series), pixel_values.float()]
-        *reached, again = classifier.posterior(torch.cat(asked)).split([len(images) for images in asked])
-        check_repeated(before, again, f"The classifier of {classifier.class_name!r}")
-        for place, row in enumerate(rows):
-            classifier.refuse_constant(
-                torch.cat([reached[place], before[place, None]]), pixel_values.shape[-1]
-            )
-            results[row] |= {
-                "query": pixel_values[place],
-                "images": series[place].images,
-                "targets": series[place].targets,
-                "at_target": series[place].at_target,
-                "posteriors": reached[place],
-                "source_posterior": float(before[place]),
-                "classifier": {
-                    "class_name": classifier.class_name,
-                    "threshold": classifier.threshold,
-                    "operating_point": classifier.operating_point,
-                },
-                "notes": list(notes),
-                "doubt": doubts[place],
-            }
-        return {"results": results}
+                generators = [item_generator(seed, index) for index in indices]
+                variable = self._explained_value(classifier, options)
+                series = causal_series(
+                    self.model, pixel_values, attributes, before, variable, generators=generators, **settings
+                )
+            else:
+                from ..progressive_explanation import progressive_series
+
+                embedding = self.model.encode(pixel_values)
+                series = progressive_series(self.model, pixel_values, before, embedding=embedding, **settings)
+                doubts = self._doubts(embedding)
+            asked = [*(s.images for s in series), pixel_values.float()]
+            *reached, again = classifier.posterior(torch.cat(asked)).split([len(images) for images in asked])
+            check_repeated(before, again, f"The classifier of {classifier.class_name!r}")
+            for row in range(len(indices)):
+                classifier.refuse_constant(
+                    torch.cat([reached[row], before[row, None]]), pixel_values.shape[-1]
+                )
+            return [
+                {
+                    "query": pixel_values[row],
+                    "images": series[row].images,
+                    "targets": series[row].targets,
+                    "at_target": series[row].at_target,
+                    "posteriors": reached[row],
+                    "source_posterior": float(before[row]),
+                    "classifier": {
+                        "class_name": classifier.class_name,
+                        "threshold": classifier.threshold,
+                        "operating_point": classifier.operating_point,
+                    },
+                    "notes": list(notes),
+                    "doubt": doubts[row],
+                }
+                for row in range(len(indices))
+            ]
+
+        return {"results": compute_per_item(inputs, compute, on_error)}
 
     def _doubts(self, embedding: Tensor) -> list[str | None]:
         """For each image, what makes it unlike those of the training, if anything does."""
@@ -295,13 +301,21 @@ class ExplanationPipeline(Pipeline):
             for d in usual.distance(embedding).tolist()
         ]
 
-    def postprocess(self, outputs: dict[str, Any]) -> Explanation | dict[str, str]:
+    def postprocess(self, outputs: dict[str, Any], on_error: str = "raise") -> Explanation | dict[str, str]:
         """Tensors of one image to its `Explanation`."""
         result = outputs["results"]
         result = result[0] if isinstance(result, list) else result
         item: PipelineItem = result["item"]
         if item.error is not None:
-            return {"error": f"{item.error}" or type(item.error).__name__, "file": item.name}
+            return failure(item, item.error)
+        try:
+            return self._explanation(result, item)
+        except Exception as error:
+            if on_error == "raise":
+                raise
+            return failure(item, error)
+
+    def _explanation(self, result: Mapping[str, Any], item: PipelineItem) -> Explanation:
         notes = result["notes"]
         if result["doubt"]:
             from ..training_distribution import OutOfDistributionWarning

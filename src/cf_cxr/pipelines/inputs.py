@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
+from ..attributes import AttributeValueError
 from ..image_errors import CXRImageError
+from ..image_processing_cxr import is_single_image
 
 if TYPE_CHECKING:
     from ..attributes import AttributeSchema
@@ -28,7 +34,8 @@ class PipelineItem:
         attributes: known human values, possibly partial.
         name: what to call the image in a report: its path, its `image_id`, or its position.
         index: position in the call; seeds its draws.
-        error: what went wrong when the image was fetched from its container.
+        error: what went wrong with it so far.
+        from_file: names of the attributes that the image's file says.
     """
 
     image: Any
@@ -36,6 +43,7 @@ class PipelineItem:
     name: str = "the image"
     index: int = 0
     error: Exception | None = None
+    from_file: tuple[str, ...] = ()
 
 
 def as_item(
@@ -53,6 +61,7 @@ def as_item(
 
     Raises:
         ValueError: a mapping in which there is no image.
+        CXRImageError: several images in the place of one.
     """
     known = dict(attributes or {})
     title = None
@@ -68,8 +77,28 @@ def as_item(
                 'Give {"image": ..., "attributes": {...}}, or the image itself.'
             )
         title = title or value.get("path")
-    title = title or _file_name(value) or ("the image" if index is None else f"image {index}")
+    title = title or _file_name(value) or _position(index)
+    if not is_single_image(value):
+        size = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
+        raise CXRImageError(
+            f"{title}: a {type(value).__name__}{size} in the place of one image. Give every image as an item of its "
+            "own, in one list: [a, b, c]."
+        )
     return PipelineItem(value, known, str(title), index or 0)
+
+
+def _position(index: int | None) -> str:
+    return "the image" if index is None else f"image {index}"
+
+
+def kept_item(
+    fetch: Callable[[], Any], names: Sequence[str], index: int | None, attributes: Mapping | None
+) -> PipelineItem:
+    """`as_item` of what `fetch` gives; an exception is kept in the item, for the pipeline to raise or to report."""
+    try:
+        return as_item(fetch(), names, index, attributes)
+    except Exception as error:
+        return PipelineItem(None, attributes, _position(index), index or 0, error)
 
 
 def _file_name(image: Any) -> str | None:
@@ -106,10 +135,7 @@ def is_stream(inputs: Any) -> bool:
 
 
 class SizedItems(Dataset):
-    """Items of an indexable collection, made on demand.
-
-    An exception while fetching element i is kept in the item, for the pipeline to raise or to report.
-    """
+    """Items of an indexable collection, made on demand."""
 
     def __init__(self, source: Any, names: Sequence[str], attributes: Sequence[Mapping] | Mapping | None):
         self.source, self.names, self.attributes = source, tuple(names), attributes
@@ -123,11 +149,7 @@ class SizedItems(Dataset):
         given = self.attributes
         if given is not None and not isinstance(given, Mapping):
             given = given[index]
-        try:
-            value = _with_class_names(self.source[index], self.source)
-            return as_item(value, self.names, index, given)
-        except Exception as error:
-            return PipelineItem(None, given, f"image {index}", index, error)
+        return kept_item(lambda: _with_class_names(self.source[index], self.source), self.names, index, given)
 
 
 def undecoded(inputs: Any) -> Any:
@@ -177,7 +199,7 @@ def stream_items(
             values = next(given, None)
             if values is None:
                 raise ValueError(f"attributes ended after {index} entries, but there are more images.")
-        yield as_item(_with_class_names(value, source), names, index, values)
+        yield kept_item(partial(_with_class_names, value, source), names, index, values)
 
 
 def torch_images(inputs: Any) -> list | Any:
@@ -228,7 +250,7 @@ def pipeline_inputs(images: Any, names: Sequence[str], attributes: Any) -> tuple
         return (item for item in stream_items(images, names, attributes)), False
     if attributes is not None and not isinstance(attributes, Mapping):
         raise TypeError("One image takes one dictionary of attributes, not several.")
-    return as_item(images, names, None, attributes), False
+    return kept_item(lambda: images, names, None, attributes), False
 
 
 def item_tensors(
@@ -259,17 +281,49 @@ def item_tensors(
             raise item.error
         known = {**(attributes or {}), **(item.attributes or {})}
         raw = schema.to_tensor([known], allow_missing=True) if schema else torch.zeros(1, 0)
-        pixel_values = image_processor(item.image, return_tensors="pt")["pixel_values"]
+        image = item.image
+        if hasattr(image, "read") and not isinstance(image, io.TextIOBase):
+            image = image.read()  # once: pixels and header are read of it
+        pixel_values = image_processor(image, return_tensors="pt")["pixel_values"]
+        from_file = add_header_attributes(raw, image, schema, item.name) if schema else ()
         failure = None
     except Exception as error:
         if isinstance(error, CXRImageError) and item.name not in str(error):
             error = type(error)(f"{item.name}: {error}")
         if on_error == "raise":
             raise error
-        failure = error
+        failure, from_file = error, ()
         pixel_values = torch.zeros(1, 1, *image_processor.size.values())
         raw = torch.zeros(1, count)
-    return {"pixel_values": pixel_values, "attributes": raw, "item": replace(item, image=None, error=failure)}
+    item = replace(item, image=None, error=failure, from_file=from_file)
+    return {"pixel_values": pixel_values, "attributes": raw, "item": item}
+
+
+def add_header_attributes(raw: Tensor, image: Any, schema: AttributeSchema, name: str) -> tuple[str, ...]:
+    """Writes what a DICOM header says into the places of `raw` (1, n) that are NaN; returns the names of these.
+
+    Args:
+        raw: of what was given.
+        image: a path, the bytes of a file, a data set or an undecoded image; others have no header.
+        schema: a value that it does not have is left out, with a warning.
+        name: of the image, for the warning.
+    """
+    from ..dicom import header_attributes
+
+    names = []
+    for variable, value in header_attributes(image).items():
+        if variable not in schema or not raw[0, schema.index(variable)].isnan():
+            continue
+        try:
+            raw[0, schema.index(variable)] = schema[variable].parse(value)
+            names.append(variable)
+        except AttributeValueError as error:
+            warnings.warn(
+                f"{name}: its header cannot be used: {error} {variable} is inferred from the image.",
+                UserWarning,
+                stacklevel=2,
+            )
+    return tuple(names)
 
 
 def whole_number(name: str, value: Any, minimum: int) -> int:
