@@ -401,6 +401,19 @@ def test_a_damaged_sidecar_makes_its_shard_anew(prepared, content, caplog):
     assert json.loads((place / "test-00000-of-00001.json").read_text())["images"] == 3
 
 
+@pytest.mark.parametrize("damaged", ["generator-train.arrow", "dataset_info.json", "other"])
+def test_damaged_phantoms_are_named_with_the_remedy(cache, damaged):
+    options = {"resolution": 16, "num_images": {"train": 2, "test": 2}}
+    load_cxr("phantom", **options)
+    train, test = (next(cache.rglob(f"generator-{name}.arrow")) for name in ("train", "test"))
+    if damaged == "other":
+        train.write_bytes(test.read_bytes())
+    else:
+        (train.parent / damaged).write_bytes(b"x" * 99)
+    with pytest.raises(CXRDataError, match="(?s)phantom.*train.*Delete"):
+        load_cxr("phantom", **options)
+
+
 def test_a_damaged_report_is_written_anew(prepared):
     root, place = prepared
     (place / "report.json").write_text("{")
