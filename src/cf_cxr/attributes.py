@@ -11,13 +11,17 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
 KINDS = ("continuous", "binary", "categorical")
-_NUMBER_WITH_UNIT = re.compile(r"^\s*([+-]?\d+(?:\.\d*)?)\s*(?:y|yr|yrs|years?)?\s*$", re.IGNORECASE)
+MAX_NUMBER = 1e30  # of ranges: models work in float32
+_NUMBER_WITH_UNIT = re.compile(
+    r"^\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*(?:y|yr|yrs|years?)?\s*$", re.IGNORECASE
+)
 
 
 class AttributeValueError(ValueError):
@@ -56,22 +60,27 @@ class Attribute:
     unit: str = ""
 
     def __post_init__(self):
-        object.__setattr__(self, "categories", tuple(self.categories or ()))
+        names = self.categories or ()
+        object.__setattr__(self, "categories", tuple(names))
         if not self.name or not isinstance(self.name, str):
             raise ValueError(f"An attribute needs a non-empty name, got {self.name!r}.")
         if self.kind not in KINDS:
             raise ValueError(f"Attribute {self.name!r}: kind must be one of {KINDS}, got {self.kind!r}.")
         if self.kind == "continuous":
-            if self.minimum is None or self.maximum is None or not self.minimum < self.maximum:
+            limits = (self.minimum, self.maximum)
+            finite = all(isinstance(limit, Real) and abs(limit) < MAX_NUMBER for limit in limits)
+            if not finite or not self.minimum < self.maximum:
                 raise ValueError(
-                    f"Continuous attribute {self.name!r} needs minimum < maximum, got "
-                    f"minimum={self.minimum}, maximum={self.maximum}."
+                    f"Continuous attribute {self.name!r} needs finite numbers minimum < maximum, got "
+                    f"minimum={limits[0]!r:.60}, maximum={limits[1]!r:.60}."
                 )
             if self.categories:
                 raise ValueError(f"Continuous attribute {self.name!r} cannot have categories.")
             return
         if self.minimum is not None or self.maximum is not None:
             raise ValueError(f"Attribute {self.name!r} is {self.kind}: it has categories, not a range.")
+        if isinstance(names, str) or not all(isinstance(c, str) and c.strip() for c in self.categories):
+            raise ValueError(f"Attribute {self.name!r}: categories must be a list of names, got {names!r}.")
         if len({c.casefold() for c in self.categories}) != len(self.categories):
             raise ValueError(
                 f"Attribute {self.name!r}: categories must differ in more than case: {self.categories}."

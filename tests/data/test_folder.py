@@ -131,12 +131,6 @@ def test_without_patient_id_a_warning_is_logged(tmp_path, caplog):
     assert "no column patient_id" in caplog.text
 
 
-def test_missing_patient_id_in_a_row_is_an_error(tmp_path):
-    root = layouts.folder(tmp_path, patient_id=["p"] * 11 + [None])
-    with pytest.raises(CXRDataError, match="img11.png has no patient_id"):
-        read(root)
-
-
 @pytest.mark.parametrize("name", ["../img00.png", "/etc/passwd", "a/../../x.png", "C:\\x.png", "~/x.png"])
 def test_paths_that_leave_the_folder_are_refused(tmp_path, name):
     names = [f"img{i:02d}.png" for i in range(12)]
@@ -182,7 +176,7 @@ def test_missing_table_column_or_rows(tmp_path):
     with pytest.raises(MissingDataError, match="no column 'file_name'"):
         read(tmp_path)
     (tmp_path / "metadata.csv").write_text("file_name,age\n")
-    with pytest.raises(CXRDataError, match="no column that can be an attribute|no rows"):
+    with pytest.raises(CXRDataError, match="no rows"):
         read(tmp_path)
     (tmp_path / "metadata.csv").write_bytes(b"\x00\xff\xfe" * 100)
     with pytest.raises(CXRDataError):

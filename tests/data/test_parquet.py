@@ -152,3 +152,85 @@ def test_shared_nih_subset(tmp_path):
     assert load_report(data).images == {"train": 7944, "validation": 857, "test": 1686}
     assert data[0]["image"].size == (128, 128)
     assert set(data["finding"]) == {0, 1, None}
+
+
+TEXT = Features(FEATURES | {"findings": Value("string")})
+
+
+def write_text(root, findings):
+    from PIL import Image as PILImage
+
+    root.mkdir(parents=True)
+    columns = {
+        "image": [PILImage.fromarray(layouts.pixels(i)) for i in range(len(findings))],
+        "image_id": [f"i{i}" for i in range(len(findings))],
+        "patient_id": list(range(len(findings))),
+        "age": [50.0] * len(findings),
+        "sex": [0] * len(findings),
+        "view": [0] * len(findings),
+        "findings": findings,
+    }
+    Dataset.from_dict(columns, features=TEXT).to_parquet(str(root / "train.parquet"))
+    return root
+
+
+def test_labels_in_a_text_are_whole_names_between_separators(tmp_path):
+    texts = [
+        "Effusion",
+        "Mass|Effusion",
+        "mass; effusion",
+        "Mass, Pleural Effusion",
+        "Mass",
+        "No Finding",
+        "",
+        None,
+    ]
+    texts += ["unknown", "Effusional"]
+    data = load_cxr(write_text(tmp_path / "data", texts), cache_dir=tmp_path / "cache")
+    assert data["train"]["finding"][:] == [1, 1, 1, 1, None, 0, 0, None, None, None]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "No Effusion",
+        "Effusion ruled out",
+        "No pneumothorax, effusion",
+        "small effusion",
+        "['Effusion']",
+        "Heart normal.",
+    ],
+)
+def test_free_text_is_no_label(tmp_path, text):
+    root = write_text(tmp_path / "data", ["Effusion", "No Finding", text, text])
+    with pytest.raises(BadRowError) as caught:
+        load_cxr(root, cache_dir=tmp_path / "cache")
+    assert (
+        text in str(caught.value).replace("\\'", "'")
+        and "i2" in str(caught.value)
+        and "i3" in str(caught.value)
+    )
+    with pytest.warns(UserWarning, match="2 images were skipped"):
+        data = load_cxr(root, cache_dir=tmp_path / "cache", on_error="skip")
+    assert data["train"]["image_id"][:] == ["i0", "i1"]
+
+
+def test_a_list_with_a_negated_label_is_refused(root, tmp_path):
+    write(root, 0, 3, "train.parquet", findings=[["Effusion"], ["No Effusion"], []])
+    with pytest.raises(BadRowError, match="No Effusion.*i1|i1.*No Effusion"):
+        load_cxr(root, cache_dir=tmp_path)
+
+
+def test_null_patients_are_not_one_patient(root, tmp_path):
+    write(root, 0, 4, "train.parquet", patient_id=[0, None, None, 3])
+    with pytest.raises(BadRowError, match="i1.*patient"):
+        load_cxr(root, cache_dir=tmp_path)
+
+
+def test_a_file_of_16_bit_images_is_not_used_as_it_is(tmp_path):
+    from PIL import Image as PILImage
+
+    pictures = [PILImage.fromarray(layouts.pixels(i).astype(np.uint16) * 257) for i in range(3)]
+    write(tmp_path / "data", 0, 3, "train.parquet", image=pictures)
+    with pytest.raises(UnreadableImageError, match="row 0.*not 8-bit.*resolution="):
+        load_cxr(tmp_path / "data", cache_dir=tmp_path / "cache")

@@ -20,6 +20,7 @@ from cf_cxr.training.data import (
     make_datasets,
 )
 
+from ..data import layouts
 from .tiny import SCHEMA
 
 
@@ -110,6 +111,32 @@ def test_the_phantoms_devices_are_as_frequent_as_asked_for(tmp_path):
     assert all(np.asarray(mask).max() == 255 for mask in every["device_mask"])
     assert not any(np.asarray(mask).max() for mask in none["device_mask"])
     assert every["age"] == none["age"]  # the same patients
+
+
+def test_every_stage_prints_its_attributes_and_their_values(tmp_path, capsys, monkeypatch):
+    args = DataArguments(
+        dataset="folder",
+        data_dir=str(layouts.folder(tmp_path)),
+        resolution=16,
+        cache_dir=str(tmp_path / "cache"),
+    )
+    load_splits(args, load_schema(args)[0])
+    printed = capsys.readouterr().out
+    for part in ("sex: binary, Male", "age: continuous, 0 to 100 years, 3", " 0 unknown", "CausalGraph("):
+        assert part in printed
+    monkeypatch.setenv("RANK", "1")  # one process of several says it
+    load_splits(args, load_schema(args)[0])
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("limit", [".inf", ".nan", "Infinity"])
+def test_a_schema_file_with_an_infinite_range(tmp_path, limit):
+    text = (
+        f"attributes: [{{name: age, kind: continuous, minimum: 0, maximum: {limit}}}]\ngraph: {{age: []}}\n"
+    )
+    (tmp_path / "schema.yaml").write_text(text)
+    with pytest.raises(ValueError, match="schema.yaml.*'age' needs finite numbers"):
+        load_schema(DataArguments(schema=str(tmp_path / "schema.yaml")))
 
 
 @pytest.mark.slow

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from .errors import CXRDataError
 
 if TYPE_CHECKING:
     import datasets
     import pandas as pd
 
     from ..attributes import AttributeSchema
+    from ..causal_graph import CausalGraph
     from .report import LoadReport
 
 #: Columns that are not attributes; study_id only where the source has one.
 IDENTIFIERS = ("image_id", "patient_id", "study_id")
 SPLITS = ("train", "validation", "test")
+NOT_ATTRIBUTES = frozenset(("file_name", "image", "image_row", "split", *IDENTIFIERS))
 
 
 def cxr_features(schema: AttributeSchema, *, study_id: bool = False) -> datasets.Features:
@@ -34,6 +39,18 @@ def cxr_features(schema: AttributeSchema, *, study_id: bool = False) -> datasets
     return Features(columns | {name: Value("string") for name in names})
 
 
+def checked_schema(schema: AttributeSchema | Sequence[dict]) -> AttributeSchema:
+    """A given schema; raises CXRDataError if an attribute has the name of a column that means something else."""
+    from ..attributes import AttributeSchema
+
+    schema = schema if isinstance(schema, AttributeSchema) else AttributeSchema(schema)
+    if taken := [name for name in schema.names if name in NOT_ATTRIBUTES]:
+        raise CXRDataError(
+            f"{taken[0]!r} cannot be an attribute: the data set has a column of that name for itself."
+        )
+    return schema
+
+
 @dataclass
 class SourceTable:
     """The rows of a source before its images are read.
@@ -45,9 +62,13 @@ class SourceTable:
         schema: the attributes.
         report: what was left out so far, and why.
         needs_resolution: whether the files cannot be used as they are (16-bit, DICOM) but must be prepared.
+        graph: the causal graph over the attributes, where the source tells it.
+        inferred: whether the schema is a guess from the values.
     """
 
     rows: pd.DataFrame
     schema: AttributeSchema
     report: LoadReport
     needs_resolution: bool = False
+    graph: CausalGraph | None = None
+    inferred: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,13 @@ from .schemas import RACES
 if TYPE_CHECKING:
     from ..attributes import Attribute
     from .report import LoadReport
+
+#: Text, in any case, that stands for an unknown value (unless it is a class of the attribute).
+MISSING = frozenset(("", "nan", "na", "n/a", "n.a.", "<na>", "null", "?", "-", "--", "unknown"))
+NEGATIVE = frozenset(("no finding", "normal", "none", "negative", "absent", "no", "false", "0"))
+#: What divides labels in one text.
+SEPARATORS = re.compile(r"[|;,]")
+_NEGATED = re.compile(r"\b(no|not|without|absent|negative|ruled out|denie[sd]|free of)\b", re.I)
 
 
 def keep(rows: pd.DataFrame, condition: pd.Series, rule: str, report: LoadReport) -> pd.DataFrame:
@@ -83,18 +91,59 @@ def finding_from_labels(positive: pd.Series, normal: pd.Series) -> pd.Series:
     return pd.Series(np.where(positive, 1.0, np.where(normal, 0.0, np.nan)), index=positive.index)
 
 
-def parse_values(column: pd.Series, attribute: Attribute) -> tuple[pd.Series, pd.Series]:
-    """Human values of one attribute to raw ones.
+def is_missing(values: pd.Series) -> pd.Series:
+    """Where there is no value, or only text that stands for none."""
+    return values.isna() | values.astype(str).str.strip().str.casefold().isin(MISSING)
+
+
+def parse_column(
+    rows: pd.DataFrame, attribute: Attribute, where: str, report: LoadReport, remedy: str = ""
+) -> tuple[pd.Series, pd.Series]:
+    """Human values of one attribute to raw ones; those it cannot take are refused, with their `image_id`.
 
     Returns:
-        raw values (NaN where the cell is empty or cannot be read), and an error message per row ("" if good).
+        raw values (NaN where unknown or refused), and which rows are good.
     """
+    column = rows[attribute.name]
+    classes = [name.casefold() for name in attribute.categories]
+    known = ~is_missing(column) | column.astype(str).str.strip().str.casefold().isin(classes)
     values: dict[Any, tuple[float, str]] = {}
-    for value in column.dropna().unique():
+    for value in column[known].unique():
         try:
             values[value] = (attribute.parse(value), "")
         except ValueError as error:
             values[value] = (np.nan, str(error))
-    raw = column.map(lambda v: values[v][0] if v in values else np.nan).astype("float64")
-    messages = column.map(lambda v: values[v][1] if v in values else "")
-    return raw, messages
+    raw = column.map(lambda value: values[value][0] if value in values else np.nan).astype("float64")
+    messages = column.map(lambda value: values[value][1] if value in values else "")
+    refuse_values(rows["image_id"], column, messages, where, report, remedy)
+    return raw, messages == ""
+
+
+def refuse_values(
+    images: pd.Series,
+    values: pd.Series,
+    messages: pd.Series,
+    where: str,
+    report: LoadReport,
+    remedy: str = "",
+) -> None:
+    """Refuses the rows with a message; where that stops the call, the first five are named at once."""
+    bad = messages != ""
+    others = "" if bad.sum() < 2 else f" Also {listed(values[bad][1:], images[bad][1:])}."
+    for image, message in zip(images[bad], messages[bad]):
+        reason = f"{where}, image {image}: {message}"
+        report.refuse(str(image), f"{reason}{others}{remedy}" if report.on_error == "raise" else reason)
+
+
+def listed(values: pd.Series, images: pd.Series, number: int = 4) -> str:
+    """The first values with their images, for a message."""
+    first = [f"{value!r:.80} ({image})" for value, image in zip(values[:number], images)]
+    more = [f"{len(values) - number} more"] if len(values) > number else []
+    return ", ".join(first + more)
+
+
+def is_free_text(label: str) -> bool:
+    """Whether a text is a sentence, or negates something, rather than the name of a label."""
+    if label.casefold() in NEGATIVE:
+        return False
+    return bool(_NEGATED.search(label)) or label.endswith(".") or len(label.split()) > 8

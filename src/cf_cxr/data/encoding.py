@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,7 +50,7 @@ class ImageEncoder:
         from PIL import Image
 
         if self.resolution is None:
-            self.processor.load(source)  # only a test
+            self._check_as_it_is(source)
             return source
         if (stored := self._as_it_is(source)) is not None:
             return stored
@@ -59,10 +60,28 @@ class ImageEncoder:
         Image.fromarray(levels).save(buffer, "PNG", compress_level=1)
         return {"bytes": buffer.getvalue(), "path": f"{Path(source['path'] or 'image').stem}.png"}
 
+    def _check_as_it_is(self, source: dict[str, Any]) -> None:
+        """Refuses a file whose grey values `datasets` would not read as the processor does."""
+        import datasets
+        import numpy as np
+        from PIL import UnidentifiedImageError
+
+        pixels = self.processor.load(source)
+        try:
+            grey = np.asarray(datasets.Image(mode="L").decode_example(source))
+        except UnidentifiedImageError:  # DICOM
+            grey = None
+        if grey is None or np.abs(grey / 255 - pixels).max() > 1.5 / 255:
+            raise CXRDataError(
+                "not 8-bit grey, so it cannot be used as it is: pass resolution=... to prepare the images."
+            )
+
     def _as_it_is(self, source: dict[str, Any]) -> dict[str, Any] | None:
         """The encoded bytes themselves, if they are a grey PNG or JPEG of the wanted size."""
         from PIL import Image, UnidentifiedImageError
 
+        if not source["bytes"] and not os.path.isfile(source["path"]):
+            return None  # missing, or a pipe, which the processor refuses without opening it
         try:
             with Image.open(io.BytesIO(source["bytes"]) if source["bytes"] else source["path"]) as image:
                 wanted = (self.resolution, self.resolution)

@@ -1,8 +1,9 @@
 """Any folder of images with a `metadata.csv`.
 
 `metadata.csv` has a column `file_name` (a path below the folder) and one column per attribute; an empty cell is
-an unknown value. Optional columns: `patient_id` (without it every image counts as a patient), `study_id`,
-`image_id`, `split` (train, validation, test). An optional `schema.json` says what the columns mean:
+an unknown value (of a finding: "No Finding", where one other label is all that is written). Optional columns:
+`patient_id` (without it every image counts as a patient), `study_id`, `image_id`, `split` (train, validation, test).
+An optional `schema.json` says what the columns mean:
 
     {"attributes": [{"name": "age", "kind": "continuous", "minimum": 0, "maximum": 100, "unit": "years"},
                     {"name": "device", "kind": "binary", "categories": ["absent", "present"]}],
@@ -15,19 +16,19 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from .base import IDENTIFIERS, SPLITS, SourceTable
-from .cohort import parse_values, refuse
+from .base import IDENTIFIERS, NOT_ATTRIBUTES, SPLITS, SourceTable, checked_schema
+from .cohort import NEGATIVE, SEPARATORS, is_free_text, is_missing, listed, parse_column, refuse
 from .errors import BadRowError, CXRDataError, MissingDataError
 from .report import LoadReport
-from .schemas import DEFAULT_ATTRIBUTES
+from .schemas import DEFAULT_ATTRIBUTES, NO_FINDING, SEXES
 from .splits import DEFAULT_FRACTIONS, split_by_patient
-from .tables import path_inside, read_columns, read_table
+from .tables import path_inside, read_table
 
 if TYPE_CHECKING:
     from ..attributes import Attribute, AttributeSchema
@@ -36,8 +37,7 @@ if TYPE_CHECKING:
 METADATA = "metadata.csv"
 SCHEMA = "schema.json"
 MAX_CATEGORIES = 20
-NOT_ATTRIBUTES = frozenset(("file_name", "split", *IDENTIFIERS))
-NEGATIVE = frozenset(("no finding", "normal", "none", "negative", "absent", "no", "false", "0"))
+USUAL = {definition["name"]: definition for definition in DEFAULT_ATTRIBUTES}
 SEX_LETTERS = {"m": "Male", "f": "Female"}
 SPLIT_NAMES = {name: name for name in SPLITS} | dict.fromkeys(("val", "valid", "validate"), "validation")
 
@@ -70,41 +70,48 @@ def read_folder(
         MissingDataError: no metadata.csv, or a column is missing.
         BadRowError: a value that the attribute cannot take, or a file name that leads outside the folder.
     """
-    from ..attributes import AttributeSchema
-
-    path = metadata_file(folder)
+    path, data = _metadata(folder)
+    graph, inferred = None, schema is None and not (folder / SCHEMA).exists()
     if schema is None:
-        schema, _ = folder_schema(folder, attributes)
-    elif not isinstance(schema, AttributeSchema):
-        schema = AttributeSchema(schema)
-    there = read_columns(path)
-    extra = [name for name in (*IDENTIFIERS, "split") if name in there]
-    data = read_table(path, ["file_name", *schema.names, *extra])
-    if data.empty:
-        raise CXRDataError(f"{path} has no rows.")
+        schema, graph = folder_schema(folder, attributes)
+    schema = checked_schema(schema)
+    if missing := [name for name in schema.names if name not in data]:
+        raise MissingDataError(f"{path} has no column {missing[0]!r}; it has {', '.join(data.columns)}.")
     data = _with_identifiers(data, path)
     data["split"] = _splits(data, path, splits, fractions, seed)
     bad = ~data["split"].isin(SPLITS)
     data = refuse(data, bad, f"its split in {path} is none of {', '.join(SPLITS)}.", report)
+    remedy = f" Correct them, describe the column in {SCHEMA}, or choose other columns with attributes=[...]."
     for attribute in schema:
-        raw, messages = parse_values(_aliases(data[attribute.name], attribute.name), attribute)
-        data[attribute.name], good = raw, messages == ""
-        for image, message in zip(data["image_id"][~good], messages[~good]):
-            report.refuse(str(image), f"{path}, image {image}: {message}")
+        data[attribute.name] = _aliases(data[attribute.name], attribute, report)
+        data[attribute.name], good = parse_column(data, attribute, str(path), report, remedy)
         data = data[good].reset_index(drop=True)
     rows = _with_files(data, folder, path, report)
+    columns = [name for name in ("image", "split", *IDENTIFIERS) if name in rows]
     dicom = rows["image"].str.lower().str.endswith((".dcm", ".dicom")).any()
-    return SourceTable(rows=rows, schema=schema, report=report, needs_resolution=bool(dicom))
+    return SourceTable(
+        rows=rows[[*columns, *schema.names]],
+        schema=schema,
+        report=report,
+        needs_resolution=bool(dicom),
+        graph=graph,
+        inferred=inferred,
+    )
 
 
-def metadata_file(folder: Path) -> Path:
-    """`metadata.csv` of a folder; raises MissingDataError."""
-    path = Path(folder) / METADATA
-    if not path.is_file():
+def _metadata(folder: Path) -> tuple[Path, pd.DataFrame]:
+    """`metadata.csv` of a folder, and its cells; raises MissingDataError."""
+    path = folder / METADATA
+    if not path.exists():
         raise MissingDataError(
             f"{folder} has no {METADATA}. Write one with a column file_name and one column per attribute."
         )
-    return path
+    data = read_table(path)
+    if "file_name" not in data:
+        raise MissingDataError(f"{path} has no column 'file_name'; it has {', '.join(data.columns)}.")
+    if data.empty:
+        raise CXRDataError(f"{path} has no rows.")
+    return path, data
 
 
 def folder_schema(
@@ -118,12 +125,16 @@ def folder_schema(
     from ..causal_graph import CausalGraph
 
     path = Path(folder) / SCHEMA
-    if path.is_file():
+    if path.exists():
+        if not path.is_file():
+            raise CXRDataError(
+                f"{path} is not a regular file; it was not opened. Put the schema itself there."
+            )
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             schema = AttributeSchema(content["attributes"])
             graph = CausalGraph(content.get("graph") or _default_graph(schema), schema.names)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CXRDataError(
                 f"{path} is not as it should be ({type(error).__name__}: {error}). It needs "
                 '{"attributes": [{"name": ..., "kind": ...}, ...], "graph": {name: [parents], ...}}.'
@@ -143,58 +154,99 @@ def _default_graph(schema: AttributeSchema) -> dict[str, list[str]]:
 def infer_schema(folder: str | Path, attributes: Sequence[str] | None = None) -> AttributeSchema:
     """Attributes from the values in `metadata.csv`.
 
-    Columns named age, sex, view or race whose values fit are the package's usual attributes. Of the others,
-    numbers are continuous over the range that occurs (0 and 1 alone: binary), text with two values is binary
-    and with up to 20 values categorical; text with more values is no attribute, which is logged.
+    Columns named age, sex, view and race are the package's usual attributes, and a column named finding has one
+    label per image. Of the others, numbers are continuous over the range that occurs (0 and 1 alone: binary), text
+    with two values is binary and with up to 20 values categorical; text with more values is no attribute, which is
+    logged. Text that stands for an unknown value (NA, ?, unknown, ...) is no value.
 
     Raises:
-        CXRDataError: no column can be an attribute, or one of `attributes` cannot.
+        CXRDataError: no column can be an attribute; one of `attributes`, or a column named age, sex, view, race or
+            finding, cannot; or a column has such a name in another spelling.
     """
     from ..attributes import AttributeSchema
 
-    path = metadata_file(Path(folder))
-    names = [name for name in read_columns(path) if name not in NOT_ATTRIBUTES]
-    data = read_table(path, list(attributes) if attributes is not None else names)
+    path, data = _metadata(Path(folder))
+    names = [name for name in data.columns if name not in NOT_ATTRIBUTES]
+    meanings = (*NOT_ATTRIBUTES, *USUAL, "finding")
+    for name in names if attributes is None else attributes:
+        if name not in data:
+            raise MissingDataError(f"{path} has no column {name!r}; it has {', '.join(data.columns)}.")
+        if name not in meanings and (meant := name.casefold().replace(" ", "_")) in meanings:
+            raise CXRDataError(
+                f"{path}: is the column {name!r} what this package calls {meant!r}? Rename it."
+            )
     found: list[Attribute] = []
-    for name in data.columns:
-        attribute = _infer(name, data[name])
+    for name in names if attributes is None else attributes:
+        known = ~is_missing(data[name])
+        values, images = data[name][known], data["file_name"][known]
+        attribute, fault = _infer(name, values, images, bool(data[name].isna().any()))
         if attribute is not None:
             found.append(attribute)
-        elif attributes is not None:
+        elif attributes is not None or name == "finding" or name in USUAL:
             raise CXRDataError(
-                f"{path}: the column {name!r} cannot be an attribute; it has {data[name].nunique()} "
-                f"different values. Describe it in {SCHEMA}."
+                f"{path}: the column {name!r} cannot be an attribute: {fault}. Correct it, describe it in "
+                f"{SCHEMA}, or choose other columns with attributes=[...]."
             )
         else:
-            logger.warning("%s: the column %r is not used, it cannot be an attribute.", path, name)
+            logger.warning("%s: the column %r is not used: %s.", path, name, fault)
     if not found:
         raise CXRDataError(f"{path} has no column that can be an attribute; it has {', '.join(names)}.")
     return AttributeSchema(found)
 
 
-def _infer(name: str, column: pd.Series) -> Attribute | None:
-    from ..attributes import Attribute
+def _infer(name: str, values: pd.Series, images: pd.Series, blank: bool) -> tuple[Attribute | None, str]:
+    """What a column with these known values is, or why it is no attribute."""
+    from ..attributes import MAX_NUMBER, Attribute
 
-    usual = next((Attribute(**a) for a in DEFAULT_ATTRIBUTES if a["name"] == name), None)
-    if usual is not None and (parse_values(_aliases(column, name), usual)[1] == "").all():
-        return usual
-    values = column.dropna().str.strip()
-    numbers = pd.to_numeric(values, errors="coerce")
-    if len(values) and numbers.notna().all() and numbers.nunique() > 1:
-        if set(values) <= {"0", "1"}:
-            return Attribute(name, "binary", categories=("0", "1"))
-        return Attribute(name, "continuous", minimum=float(numbers.min()), maximum=float(numbers.max()))
-    categories = sorted(values.unique(), key=lambda text: (text.casefold() not in NEGATIVE, text.casefold()))
-    distinct = len({text.casefold() for text in categories})
-    if distinct != len(categories) or not 2 <= distinct <= MAX_CATEGORIES:
-        return None
-    return Attribute(name, "binary" if distinct == 2 else "categorical", categories=tuple(categories))
+    if values.empty:
+        return None, "it has no known value"
+    if name in USUAL:
+        return Attribute(**USUAL[name]), ""
+    numbers = pd.to_numeric(values, errors="coerce").astype("float64")
+    if numbers.notna().all() and numbers.nunique() > 1:
+        if (bad := numbers.abs() > MAX_NUMBER).any():
+            return None, f"no range holds {listed(values[bad], images[bad])}"
+        if set(numbers) == {0, 1}:
+            return Attribute(name, "binary", categories=("0", "1")), ""
+        if name == "finding":
+            return None, f"a finding has classes, not numbers such as {listed(values, images)}"
+        return Attribute(name, "continuous", minimum=float(numbers.min()), maximum=float(numbers.max())), ""
+    classes = {text.casefold(): text for text in sorted(values.unique(), reverse=True)}
+    if name in ("finding", "findings"):
+        odd = values.map(lambda text: bool(SEPARATORS.search(text)) or _is_odd(text, classes))
+        if odd.any():
+            return None, f"one label per image is needed, not {listed(values[odd], images[odd])}"
+        if len(classes) == 1 and blank and numbers.isna().all() and not classes.keys() <= NEGATIVE:
+            return Attribute(name, "binary", categories=(NO_FINDING, *classes.values())), ""
+    if not 2 <= len(classes) <= MAX_CATEGORIES:
+        number = "one value only" if len(classes) == 1 else f"{len(classes)} different values"
+        return None, f"it has {number}, {listed(values, images)}"
+    ordered = sorted(classes, key=lambda text: (not _is_negative(text, classes), text))
+    kind = "binary" if len(classes) == 2 else "categorical"
+    return Attribute(name, kind, categories=tuple(classes[text] for text in ordered)), ""
 
 
-def _aliases(column: pd.Series, name: str) -> pd.Series:
-    if name != "sex":
-        return column
-    return column.map(lambda value: SEX_LETTERS.get(value.strip().casefold(), value), na_action="ignore")
+def _is_negative(text: str, classes: Collection[str]) -> bool:
+    return text in NEGATIVE or text.startswith("no ") and text[3:] in classes
+
+
+def _is_odd(text: str, classes: Collection[str]) -> bool:
+    return is_free_text(text) and not _is_negative(text.casefold(), classes)
+
+
+def _aliases(column: pd.Series, attribute: Attribute, report: LoadReport) -> pd.Series:
+    """The column with M and F written out; blank findings become "No Finding" beside one finding alone."""
+    if attribute.name == "sex" and attribute.categories == SEXES:
+        return column.map(lambda value: SEX_LETTERS.get(value.casefold(), value), na_action="ignore")
+    if attribute.name == "finding" and attribute.categories[:1] == (NO_FINDING,) and attribute.n_classes == 2:
+        values = column[~is_missing(column)].str.casefold()
+        if (values == attribute.categories[1].casefold()).all():
+            reason = (
+                f"blank findings read as {NO_FINDING!r}, as the column has {attribute.categories[1]!r} alone"
+            )
+            report.alter(reason, column.isna().sum())
+            return column.fillna(NO_FINDING)
+    return column
 
 
 def _with_identifiers(data: pd.DataFrame, path: Path) -> pd.DataFrame:
@@ -202,8 +254,7 @@ def _with_identifiers(data: pd.DataFrame, path: Path) -> pd.DataFrame:
     if data["file_name"].isna().any():
         row = int(data["file_name"].isna().to_numpy().argmax()) + 2
         raise CXRDataError(f"{path}, line {row}: the file_name is empty.")
-    if "image_id" not in data:
-        data["image_id"] = data["file_name"]
+    data["image_id"] = data["image_id"].fillna(data["file_name"]) if "image_id" in data else data["file_name"]
     if "patient_id" not in data:
         logger.warning(
             "%s has no column patient_id: every image counts as a patient of its own, so images of one "
@@ -211,9 +262,6 @@ def _with_identifiers(data: pd.DataFrame, path: Path) -> pd.DataFrame:
             path,
         )
         data["patient_id"] = data["file_name"]
-    elif data["patient_id"].isna().any():
-        name = data["file_name"][data["patient_id"].isna()].iloc[0]
-        raise CXRDataError(f"{path}: {name} has no patient_id. Give one to every image, or to none.")
     return data
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .base import SourceTable
 from .errors import CXRDataError, MissingDataError
-from .report import LoadReport
+from .report import LoadReport, describe_attributes
 from .schemas import SOURCES
 
 if TYPE_CHECKING:
@@ -146,13 +146,25 @@ def read_table_of(
     source: str, folder: Path, report: LoadReport, seed: int, options: dict[str, Any]
 ) -> SourceTable:
     """The rows of a source, with options checked and splits that share no patient."""
+    from .cohort import is_missing, refuse
     from .splits import check_no_overlap
 
     reader: Callable[..., SourceTable] = getattr(import_module(f".{source}", __package__), f"read_{source}")
     _check_options(reader, options, source)
     table = reader(folder, report=report, seed=seed, **options)
-    if table.rows.empty:
+    rows = table.rows
+    bad = is_missing(rows["patient_id"]) | (rows["patient_id"] == "None")
+    rows = refuse(rows, bad, "the patient is unknown; give every image a patient_id, or none.", report)
+    file = [name for name in ("image", "image_row") if name in rows]
+    twice = rows.duplicated(file, keep=False)
+    for _, same in rows[twice].groupby(file, sort=False):
+        patients = ", ".join(same["patient_id"].unique()[:5])
+        reason = f"{len(same)} rows name this one file, of patient {patients}; leave one."
+        refuse(same, same["image_id"].notna(), reason, report)
+    table.rows = rows = rows[~twice].reset_index(drop=True)
+    if rows.empty:
         raise CXRDataError(f"No image of {folder} is in the cohort.\n{report}")
+    report.attributes = describe_attributes(table.schema, table.graph, rows)
     check_no_overlap(table.rows["patient_id"], table.rows["split"], str(folder))
     return table
 

@@ -3,23 +3,36 @@
     train.parquet, validation.parquet, test.parquet (or train-00000-of-00002.parquet ...), also in data/
 
 with the columns `image` (bytes), `patient_id`, optionally `image_id` and `study_id`, and the attributes. Instead of
-a column `finding` there may be `findings`, a list of labels that is empty where nothing was found.
+a column `finding` there may be `findings`, a list of labels that is empty where nothing was found, or a text of
+labels with `|`, `;` or `,` between them. Labels are compared whole; free text is refused.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from .base import IDENTIFIERS, SPLITS, SourceTable
-from .cohort import drop_other_findings, finding_from_labels, keep, parse_values
+from .base import IDENTIFIERS, SPLITS, SourceTable, checked_schema
+from .cohort import (
+    MISSING,
+    SEPARATORS,
+    drop_other_findings,
+    finding_from_labels,
+    is_free_text,
+    keep,
+    parse_column,
+    refuse_values,
+)
 from .errors import CXRDataError, MissingDataError
 from .report import LoadReport
-from .schemas import NO_FINDING, cxr_schema
+from .schemas import NO_FINDING, cxr_schema, finding_class
+
+NORMAL = frozenset((NO_FINDING.casefold(), "normal"))
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -50,12 +63,9 @@ def read_parquet(
         MissingDataError: a file or column is not there.
         BadRowError: a value that the attribute cannot take.
     """
-    from ..attributes import AttributeSchema
-
     if schema is None:
         schema, _ = cxr_schema("parquet", finding=finding)
-    elif not isinstance(schema, AttributeSchema):
-        schema = AttributeSchema(schema)
+    schema = checked_schema(schema)
     parts = [
         _read_file(path, schema, finding, report).assign(split=split)
         for split in SPLITS
@@ -86,38 +96,67 @@ def _read_file(path: Path, schema: AttributeSchema, finding: str, report: LoadRe
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    if not path.is_file():
+        raise CXRDataError(
+            f"{path} is not a regular file; it was not opened. Put the parquet file itself there."
+        )
     try:
         wanted = _columns(path, pq.read_schema(path).names, schema)
         table = pq.read_table(path, columns=wanted)
+        class_names = _class_names(table.schema)
     except CXRDataError:
         raise
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, AttributeError, KeyError) as error:
         raise CXRDataError(f"{path} is no readable parquet file: {error}. Copy it again.") from error
     rows = pd.DataFrame({"image": str(path), "image_row": range(table.num_rows)})
     rows["patient_id"] = [str(value) for value in table["patient_id"].to_pylist()]
-    if "image_id" in wanted:
-        rows["image_id"] = [str(value) for value in table["image_id"].to_pylist()]
-    else:
-        rows["image_id"] = [f"{path.stem}_{i}" for i in range(table.num_rows)]
+    names = table["image_id"].to_pylist() if "image_id" in wanted else [None] * len(rows)
+    rows["image_id"] = [f"{path.stem}_{i}" if name is None else str(name) for i, name in enumerate(names)]
     if "study_id" in wanted:
         rows["study_id"] = [str(value) for value in table["study_id"].to_pylist()]
-    class_names = _class_names(table.schema)
     bad = pd.Series(False, index=rows.index)
     for attribute in schema:
         if attribute.name in wanted:
-            values = _values(table[attribute.name], class_names.get(attribute.name))
-            rows[attribute.name], messages = parse_values(values, attribute)
-            for image, message in zip(rows["image_id"], messages):
-                if message:
-                    report.refuse(image, f"{path}, image {image}: {message}")
-            bad |= messages != ""
+            rows[attribute.name] = _values(table[attribute.name], class_names.get(attribute.name))
+            rows[attribute.name], good = parse_column(rows, attribute, str(path), report)
+            bad |= ~good
     if "findings" in wanted:
-        labels = table["findings"].to_pylist()
-        positive = pd.Series([finding in (names or ()) for names in labels])
-        normal = pd.Series([(names or [NO_FINDING]) == [NO_FINDING] for names in labels])
+        written = pd.Series(table["findings"].to_pylist(), dtype=object)
+        labels = written.map(label_names)
+        wanted_name = finding_class(finding).casefold()
+        faults = labels.map(lambda names: label_fault(names, wanted_name))
+        refuse_values(rows["image_id"], written, faults, str(path), report)
+        bad |= faults != ""
+        positive = labels.map(lambda names: wanted_name in map(_key, names or ()))
+        normal = labels.map(lambda names: names is not None and {*map(_key, names)} <= NORMAL)
         rows["finding"] = finding_from_labels(positive, normal)
         rows["findings"] = positive
     return rows[~bad].reset_index(drop=True)
+
+
+def label_names(value: Any) -> list[str] | None:
+    """The labels of a cell, a list or a text with `|`, `;` or `,` between them; None if they are unknown."""
+    if value is None or isinstance(value, str) and value.strip().casefold() in MISSING - {""}:
+        return None
+    names = SEPARATORS.split(value) if isinstance(value, str) else value
+    return [name for name in (str(name).strip() for name in names) if name]
+
+
+def label_fault(names: list[str] | None, finding: str) -> str:
+    """Why these are no labels that can be compared whole with `finding`, or ""."""
+    for name in names or ():
+        if _key(name) != finding and (
+            is_free_text(name) or re.search(rf"\b{re.escape(finding)}\b", name, re.I)
+        ):
+            return (
+                f"findings={name!r} is free text or another wording of {finding!r}. Labels are whole names, in a "
+                "list or with '|', ';' or ',' between them; write those, or a column 'finding'."
+            )
+    return ""
+
+
+def _key(name: str) -> str:
+    return finding_class(name).casefold()
 
 
 def _columns(path: Path, names: list[str], schema: AttributeSchema) -> list[str]:
@@ -144,5 +183,6 @@ def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
 def _values(column: pa.ChunkedArray, names: list[str] | None) -> pd.Series:
     values = column.to_pylist()
     if names:
-        values = [None if value is None or value < 0 else names[value] for value in values]
+        names = dict(enumerate(names))
+        values = [None if value is None or value < 0 else names.get(value, str(value)) for value in values]
     return pd.Series(values, dtype=object)

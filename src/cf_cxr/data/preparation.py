@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import warnings
 from collections.abc import Iterator
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
 
     from ..image_processing_cxr import CXRImageProcessor
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SHARD_ROWS = 1024
+logger = logging.getLogger(__name__)
+
 BATCH_ROWS = 64  # rows that are encoded before they go to disk
 SIDECAR = ".json"
 
@@ -54,9 +57,39 @@ class Shard:
         """The sidecar's content, or None if there is work to do (also: a skipped file has changed since)."""
         if not (self.path.is_file() and self.sidecar.is_file()):
             return None
-        outcome = json.loads(self.sidecar.read_text(encoding="utf-8"))
-        unchanged = all(entry["stamp"] == _stamp(entry["file"]) for entry in outcome["skipped"])
-        return outcome if unchanged else None
+        try:
+            outcome = json.loads(self.sidecar.read_text(encoding="utf-8"))
+            unchanged = all(entry["stamp"] == _stamp(entry["file"]) for entry in outcome["skipped"])
+            whole = len(outcome["digests"]) == outcome["images"] == len(self.rows) - len(outcome["skipped"])
+            named = all(e["image"] and e["reason"] for e in (*outcome["skipped"], *outcome["suspicious"]))
+        except (ValueError, TypeError, KeyError) as error:
+            logger.warning("%s is damaged (%s): its images are prepared again.", self.sidecar, error)
+            return None
+        return outcome if unchanged and whole and named else None
+
+    def open(self, outcome: dict[str, Any]) -> datasets.Dataset:
+        """The shard's images; raises CXRDataError if the file is damaged or holds other images."""
+        import pyarrow as pa
+        from datasets import Dataset, NamedSplit
+
+        own = set(self.rows["image_id"].astype(str))
+        fault = "it holds other images or columns"
+        try:
+            data = Dataset.from_file(str(self.path), split=NamedSplit(self.path.name.split("-")[0]))
+            same = data.features == self.features() and len(data) == outcome["images"]
+            if same and own.issuperset(data["image_id"]):
+                return data
+        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            fault = str(error) or type(error).__name__
+        raise CXRDataError(
+            f"{self.path} is not as it was written ({fault}). Delete it, and its images are prepared again."
+        )
+
+    def features(self) -> datasets.Features:
+        """The columns of the Arrow file."""
+        from ..attributes import AttributeSchema
+
+        return cxr_features(AttributeSchema(self.schema), study_id="study_id" in self.rows.columns)
 
 
 def prepare(
@@ -99,16 +132,19 @@ def prepare(
                 for shard in shards:
                     shard.sidecar.unlink(missing_ok=True)
             _work(shards, num_proc)
+    outcomes = [shard.outcome() for shard in shards]
+    data = _open(shards, outcomes)
     try:
-        _complete_report(table.report, shards, max_skipped)
+        _complete_report(table.report, shards, outcomes, max_skipped)
     except CXRDataError:
         _forget_skipped(shards)
         raise
+    _report_copies(table.report, data, [digest for outcome in outcomes for digest in outcome["digests"]])
     if not table.report.is_saved(folder):  # a finished cache may be read-only
         with lock:
             table.report.save(folder)
-    table.report.announce(folder)
-    return _open(shards)
+    table.report.announce(folder, logging.WARNING if table.inferred else logging.INFO)
+    return data
 
 
 def cache_key(table: SourceTable, resolution: int | None, processor: CXRImageProcessor) -> str:
@@ -183,26 +219,32 @@ def prepare_shard(shard: Shard) -> None:
     import pyarrow as pa
     from datasets.arrow_writer import ArrowWriter
 
-    from ..attributes import AttributeSchema
     from ..image_processing_cxr import CXRImageProcessor
 
-    schema = AttributeSchema(shard.schema)
-    features = cxr_features(schema, study_id="study_id" in shard.rows.columns)
+    features = shard.features()
     encode = ImageEncoder(shard.resolution, CXRImageProcessor(**shard.processor))
     skipped: list[dict[str, Any]] = []
     suspicious: list[dict[str, str]] = []
+    digests: list[str] = []
     temporary = shard.path.with_name(f".{shard.path.name}.{os.getpid()}.tmp")
     try:
         with ArrowWriter(features=features, path=str(temporary)) as writer:
             for batch in _batches(_read_rows(shard, encode, skipped, suspicious)):
+                digests += [_digest(row["image"]) for row in batch]
                 columns = {name: [row[name] for row in batch] for name in features}
                 writer.write_table(pa.Table.from_pydict(columns, schema=features.arrow_schema))
             writer.finalize()
         temporary.replace(shard.path)
     finally:
         temporary.unlink(missing_ok=True)
-    outcome = {"images": len(shard.rows) - len(skipped), "skipped": skipped, "suspicious": suspicious}
-    write_text(shard.sidecar, json.dumps(outcome, indent=1))
+    outcome = {"images": len(digests), "skipped": skipped, "suspicious": suspicious, "digests": digests}
+    write_text(shard.sidecar, json.dumps(outcome))
+
+
+def _digest(image: dict[str, Any]) -> str:
+    """Hash of what is stored, which is the same for the same picture."""
+    data = image["bytes"] or Path(image["path"]).read_bytes()
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
 def _read_rows(shard: Shard, encode: ImageEncoder, skipped: list, suspicious: list) -> Iterator[dict]:
@@ -263,15 +305,29 @@ def _stamp(file: str) -> list[int] | None:
     return [status.st_size, status.st_mtime_ns]
 
 
-def _complete_report(report: LoadReport, shards: list[Shard], max_skipped: float) -> None:
-    outcomes = [(shard, shard.outcome()) for shard in shards]
-    for shard, outcome in outcomes:
+def _complete_report(
+    report: LoadReport, shards: list[Shard], outcomes: list[dict], max_skipped: float
+) -> None:
+    for shard, outcome in zip(shards, outcomes):
         split = shard.path.name.split("-")[0]
         report.images[split] = report.images.get(split, 0) + outcome["images"]
         for entry in outcome["skipped"]:
             report.refuse(entry["image"], entry["reason"], UnreadableImageError)
         report.suspicious.extend(outcome["suspicious"])
     _check_fraction(report, sum(report.images.values()), max_skipped)
+
+
+def _report_copies(report: LoadReport, data: datasets.DatasetDict, digests: list[str]) -> None:
+    """Notes pictures that two patients share: one of them may be trained on, and the other tested."""
+    first: dict[str, tuple[str, str, str]] = {}
+    whose = (
+        (i, p, name) for name, rows in data.items() for i, p in zip(rows["image_id"], rows["patient_id"])
+    )
+    for digest, (image, patient, split) in zip(digests, whose):
+        other = first.setdefault(digest, (image, patient, split))
+        if other[1] != patient:
+            reason = "{} (patient {}, {}) is the same picture as {} (patient {}, {})."
+            report.suspicious.append({"image": image, "reason": reason.format(image, patient, split, *other)})
 
 
 def _check_fraction(report: LoadReport, images: int, max_skipped: float) -> None:
@@ -284,14 +340,13 @@ def _check_fraction(report: LoadReport, images: int, max_skipped: float) -> None
         )
 
 
-def _open(shards: list[Shard]) -> datasets.DatasetDict:
-    from datasets import Dataset, DatasetDict, NamedSplit, concatenate_datasets
+def _open(shards: list[Shard], outcomes: list[dict]) -> datasets.DatasetDict:
+    from datasets import DatasetDict, NamedSplit, concatenate_datasets
 
     result = DatasetDict()
     for split in SPLITS:
-        paths = [shard.path for shard in shards if shard.path.name.startswith(f"{split}-")]
-        parts = [Dataset.from_file(str(path), split=NamedSplit(split)) for path in paths]
-        parts = [part for part in parts if len(part)]
+        whole = [pair for pair in zip(shards, outcomes) if pair[0].path.name.startswith(f"{split}-")]
+        parts = [part for part in (shard.open(outcome) for shard, outcome in whole) if len(part)]
         if parts:
             result[split] = concatenate_datasets(parts, split=NamedSplit(split)) if parts[1:] else parts[0]
     return result

@@ -17,6 +17,10 @@ from .errors import BadRowError, CXRDataError, MissingDataError
 
 if TYPE_CHECKING:
     import datasets
+    import pandas as pd
+
+    from ..attributes import AttributeSchema
+    from ..causal_graph import CausalGraph
 
 REPORT_NAME = "report.json"
 SKIPPED_NAME = "skipped.csv"
@@ -41,7 +45,8 @@ class LoadReport:
         altered: values that were set to unknown or capped, counted by reason.
         skipped: one `{"image", "reason"}` per unreadable image or bad row that `on_error="skip"` passed over.
         suspicious: one `{"image", "reason"}` per image that is used, but was read with a warning (a colour
-            photograph, for instance).
+            photograph, for instance, or the picture of another patient).
+        attributes: the schema, as `describe_attributes` puts it.
     """
 
     source: str
@@ -51,6 +56,7 @@ class LoadReport:
     altered: Counter = field(default_factory=Counter)
     skipped: list[dict[str, str]] = field(default_factory=list)
     suspicious: list[dict[str, str]] = field(default_factory=list)
+    attributes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.on_error not in ON_ERROR:
@@ -83,6 +89,7 @@ class LoadReport:
             "altered": dict(self.altered),
             "skipped": list(self.skipped),
             "suspicious": list(self.suspicious),
+            "attributes": list(self.attributes),
         }
 
     @classmethod
@@ -105,11 +112,14 @@ class LoadReport:
     def is_saved(self, folder: str | Path) -> bool:
         """Whether the folder holds this very report."""
         path = Path(folder) / REPORT_NAME
-        return path.is_file() and json.loads(path.read_text(encoding="utf-8")) == self.to_dict()
+        try:
+            return path.is_file() and json.loads(path.read_text(encoding="utf-8")) == self.to_dict()
+        except ValueError:  # damaged
+            return False
 
-    def announce(self, folder: str | Path | None = None) -> None:
-        """Warns about skipped images, and logs the rest at level INFO (altered values: WARNING)."""
-        logger.log(logging.WARNING if self.altered else logging.INFO, "%s", self)
+    def announce(self, folder: str | Path | None = None, level: int = logging.INFO) -> None:
+        """Warns about skipped images, and logs the rest at `level` (altered values: WARNING)."""
+        logger.log(logging.WARNING if self.altered else level, "%s", self)
         if self.skipped:
             where = f"; all are listed in {Path(folder) / SKIPPED_NAME}" if folder else ""
             warnings.warn(
@@ -129,6 +139,7 @@ class LoadReport:
         lines = [f"{self.source}: " + ", ".join(f"{n} {split}" for split, n in self.images.items())]
         lines += [f"  left out: {n} {reason}" for reason, n in self.left_out.items()]
         lines += [f"  altered: {n} {reason}" for reason, n in self.altered.items()]
+        lines += [f"  {line}" for line in self.attributes]
         for kind in ("skipped", "suspicious"):
             entries = getattr(self, kind)
             lines += [f"  {kind}: {entry['image']}: {entry['reason']}" for entry in entries[:10]]
@@ -142,6 +153,7 @@ def load_report(data: datasets.DatasetDict | datasets.Dataset | str | Path) -> L
 
     Raises:
         MissingDataError: nothing that `load_cxr` prepared is behind this data set.
+        CXRDataError: the report's file is damaged.
     """
     if isinstance(data, str | Path):
         folders = [Path(data)]
@@ -149,11 +161,31 @@ def load_report(data: datasets.DatasetDict | datasets.Dataset | str | Path) -> L
         splits = data.values() if isinstance(data, Mapping) else [data]
         folders = [Path(entry["filename"]).parent for split in splits for entry in split.cache_files]
     for folder in folders:
-        if (folder / REPORT_NAME).is_file():
-            return LoadReport.from_dict(json.loads((folder / REPORT_NAME).read_text(encoding="utf-8")))
+        if (path := folder / REPORT_NAME).is_file():
+            try:
+                return LoadReport.from_dict(json.loads(path.read_text(encoding="utf-8")))
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                raise CXRDataError(
+                    f"{path} is damaged ({error}). Call load_cxr again, which writes it."
+                ) from error
     raise MissingDataError(
         f"No {REPORT_NAME} belongs to this data set. Give what load_cxr returned, or its cache folder."
     )
+
+
+def describe_attributes(schema: AttributeSchema, graph: CausalGraph | None, rows: pd.DataFrame) -> list[str]:
+    """One line per attribute, with range or classes and what occurs in the raw values of `rows`; and the graph."""
+    lines = []
+    for attribute in schema:
+        known = rows[attribute.name].dropna()
+        if attribute.is_discrete:
+            counts = [(known == index).sum() for index in range(attribute.n_classes)]
+            values = ", ".join(f"{name} {count}" for name, count in zip(attribute.categories, counts))
+        else:
+            values = f"{attribute.minimum:g} to {attribute.maximum:g} {attribute.unit}".rstrip()
+            values += f", {known.min():g} to {known.max():g} occur" if len(known) else ""
+        lines.append(f"{attribute.name}: {attribute.kind}, {values}, {len(rows) - len(known)} unknown")
+    return lines if graph is None else [*lines, f"{graph}"]
 
 
 def write_text(path: Path, text: str) -> None:

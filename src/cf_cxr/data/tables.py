@@ -35,13 +35,17 @@ def find_file(folders: Sequence[Path], patterns: Sequence[str], what: str) -> Pa
     )
 
 
-def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """The named columns of a CSV file (also .gz) or a spreadsheet, as text; empty cells are NaN.
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """The named columns of a CSV file (also .gz) or a spreadsheet, or all with a name, as text.
+
+    Empty cells are NaN, and no cell has space around it.
 
     Raises:
         MissingDataError: a column is missing; the message names it and those there are.
-        CXRDataError: the file is no readable table.
+        CXRDataError: the file is no readable table, or has a column twice.
     """
+    if not path.is_file():
+        raise CXRDataError(f"{path} is not a regular file; it was not opened. Put the table itself there.")
     try:
         table = _read_any(path)
     except ImportError as error:
@@ -53,26 +57,37 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
         raise
     except Exception as error:  # the readers raise many types on damaged files
         raise CXRDataError(f"{path} is no readable table: {error}. Download it again.") from error
-    table.columns = [str(column).strip().lstrip("\ufeff") for column in table.columns]
-    if missing := [column for column in columns if column not in table.columns]:
-        raise MissingDataError(
-            f"{path} has no column {', '.join(repr(c) for c in missing)}; it has {', '.join(table.columns)}."
-        )
-    return table[list(columns)]
-
-
-def read_columns(path: Path) -> list[str]:
-    """The column names of a CSV file; raises CXRDataError."""
-    try:
-        return [str(name).strip() for name in pd.read_csv(path, dtype=str, nrows=0).columns]
-    except Exception as error:  # the reader raises many types on damaged files
-        raise CXRDataError(f"{path} is no readable table: {error}.") from error
+    if table.empty:
+        raise CXRDataError(f"{path} is empty. Copy or download it again.")
+    names = [name.strip() for name in table.iloc[0].fillna("")]
+    if columns is None:
+        columns = list(dict.fromkeys(name for name in names if name))
+    if missing := [column for column in columns if column not in names]:
+        there = ", ".join(name for name in names if name)
+        raise MissingDataError(f"{path} has no column {', '.join(repr(c) for c in missing)}; it has {there}.")
+    for column in columns:
+        if (times := names.count(column)) > 1:
+            raise CXRDataError(
+                f"{path} has {times} columns {column!r}; which one counts is unknown. Remove or rename the others."
+            )
+    table = table.iloc[1:, [names.index(column) for column in columns]].reset_index(drop=True)
+    table.columns = list(columns)
+    return table.apply(lambda cells: cells.str.strip()).replace("", float("nan"))
 
 
 def _read_any(path: Path) -> pd.DataFrame:
+    """The cells with the header as the first row: as a header, pandas would rename a column that is there twice."""
     if path.suffix.lower() == ".xlsx":
-        return pd.read_excel(path, dtype=str)
-    return pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""], skipinitialspace=True)
+        return pd.read_excel(path, header=None, dtype=str)
+    return pd.read_csv(
+        path,
+        header=None,
+        dtype=str,
+        keep_default_na=False,
+        na_values=[""],
+        skipinitialspace=True,
+        encoding="utf-8-sig",
+    )
 
 
 def path_inside(root: Path, name: str, table: Path) -> Path:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pandas as pd
 import torch
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
@@ -14,6 +16,7 @@ from tqdm.auto import tqdm
 from ..attributes import AttributeSchema
 from ..causal_graph import CausalGraph
 from ..data import CXRCollator, cxr_schema, load_cxr
+from ..data.report import describe_attributes
 from ..image_processing_cxr import CXRImageProcessor
 from .arguments import DataArguments, read_config
 
@@ -99,12 +102,15 @@ def load_schema(args: DataArguments) -> tuple[AttributeSchema, CausalGraph]:
             f"Schema file {args.schema!r} lacks {' and '.join(missing)}: it must hold "
             '{"attributes": [{"name": ..., "kind": ...}, ...], "graph": {"name": ["parent", ...], ...}}.'
         )
-    schema = AttributeSchema(content["attributes"])
-    return schema, CausalGraph(content["graph"], schema.names)
+    try:
+        schema = AttributeSchema(content["attributes"])
+        return schema, CausalGraph(content["graph"], schema.names)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"Schema file {args.schema!r} is not as it should be: {error}") from error
 
 
 def load_splits(args: DataArguments, schema: AttributeSchema) -> Mapping[str, Any]:
-    """Train and validation rows, cut to `max_*_samples`.
+    """Train and validation rows, cut to `max_*_samples`; prints the attributes and which values occur.
 
     Raises:
         ValueError: there is no training split, or its columns are not the schema's attributes.
@@ -132,7 +138,16 @@ def load_splits(args: DataArguments, schema: AttributeSchema) -> Mapping[str, An
         if name in splits:
             rows = splits[name]
             chosen[name] = rows.select(range(min(limit or len(rows), len(rows))))
+    if os.environ.get("RANK", "0") == "0":  # of several processes, the first
+        _print_attributes(args, schema, chosen)
     return chosen
+
+
+def _print_attributes(args: DataArguments, schema: AttributeSchema, splits: Mapping[str, Any]) -> None:
+    described, graph = load_schema(args)
+    columns = [rows.select_columns(list(schema.names)).to_pandas() for rows in splits.values()]
+    lines = describe_attributes(schema, graph if described == schema else None, pd.concat(columns))
+    print("\n  ".join([f"{args.dataset}: " + ", ".join(f"{len(splits[n])} {n}" for n in splits), *lines]))
 
 
 def check_columns(rows: Any, schema: AttributeSchema) -> None:

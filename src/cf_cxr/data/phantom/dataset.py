@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..errors import CXRDataError
 from .chest import ChestPhantom
 from .config import PhantomConfig
 
@@ -93,7 +95,9 @@ def phantom_dataset(
 
     Raises:
         ValueError: for an unknown split, a number of images below 1, or no split at all.
+        CXRDataError: the Arrow files of an earlier call are damaged.
     """
+    import pyarrow as pa
     from datasets import Dataset, DatasetDict, NamedSplit
 
     config = config or PhantomConfig()
@@ -107,12 +111,28 @@ def phantom_dataset(
             raise ValueError(f"num_images[{split!r}] is {count}; give at least 1, or leave the split out.")
         first, last = SPLIT_OFFSETS[split], SPLIT_OFFSETS[split] + int(count)
         shards = [(start, min(start + _BLOCK, last)) for start in range(first, last, _BLOCK)]
-        result[split] = Dataset.from_generator(
-            _rows,
-            features=phantom_features(config),
-            gen_kwargs={"shards": shards, "config": config, "seed": int(seed), "version": RENDERER_VERSION},
-            num_proc=min(num_proc, len(shards)) if num_proc else None,
-            cache_dir=cache_dir,
-            split=NamedSplit(split),
+        try:
+            rows = Dataset.from_generator(
+                _rows,
+                features=phantom_features(config),
+                gen_kwargs={
+                    "shards": shards,
+                    "config": config,
+                    "seed": int(seed),
+                    "version": RENDERER_VERSION,
+                },
+                num_proc=min(num_proc, len(shards)) if num_proc else None,
+                cache_dir=cache_dir,
+                split=NamedSplit(split),
+            )
+            if rows["image_id"][:] == [f"phantom-{int(seed)}-{index}" for index in range(first, last)]:
+                result[split] = rows
+                continue
+            fault = f"{rows.cache_files[0]['filename']} holds other images"
+        except (pa.ArrowException, json.JSONDecodeError, KeyError, TypeError) as error:
+            fault = str(error)
+        raise CXRDataError(
+            f"The cached phantoms in {cache_dir or 'the cache of datasets'} are not as they were written "
+            f"({split}: {fault}). Delete that folder, and they are rendered again."
         )
     return DatasetDict(result)
