@@ -31,6 +31,13 @@ def test_every_example_is_explained(explanations):
         assert before != after and e.counterfactual is e.images[e.counterfactual_index]
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_explains_the_same(explanations, dtype):
+    half = pipeline("chest-xray-explanation", dtype=dtype)(cf_cxr.example_images()[0].path)
+    assert half.counterfactual_index == explanations[0].counterfactual_index
+    assert half.posteriors == pytest.approx(explanations[0].posteriors, abs=0.03)
+
+
 def test_the_posterior_follows_what_was_asked_for(explanations):
     errors = []
     for e in explanations:

@@ -31,6 +31,18 @@ def test_null_intervention_returns_a_real_radiograph(pipe, example):
     assert out["image"].tobytes() == out["factual_image"].tobytes()
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_shows_the_same(pipe, example, dtype):
+    half = pipeline("chest-xray-counterfactual", dtype=dtype)
+    assert {p.dtype for p in half.model.parameters()} == {getattr(torch, dtype)}
+    known = dict(example.attributes)
+    full, out = (p(example.path, attributes=known, do={"sex": "Female", "age": 30}) for p in (pipe, half))
+    assert np.abs(out["difference"] - full["difference"]).mean() < 0.5 / 127.5  # grey levels
+    assert out["predictions"]["after"]["sex"]["Female"] == pytest.approx(
+        full["predictions"]["after"]["sex"]["Female"], abs=0.02
+    )
+
+
 # The finding's text-mined labels leave the classifier unsure of any image, real ones included.
 @pytest.mark.parametrize(("name", "shift"), [("sex", 0.5), ("view", 0.5), ("finding", 0.25)])
 def test_interventions_convince_the_classifier_and_are_visible(pipe, name, shift):

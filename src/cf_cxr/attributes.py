@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .tensor_values import has_values
+
 KINDS = ("continuous", "binary", "categorical")
 MAX_NUMBER = 1e30  # of ranges: models work in float32
 _NUMBER_WITH_UNIT = re.compile(
@@ -301,6 +303,8 @@ class AttributeSchema:
                 f"got {tuple(raw.shape)}."
             )
         raw = raw.float()
+        if not has_values(raw):
+            return raw
         for a, column in zip(self, raw.unbind(1)):
             known = column[~column.isnan()]
             if not allow_missing and known.numel() < column.numel():
@@ -339,7 +343,7 @@ class AttributeSchema:
             raise AttributeValueError(f"Expected a raw tensor (batch, {self.n}), got {tuple(raw.shape)}.")
         raw = raw.float()
         unknown = raw.isnan()
-        if not (allow_unknown or keep_unknown) and bool(unknown.any()):
+        if not (allow_unknown or keep_unknown) and has_values(unknown) and bool(unknown.any()):
             name = self.names[int(unknown.any(0).nonzero()[0])]
             raise AttributeValueError(f"{name} is missing (NaN); give {self._expected(self[name])}.")
         parts = []

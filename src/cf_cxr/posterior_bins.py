@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .tensor_values import has_values
+
 
 @dataclass(frozen=True)
 class PosteriorBins:
@@ -81,7 +83,7 @@ class PosteriorBins:
                 f"Bins are integers from 0 to {self.num_bins - 1}, got {index.dtype}; "
                 "use PosteriorBins.index to turn a posterior into a bin."
             )
-        if torch.compiler.is_compiling() or not index.numel():
+        if not has_values(index):
             return index.long()
         low, high = index.aminmax()
         if low < 0 or high >= self.num_bins:
@@ -98,7 +100,7 @@ def check_probabilities(values: Tensor, name: str) -> None:
     Raises:
         ValueError: for NaN or a value outside [0, 1]; the message has `name` and the value.
     """
-    if torch.compiler.is_compiling() or not values.numel():
+    if not has_values(values):
         return
     low, high = (float(v) for v in values.detach().aminmax())
     if not (low >= 0 and high <= 1):  # also true for NaN, which aminmax passes on

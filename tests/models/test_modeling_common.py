@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel, Trainer, TrainingArguments
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 import cf_cxr  # noqa: F401  (registers the Auto classes)
 
@@ -68,6 +69,9 @@ class ModelCommonTestsMixin:
     """
 
     model_class: type[PreTrainedModel]
+    #: what the Trainer's predictions are, and how many hidden states there are (0: the model has none)
+    prediction = "logits"
+    num_hidden_states = 0
     batch_tolerance = {"rtol": 1e-4, "atol": 1e-5}
     # The weights are equal to the bit; kernels may round differently for another memory alignment.
     reload_tolerance = {"rtol": 1e-5, "atol": 1e-6}
@@ -242,9 +246,70 @@ class ModelCommonTestsMixin:
         plain = {n: g.clone() for n, g in self.gradients(model.train()).items()}
         model.gradient_checkpointing_enable()
         assert model.is_gradient_checkpointing
+        layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+        runs = []
+        for layer in layers:
+            checkpoint = layer._gradient_checkpointing_func
+            layer._gradient_checkpointing_func = lambda forward, *inputs, checkpoint=checkpoint: checkpoint(
+                lambda *inputs: runs.append(1) or forward(*inputs), *inputs
+            )
         assert_same(plain, self.gradients(model), rtol=1e-4, atol=1e-6)
+        assert layers and len(runs) == 2 * len(layers), "every layer runs twice, not once or three times"
+
+    def trainer(self, model, folder, **kwargs) -> Trainer:
+        """transformers' own, over two batches of `inputs()`."""
+        inputs = self.inputs()
+        rows = [dict(zip(inputs, row)) for row in zip(*inputs.values())]
+        arguments = TrainingArguments(
+            folder,
+            per_device_train_batch_size=len(rows),
+            max_steps=1,
+            report_to="none",
+            use_cpu=True,
+            disable_tqdm=True,
+            **kwargs,
+        )
+        return Trainer(model, arguments, train_dataset=rows + rows)
+
+    def test_trainer_divides_the_loss_by_the_accumulation_steps_once(self, tmp_path):
+        model, losses, backward = self.model(), [], []
+        trainer = self.trainer(model, tmp_path, gradient_accumulation_steps=2)
+        model.register_forward_hook(lambda *args: losses.append(args[-1]["loss"].item()))
+        original = trainer.accelerator.backward
+        trainer.accelerator.backward = lambda loss: (backward.append(loss.item()), original(loss))
+        trainer.train()
+        assert len(losses) == 2
+        assert backward == pytest.approx([loss / 2 for loss in losses])
+
+    def test_trainer_predicts_one_tensor(self, tmp_path):
+        model, inputs = self.model(), self.inputs()
+        trainer = self.trainer(model, tmp_path)
+        torch.manual_seed(0)
+        _, predicted, _ = trainer.prediction_step(model, inputs, prediction_loss_only=False)
+        assert_same(predicted, self.forward(model)[self.prediction])
 
     # --- forward ------------------------------------------------------------------------------------------
+
+    def test_misspelt_argument_is_refused(self):
+        model = self.model()
+        with pytest.raises(
+            TypeError, match=f"{self.model_class.__name__}.* no argument outputs_hidden_state; it"
+        ):
+            self.forward(model, outputs_hidden_state=True)
+        # what transformers' callers pass to every model
+        self.forward(model, num_items_in_batch=2, output_attentions=False, output_hidden_states=False)
+
+    def test_hidden_states(self):
+        model = self.model()
+        plain, hidden = self.forward(model), self.forward(model, output_hidden_states=True)
+        assert plain.get("hidden_states") is None
+        states = hidden.get("hidden_states") or ()
+        assert len(states) == self.num_hidden_states
+        assert_same(dict(plain), {k: v for k, v in hidden.items() if k != "hidden_states"})
+        if states:
+            model.config.output_hidden_states = True
+            assert_same(states, self.forward(model).hidden_states)
+            assert isinstance(self.forward(model, return_dict=False)[-1], tuple)
 
     def test_signature(self):
         parameters = list(inspect.signature(self.model_class.forward).parameters)

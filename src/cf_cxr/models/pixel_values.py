@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
+
+from ..tensor_values import has_values
 
 # bfloat16 and resampling may carry a pixel this far outside the range.
 _TOLERANCE = 0.01
@@ -37,7 +38,7 @@ def check_pixel_values(pixel_values: Tensor, num_channels: int, multiple: int) -
             f"Images of {shape[2]} x {shape[3]} pixels do not fit: each side must be a multiple of {multiple}; the "
             f"nearest size is {nearest}."
         )
-    if torch.compiler.is_compiling() or not pixel_values.numel():
+    if not has_values(pixel_values):
         return
     low, high = (float(v) for v in pixel_values.detach().aminmax())
     if low != low or high != high:

@@ -7,6 +7,7 @@ from ..test_modeling_common import ModelCommonTestsMixin
 
 class TestAnatomySegmenter(ModelCommonTestsMixin):
     model_class = AnatomySegmenterModel
+    num_hidden_states = 9
 
     def config(self):
         return AnatomySegmenterConfig(

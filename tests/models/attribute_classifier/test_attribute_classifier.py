@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from transformers import BitConfig, ConvNextV2Config, ResNetConfig, ViTConfig
+from transformers import BitConfig, ConvNextV2Config, ResNetConfig, Trainer, TrainingArguments, ViTConfig
 
 from cf_cxr.attributes import Attribute, AttributeSchema
 from cf_cxr.models.attribute_classifier import AttributeClassifierConfig, AttributeClassifierModel
@@ -78,6 +78,39 @@ def test_a_token_backbone_and_one_that_checkpoints():
     model(radiographs(), labels).loss.backward()
     for p, expected in zip(model.parameters(), plain):
         assert torch.allclose(p.grad, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path, steps):
+    labels = torch.tensor([[50.0, 1, 2], [20.0, 0, 1], [70.0, 1, 0], [45.0, 0, 2]])
+    rows = [{"pixel_values": x, "labels": y} for x, y in zip(radiographs(), labels)]
+    model = tiny_model("convnextv2")
+    model(radiographs(), labels).loss.backward()
+    expected = [p.detach() - p.grad for p in model.parameters()]
+    arguments = TrainingArguments(
+        tmp_path,
+        per_device_train_batch_size=4 // steps,
+        gradient_accumulation_steps=steps,
+        max_steps=1,
+        max_grad_norm=0,
+        learning_rate=1.0,
+        lr_scheduler_type="constant",
+        optim="sgd",
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+    )
+    trainer = Trainer(
+        model,
+        arguments,
+        train_dataset=rows,
+        eval_dataset=rows,
+        compute_metrics=lambda p: {"shape": p[0].shape},
+    )
+    trainer.train()
+    for parameter, value in zip(model.parameters(), expected):
+        torch.testing.assert_close(parameter, value)
+    assert trainer.evaluate()["eval_shape"] == (4, 6)  # of the logits alone
 
 
 def test_gradient_checkpointing_is_refused_where_the_backbone_has_none():

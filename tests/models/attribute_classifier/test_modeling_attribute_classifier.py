@@ -20,6 +20,7 @@ class ClassifierTests(ModelCommonTestsMixin):
     """What does not depend on the backbone."""
 
     model_class = AttributeClassifierModel
+    num_hidden_states = 3
     backbone: dict = {}
     options: dict = {}
 

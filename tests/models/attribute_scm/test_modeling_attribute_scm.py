@@ -47,6 +47,7 @@ def model() -> AttributeSCMModel:
 
 class TestAttributeSCMCommon(ModelCommonTestsMixin):
     model_class = AttributeSCMModel
+    prediction = "log_prob"
 
     def config(self):
         return small_config()
@@ -267,6 +268,19 @@ def test_impossible_attributes(model):
             call(bad)
         with pytest.raises(AttributeValueError, match="shape"):
             call(rows(3)[:, :4])
+
+
+def test_exports_and_compiles_to_one_graph():
+    graph = {"age": [], "finding": ["age"]}
+    settings = {"hidden_sizes": [8], "num_transforms": 1, "num_bins": 4}
+    model = AttributeSCMModel(AttributeSCMConfig(attributes=ATTRIBUTES[:2], graph=graph, **settings)).eval()
+    inputs, other = rows()[:, :2], rows(seed=1)[:, :2]
+    inputs[0, FINDING] = other[1, AGE] = torch.nan
+    exported = torch.export.export(model, (inputs,)).module()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    for traced in (exported, compiled):
+        for attributes in (inputs, other):
+            torch.testing.assert_close(traced(attributes).log_prob, model(attributes).log_prob)
 
 
 def test_noise_of_other_rows_is_refused(model):

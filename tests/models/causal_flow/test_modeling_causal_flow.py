@@ -47,6 +47,8 @@ def images(rows=3, seed=5):
 class TestCausalFlow(ModelCommonTestsMixin):
     model_class = CausalFlowModel
     batch_tolerance = {"rtol": 1e-4, "atol": 1e-4}
+    prediction = "reconstruction"
+    num_hidden_states = 9
 
     def config(self):
         return CausalFlowConfig(**TINY)

@@ -29,6 +29,8 @@ TINY = {
 
 class TestCausalHVAE(ModelCommonTestsMixin):
     model_class = CausalHVAEModel
+    prediction = "reconstruction"
+    num_hidden_states = 8
 
     def config(self):
         return CausalHVAEConfig(**TINY)

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 
@@ -12,7 +14,7 @@ from cf_cxr import (
 )
 
 from ...pipelines.tiny import GRAPH, SCHEMA, SIDE, tiny_model
-from ..test_modeling_common import ModelCommonTestsMixin
+from ..test_modeling_common import ModelCommonTestsMixin, assert_same
 
 FACTUAL = [
     {"age": 50, "sex": "Male", "site": "A", "finding": "No Finding"},
@@ -23,6 +25,7 @@ FACTUAL = [
 
 class TestDeepSCM(ModelCommonTestsMixin):
     model_class = DeepSCMModel
+    num_hidden_states = 3
 
     def config(self):
         return tiny_model().config
@@ -103,9 +106,43 @@ class TestDeepSCM(ModelCommonTestsMixin):
 
     def test_from_parts_copies_the_weights(self):
         model = self.model()
-        copy = DeepSCMModel.from_parts(model.attribute_scm, model.image_mechanism, model.classifier)
+        assembled = DeepSCMModel.from_parts(model.attribute_scm, model.image_mechanism, model.classifier)
         for name, tensor in model.state_dict().items():
-            assert torch.equal(tensor, copy.state_dict()[name]), name
+            assert torch.equal(tensor, assembled.state_dict()[name]), name
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+    @pytest.mark.parametrize("mechanism", ["hvae", "flow"])
+    def test_half_precision(self, tmp_path, mechanism, dtype):
+        model, inputs, do = tiny_model(mechanism=mechanism), self.inputs(), {"sex": "Female"}
+        model.config.classifier_config.backbone_config.dtype = torch.float32  # as trained classifiers say
+        model.save_pretrained(tmp_path)
+        loaded = DeepSCMModel.from_pretrained(tmp_path, dtype=dtype)
+        parts = loaded.attribute_scm, loaded.image_mechanism, loaded.classifier
+        expected, posterior = (
+            model.counterfactual(**inputs, do=do).pixel_values,
+            model.predict(inputs["pixel_values"]),
+        )
+        for half in (loaded, DeepSCMModel.from_parts(*parts), copy.deepcopy(model).to(dtype)):
+            assert {p.dtype for p in half.parameters()} == {dtype}
+            pixel_values = half.counterfactual(**inputs, do=do).pixel_values
+            assert (pixel_values - expected).abs().mean() < 2 / 127.5  # grey levels
+            assert (half.predict(inputs["pixel_values"])["sex"] - posterior["sex"]).abs().max() < 0.02
+
+    def test_parts_of_two_types_are_assembled_in_the_wider_one(self):
+        model = self.model()
+        model.image_mechanism.to(torch.bfloat16)
+        whole = DeepSCMModel.from_parts(model.attribute_scm, model.image_mechanism, model.classifier)
+        assert {p.dtype for p in whole.parameters()} == {torch.float32}
+        assert whole(**self.inputs()).loss.isfinite()
+
+    @pytest.mark.slow
+    def test_exports_and_compiles_to_one_graph(self):
+        model, inputs = self.model(), self.inputs()
+        expected = model(**inputs)
+        exported = torch.export.export(model, (), inputs, strict=False).module()
+        compiled = torch.compile(model, fullgraph=True, backend="eager")
+        for traced in (exported, compiled):
+            assert_same(dict(expected), dict(traced(**inputs)), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ def images(seed=0):
 class ExplainerTests(ModelCommonTestsMixin):
     model_class = ProgressiveExplainerModel
     options: dict = {}
+    prediction = "pixel_values"
+    num_hidden_states = 5
 
     def config(self):
         return ProgressiveExplainerConfig(
@@ -64,6 +66,8 @@ class TestWithGroupNorm(ExplainerTests):
 
 class TestExplainerDiscriminator(ModelCommonTestsMixin):
     model_class = ExplainerDiscriminator
+    prediction = "scores"
+    num_hidden_states = 4
 
     def config(self):
         return ExplainerDiscriminatorConfig(image_size=16, num_bins=4, widths=[4, 6, 8])

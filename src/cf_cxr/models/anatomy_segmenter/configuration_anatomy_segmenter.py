@@ -30,6 +30,7 @@ class AnatomySegmenterConfig(PreTrainedConfig):
     """
 
     model_type = "anatomy_segmenter"
+    keys_to_ignore_at_inference = ["loss", "losses", "hidden_states"]
 
     labels: list[str] | tuple[str, ...] = ("lungs", "heart", "devices")
     image_size: int | None = None

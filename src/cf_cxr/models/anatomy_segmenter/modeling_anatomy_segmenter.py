@@ -10,10 +10,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
+from transformers.utils.output_capturing import capture_outputs
 
 from ...posterior_bins import check_probabilities
 from ..attribute_classifier.modeling_attribute_classifier import standardize_images
+from ..forward_arguments import check_forward_arguments
 from ..pixel_values import check_pixel_values
+from ..unet import UNetCheckpointingMixin, UNetResnetBlock, make_unet
 from .configuration_anatomy_segmenter import AnatomySegmenterConfig
 from .segmentation_loss import binary_cross_entropy, soft_dice_loss
 
@@ -25,14 +28,16 @@ class AnatomySegmenterOutput(ModelOutput):
         loss (`()`, float32, given `masks`): mean of `losses`.
         losses (`(L,)`, float32, given `masks`): binary cross-entropy + dice_weight * soft Dice loss per label.
         logits (`(B, L, H, W)`, float32): in the order of `config.labels`.
+        hidden_states (tuple, with `output_hidden_states=True`): before and after every residual block.
     """
 
     loss: Tensor | None = None
     losses: Tensor | None = None
     logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
 
 
-class AnatomySegmenterModel(PreTrainedModel):
+class AnatomySegmenterModel(UNetCheckpointingMixin, PreTrainedModel):
     """Masks of lungs, heart and devices in a radiograph, independent of each other.
 
     The network is the U-Net of diffusers (residual blocks, group normalisation, no attention) at a constant time step;
@@ -45,13 +50,13 @@ class AnatomySegmenterModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False
+    _can_record_outputs = {"hidden_states": UNetResnetBlock}
 
     def __init__(self, config: AnatomySegmenterConfig):
-        from diffusers import UNet2DModel  # seconds to import: not with `import cf_cxr`
-
         super().__init__(config)
         stages = len(config.widths)
-        self.unet = UNet2DModel(
+        self.unet = make_unet(
             in_channels=config.num_channels,
             out_channels=len(config.labels),
             down_block_types=("DownBlock2D",) * stages,
@@ -74,11 +79,11 @@ class AnatomySegmenterModel(PreTrainedModel):
         else:
             super()._init_weights(module)
 
+    @capture_outputs
     def forward(
         self,
         pixel_values: Tensor,
         masks: Tensor | None = None,
-        return_dict: bool | None = None,
         **kwargs,
     ) -> AnatomySegmenterOutput | tuple:
         """Logits of every label at every pixel, and the loss where masks are given.
@@ -86,21 +91,19 @@ class AnatomySegmenterModel(PreTrainedModel):
         Args:
             pixel_values: `(B, C, H, W)` in [-1, 1]; H and W multiples of `config.total_stride`.
             masks: `(B, L, H, W)`, bool or in [0, 1], in the order of `config.labels`.
-            return_dict: a tuple if False.
 
         Raises:
             ValueError: for images of another shape, size or range, or masks of another shape or range.
         """
-        return_dict = self.config.return_dict if return_dict is None else return_dict
+        check_forward_arguments(self, kwargs)
         check_pixel_values(pixel_values, self.config.num_channels, self.config.total_stride)
         if self.config.standardize:
             pixel_values = standardize_images(pixel_values)
         logits = self.unet(pixel_values.to(self.dtype), timestep=0).sample.float()
         losses = None if masks is None else self._losses(logits, masks)
-        output = AnatomySegmenterOutput(
+        return AnatomySegmenterOutput(
             loss=None if losses is None else losses.mean(), losses=losses, logits=logits
         )
-        return output if return_dict else output.to_tuple()
 
     @torch.no_grad()
     def segment(

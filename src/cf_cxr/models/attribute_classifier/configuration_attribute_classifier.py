@@ -75,6 +75,7 @@ class AttributeClassifierConfig(PreTrainedConfig):
     """
 
     model_type = "attribute_classifier"
+    keys_to_ignore_at_inference = ["losses", "embedding", "hidden_states"]
     sub_configs = {"backbone_config": AutoConfig}
 
     attributes: list | tuple = ()

@@ -13,6 +13,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from ...attributes import Attribute, AttributeSchema
+from ..forward_arguments import check_forward_arguments
 from .configuration_attribute_classifier import AttributeClassifierConfig
 
 # Log standard deviation of a continuous attribute, normalised to [-1, 1]: 0.25 to 370 years on a range of 100.
@@ -148,11 +149,13 @@ class AttributeClassifierModel(PreTrainedModel):
     base_model_prefix = "attribute_classifier"
     main_input_name = "pixel_values"
     input_modalities = ("image",)
+    accepts_loss_kwargs = False
 
     def __init__(self, config: AttributeClassifierConfig):
         super().__init__(config)
         self.schema = config.schema
-        self.backbone = AutoModel.from_config(config.backbone_config)
+        # In the type that everything else is built in, whatever the backbone was saved in.
+        self.backbone = AutoModel.from_config(config.backbone_config).to(torch.get_default_dtype())
         # The convolutional backbones of transformers have no checkpointing hooks; ViT and Swin do.
         self.supports_gradient_checkpointing = bool(self.backbone.supports_gradient_checkpointing)
         width = (config.embedding_dim or _embedding_dim(self.backbone)) * config.pool_grid**2
@@ -196,13 +199,16 @@ class AttributeClassifierModel(PreTrainedModel):
             ValueError: for the wrong number of channels, images smaller than the backbone's stride, or labels of
                 the wrong shape.
         """
+        check_forward_arguments(self, kwargs)
         self._check_pixel_values(pixel_values)
         return_dict = return_dict if return_dict is not None else self.config.return_dict
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
         if self.config.standardize:
             pixel_values = standardize_images(pixel_values)
         features = self.backbone(
             pixel_values.to(self.heads[0].weight.dtype),
-            output_hidden_states=bool(output_hidden_states),
+            output_hidden_states=output_hidden_states,
             return_dict=True,
         )
         # Heads leave autocast: half precision would round ages to about half a year.

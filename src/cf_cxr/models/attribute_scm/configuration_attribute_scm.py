@@ -38,6 +38,7 @@ class AttributeSCMConfig(PreTrainedConfig):
     """
 
     model_type = "attribute_scm"
+    keys_to_ignore_at_inference = ["loss"]
 
     attributes: list[dict[str, Any]] | None = None
     graph: dict[str, list[str]] | None = None

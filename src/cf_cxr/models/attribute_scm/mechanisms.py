@@ -11,10 +11,9 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributions import AffineTransform, Normal, SigmoidTransform
+from torch.distributions import AffineTransform, Normal, SigmoidTransform, Transform
 from transformers.activations import ACT2FN
-from zuko.distributions import NormalizingFlow
-from zuko.transforms import ComposedTransform, MonotonicRQSTransform
+from zuko.transforms import MonotonicRQSTransform
 
 
 def precise_dtype(device: torch.device) -> torch.dtype:
@@ -128,8 +127,8 @@ class SplineFlowMechanism(nn.Module):
         self.shape, self.parts = (num_transforms, 3 * num_bins - 1), (num_bins, num_bins, num_bins - 1)
         self.conditioner = Conditioner(parent_dim, self.shape[0] * self.shape[1], hidden_sizes, hidden_act)
 
-    def forward(self, parents: Tensor) -> NormalizingFlow:
-        """The distribution of the value given the encoded parents `(B, parent_dim)`."""
+    def forward(self, parents: Tensor) -> list[Transform]:
+        """The maps that lead from value to noise, one after the other, given the encoded parents `(B, parent_dim)`."""
         theta = self.conditioner(parents)
         scale = (1 - 2 * self.edge) / (self.maximum - self.minimum)
         splines = [
@@ -137,12 +136,15 @@ class SplineFlowMechanism(nn.Module):
             for t in theta.unflatten(-1, self.shape).unbind(-2)
         ]
         to_unit = AffineTransform(self.edge - self.minimum * scale, scale)
-        base = Normal(torch.zeros_like(theta[:, 0]), 1.0, validate_args=False)
-        return NormalizingFlow(ComposedTransform(to_unit, SigmoidTransform().inv, *splines), base)
+        return [to_unit, SigmoidTransform().inv, *splines]
 
     def log_prob(self, value: Tensor, parents: Tensor) -> Tensor:
         """Log density `(B,)` of values `(B,)`, in nats per unit of the variable."""
-        return self(parents).log_prob(value.to(precise_dtype(value.device)))
+        noise, log_det = value.to(precise_dtype(value.device)), 0.0
+        for transform in self(parents):
+            noise, change = transform.call_and_ladj(noise)
+            log_det = log_det + change
+        return Normal(0.0, 1.0, validate_args=False).log_prob(noise) + log_det
 
     def sample(self, parents: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Values `(B,)` in units, within the range."""
@@ -151,8 +153,14 @@ class SplineFlowMechanism(nn.Module):
 
     def abduct(self, value: Tensor, parents: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Noise `(B,)`; a function of the value, so the generator is not used."""
-        return self(parents).transform(value.to(precise_dtype(value.device)))
+        noise = value.to(precise_dtype(value.device))
+        for transform in self(parents):
+            noise = transform(noise)
+        return noise
 
     def decode(self, noise: Tensor, parents: Tensor) -> Tensor:
         """Values `(B,)` in units from noise `(B,)`, clamped to the range."""
-        return self(parents).transform.inv(noise).clamp(self.minimum, self.maximum)
+        value = noise
+        for transform in reversed(self(parents)):
+            value = transform.inv(value)
+        return value.clamp(self.minimum, self.maximum)

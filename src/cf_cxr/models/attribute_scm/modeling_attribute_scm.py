@@ -11,6 +11,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from ...attributes import Attribute, AttributeValueError
+from ..forward_arguments import check_forward_arguments
 from .configuration_attribute_scm import AttributeSCMConfig
 from .mechanisms import Conditioner, GumbelMaxMechanism, SplineFlowMechanism
 
@@ -46,9 +47,6 @@ class AttributeSCMModel(PreTrainedModel):
     Attributes are raw float tensors `(B, n)` in schema order: units for continuous variables, class indices for
     discrete ones, NaN for unknown. An unknown variable is left out of the likelihood, enters its children's
     mechanisms as the schema's neutral code, and stays unknown in counterfactuals unless it is intervened on.
-
-    The forward pass takes `output_hidden_states` and `output_attentions` because transformers' callers pass them
-    to any model; this one has neither.
     """
 
     config_class = AttributeSCMConfig
@@ -120,11 +118,11 @@ class AttributeSCMModel(PreTrainedModel):
     def forward(
         self,
         attributes: Tensor,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
         return_dict: bool | None = None,
+        **kwargs,
     ) -> AttributeSCMOutput | tuple[Tensor, Tensor]:
         """Loss and log likelihoods of raw attributes `(B, n)`; see `AttributeSCMOutput` and `log_prob`."""
+        check_forward_arguments(self, kwargs)
         log_prob = self.log_prob(attributes)
         counts = (~attributes.isnan()).sum(0).clamp_min(1)
         output = AttributeSCMOutput(loss=-(log_prob.sum(0) / counts).sum(), log_prob=log_prob)

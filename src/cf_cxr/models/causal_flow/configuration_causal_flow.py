@@ -32,6 +32,7 @@ class CausalFlowConfig(PreTrainedConfig):
     """
 
     model_type = "causal_flow"
+    keys_to_ignore_at_inference = ["loss", "hidden_states"]
 
     attribute_names: list[str] | tuple[str, ...] = ("age", "sex", "view", "finding")
     attribute_sizes: list[int] | tuple[int, ...] = (1, 1, 1, 1)

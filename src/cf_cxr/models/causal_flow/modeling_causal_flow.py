@@ -20,14 +20,16 @@ from dataclasses import dataclass
 from numbers import Real
 
 import torch
-from diffusers import UNet2DModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput, logging
+from transformers.utils.output_capturing import capture_outputs
 
+from ..forward_arguments import check_forward_arguments
 from ..pixel_values import check_pixel_values
+from ..unet import UNetCheckpointingMixin, UNetResnetBlock, make_unet
 from .configuration_causal_flow import CausalFlowConfig
 
 GUIDANCE = ("factual", "classifier_free")
@@ -60,10 +62,12 @@ class CausalFlowOutput(ModelOutput):
     Args:
         loss: mean squared error of the velocity at random times (L, eq. 23), scalar.
         reconstruction: the image expected at those times, x_t - t v, `(B, C, H, W)` in [-1, 1].
+        hidden_states: with `output_hidden_states=True`: of the U-Net, before and after every residual block.
     """
 
     loss: Tensor | None = None
     reconstruction: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
 
 
 class AttributeEmbedding(nn.Module):
@@ -95,7 +99,7 @@ def random_like(values: Tensor, draw: Callable[..., Tensor], generator: torch.Ge
     return draw(values.shape, generator=generator, device=device).to(values.device)
 
 
-class CausalFlowModel(PreTrainedModel):
+class CausalFlowModel(UNetCheckpointingMixin, PreTrainedModel):
     """Flow of images given causal parents.
 
     `abduct` carries an image to t = 1 under its own parents, `decode` carries that noise back under others. Both take
@@ -112,6 +116,8 @@ class CausalFlowModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False
+    _can_record_outputs = {"hidden_states": UNetResnetBlock}
 
     abduct_options = ("num_inference_steps", "show_progress")
     decode_options = ("guidance_scale", "guidance", "show_progress")
@@ -122,7 +128,7 @@ class CausalFlowModel(PreTrainedModel):
         widths, channels = config.block_out_channels, config.num_channels * config.patch_size**2
         plain = len(widths) - 1
         self.attribute_embedding = AttributeEmbedding(config, 4 * widths[0])
-        self.unet = UNet2DModel(
+        self.unet = make_unet(
             sample_size=config.image_size // config.patch_size,
             in_channels=channels,
             out_channels=channels,
@@ -175,12 +181,13 @@ class CausalFlowModel(PreTrainedModel):
         change = F.pixel_shuffle(change, size).float()
         return (t - (1 - t) * std**2) / variance * x + std * variance.rsqrt() * change
 
+    @capture_outputs
     def forward(
         self,
         pixel_values: Tensor,
         parents: Tensor,
         generator: torch.Generator | None = None,
-        return_dict: bool | None = None,
+        **kwargs,
     ) -> CausalFlowOutput | tuple:
         """The flow matching loss of images at random times, one per image, logit-normal in [0, 1].
 
@@ -189,7 +196,7 @@ class CausalFlowModel(PreTrainedModel):
             parents: `(B, context_dim)`, from `AttributeSchema.encode`; NaN where unknown.
             generator: source of times, noise and hidden attributes.
         """
-        return_dict = self.config.return_dict if return_dict is None else return_dict
+        check_forward_arguments(self, kwargs)
         self._check(pixel_values, parents)
         x = pixel_values.float()
         time = (TIME_SPREAD * random_like(x[:, 0, 0, 0], torch.randn, generator)).sigmoid()
@@ -197,11 +204,10 @@ class CausalFlowModel(PreTrainedModel):
         t = time[:, None, None, None]
         x_t = torch.lerp(x, epsilon, t)
         velocity = self.velocity(x_t, time, self.attribute_embedding(parents.to(self.dtype), generator))
-        output = CausalFlowOutput(
+        return CausalFlowOutput(
             loss=F.mse_loss(velocity, epsilon - x),
             reconstruction=(x_t - t * velocity).clamp(-1, 1),
         )
-        return output if return_dict else output.to_tuple()
 
     # ------------------------------------------------------------- guidance
 

@@ -64,6 +64,7 @@ class CausalHVAEConfig(PreTrainedConfig):
     """
 
     model_type = "causal_hvae"
+    keys_to_ignore_at_inference = ["loss", "nll", "kl", "counterfactual", "hidden_states"]
 
     image_size: int = 64
     num_channels: int = 1

@@ -19,7 +19,10 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
+from transformers.utils.output_capturing import capture_outputs
 
+from ...tensor_values import has_values
+from ..forward_arguments import check_forward_arguments
 from ..image_mechanism import repeat_noise
 from .configuration_causal_hvae import CausalHVAEConfig, DecoderBlockSpec, EncoderBlockSpec
 
@@ -54,6 +57,7 @@ class CausalHVAEOutput(ModelOutput):
         kl: KL of posterior and prior, summed over latents, divided by the image's dimensions, scalar.
         reconstruction: likelihood mean clamped to [-1, 1], `(B, C, H, W)`.
         counterfactual: `(B, C, H, W)` in [-1, 1], only with `counterfactual_parents`.
+        hidden_states: with `output_hidden_states=True`: the encoder's, after its stem and after every block.
     """
 
     loss: Tensor | None = None
@@ -61,6 +65,7 @@ class CausalHVAEOutput(ModelOutput):
     kl: Tensor | None = None
     reconstruction: Tensor | None = None
     counterfactual: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
 
 
 @dataclass
@@ -331,7 +336,9 @@ class CausalHVAEPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False
     _no_split_modules = ["CausalHVAEEncoderBlock", "CausalHVAEDecoderBlock"]
+    _can_record_outputs = {"hidden_states": CausalHVAEEncoderBlock}
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -370,6 +377,7 @@ class CausalHVAEModel(CausalHVAEPreTrainedModel):
         self.likelihood = DiscretizedGaussian(config)
         self.post_init()
 
+    @capture_outputs
     def forward(
         self,
         pixel_values: Tensor,
@@ -377,7 +385,6 @@ class CausalHVAEModel(CausalHVAEPreTrainedModel):
         counterfactual_parents: Tensor | None = None,
         sample_posterior: bool | None = None,
         generator: torch.Generator | None = None,
-        return_dict: bool | None = None,
         **kwargs,
     ) -> CausalHVAEOutput | tuple:
         """Free energy of images, and, on request, their counterfactuals from the same pass.
@@ -391,7 +398,7 @@ class CausalHVAEModel(CausalHVAEPreTrainedModel):
                 None draws in training mode or when a generator is given, and takes the mean otherwise.
             generator: source of the posterior noise.
         """
-        return_dict = self.config.return_dict if return_dict is None else return_dict
+        check_forward_arguments(self, kwargs)
         self._check(pixel_values, parents)
         if sample_posterior is None:
             sample_posterior = self.training or generator is not None
@@ -412,14 +419,13 @@ class CausalHVAEModel(CausalHVAEPreTrainedModel):
                 )
             noise = self._noise(pixel_values, parents, state, loc, logscale)
             counterfactual = self.decode(repeat_noise(noise, repeats), counterfactual_parents)
-        output = CausalHVAEOutput(
+        return CausalHVAEOutput(
             loss=nll + self.config.beta * kl,
             nll=nll,
             kl=kl,
             reconstruction=loc.clamp(-1, 1),
             counterfactual=counterfactual,
         )
-        return output if return_dict else output.to_tuple()
 
     def free_energy_terms(
         self, pixel_values: Tensor, parents: Tensor, generator: torch.Generator | None = None
@@ -569,7 +575,7 @@ class CausalHVAEModel(CausalHVAEPreTrainedModel):
                 f"parents must be ({pixel_values.shape[0]}, {c.context_dim}), got {tuple(parents.shape)}; "
                 "make them with AttributeSchema.encode."
             )
-        if torch.compiler.is_compiling() or pixel_values.is_meta:
+        if not has_values(pixel_values):
             return
         low, high = pixel_values.aminmax()
         if not (low >= -1.001 and high <= 1.001):

@@ -29,6 +29,14 @@ class DeepSCMConfig(PreTrainedConfig):
     """
 
     model_type = "deep_scm"
+    keys_to_ignore_at_inference = [
+        "loss",
+        "image_loss",
+        "attribute_loss",
+        "classifier_loss",
+        "reconstruction",
+        "hidden_states",
+    ]
     sub_configs = {
         "scm_config": AttributeSCMConfig,
         "image_config": AutoConfig,

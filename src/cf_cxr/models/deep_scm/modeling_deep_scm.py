@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,9 @@ from transformers.utils import ModelOutput
 
 from ..attribute_classifier import AttributeClassifierModel
 from ..attribute_scm import AttributeSCMModel
+from ..forward_arguments import check_forward_arguments
 from ..image_mechanism import mechanism_options, repeat_noise, split_options
+from ..unet import UNetCheckpointingMixin
 from .configuration_deep_scm import DeepSCMConfig
 
 
@@ -62,6 +65,7 @@ class DeepSCMOutput(ModelOutput):
         classifier_loss: loss of the classifier on the images.
         logits: the classifier's raw outputs.
         reconstruction: `(B, C, H, W)` in [-1, 1], where the image mechanism gives one.
+        hidden_states: with `output_hidden_states=True`: the classifier's.
     """
 
     loss: Tensor | None = None
@@ -70,9 +74,10 @@ class DeepSCMOutput(ModelOutput):
     classifier_loss: Tensor | None = None
     logits: Tensor | None = None
     reconstruction: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
 
 
-class DeepSCMModel(PreTrainedModel):
+class DeepSCMModel(UNetCheckpointingMixin, PreTrainedModel):
     """p(attributes) p(image | attributes) with a classifier q(attributes | image), in one repository.
 
     Counterfactual queries follow Pearl's three steps: abduction of all exogenous noise from the factual
@@ -85,11 +90,13 @@ class DeepSCMModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False
 
     def __init__(self, config: DeepSCMConfig):
         super().__init__(config)
         self.attribute_scm = AttributeSCMModel(config.scm_config)
-        self.image_mechanism = AutoModel.from_config(config.image_config)
+        # In the type that everything else is built in, whatever the mechanism was saved in.
+        self.image_mechanism = AutoModel.from_config(config.image_config).to(torch.get_default_dtype())
         self.classifier = AttributeClassifierModel(config.classifier_config)
         self.schema = self.attribute_scm.schema
         self.graph = self.attribute_scm.graph
@@ -102,7 +109,7 @@ class DeepSCMModel(PreTrainedModel):
         image_mechanism: PreTrainedModel,
         classifier: AttributeClassifierModel,
     ) -> DeepSCMModel:
-        """Assembles a model from trained parts; their weights are copied.
+        """Assembles a model from trained parts; their weights are copied, in the widest of their types.
 
         Raises:
             ValueError: if they do not agree about attributes or image size.
@@ -112,7 +119,10 @@ class DeepSCMModel(PreTrainedModel):
             image_config=image_mechanism.config.to_dict(),
             classifier_config=classifier.config.to_dict(),
         )
-        model = cls(config)
+        dtype = functools.reduce(
+            torch.promote_types, (part.dtype for part in (attribute_scm, image_mechanism, classifier))
+        )
+        model = cls._from_config(config, dtype=dtype)
         model.attribute_scm.load_state_dict(attribute_scm.state_dict())
         model.image_mechanism.load_state_dict(image_mechanism.state_dict())
         model.classifier.load_state_dict(classifier.state_dict())
@@ -126,18 +136,24 @@ class DeepSCMModel(PreTrainedModel):
         pixel_values: Tensor,
         attributes: Tensor,
         generator: torch.Generator | None = None,
+        output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         **kwargs,
     ) -> DeepSCMOutput | tuple:
         """Joint loss of images `(B, C, H, W)` in [-1, 1] and raw attributes `(B, n)`."""
+        check_forward_arguments(self, kwargs)
         return_dict = self.config.return_dict if return_dict is None else return_dict
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
         keep = getattr(self.image_mechanism, "takes_unknown_parents", False)
         parents = self.schema.encode(attributes, allow_unknown=True, keep_unknown=keep).to(
             pixel_values.device
         )
         image = self.image_mechanism(pixel_values, parents, generator=generator, return_dict=True)
         scm = self.attribute_scm(attributes, return_dict=True)
-        classifier = self.classifier(pixel_values, labels=attributes, return_dict=True)
+        classifier = self.classifier(
+            pixel_values, labels=attributes, output_hidden_states=output_hidden_states, return_dict=True
+        )
         output = DeepSCMOutput(
             loss=image.loss + scm.loss + classifier.loss,
             image_loss=image.loss,
@@ -145,6 +161,7 @@ class DeepSCMModel(PreTrainedModel):
             classifier_loss=classifier.loss,
             logits=classifier.logits,
             reconstruction=image.get("reconstruction"),
+            hidden_states=classifier.hidden_states,
         )
         return output if return_dict else output.to_tuple()
 

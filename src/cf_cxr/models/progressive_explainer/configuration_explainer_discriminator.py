@@ -25,6 +25,7 @@ class ExplainerDiscriminatorConfig(PreTrainedConfig):
     """
 
     model_type = "explainer_discriminator"
+    keys_to_ignore_at_inference = ["features", "hidden_states"]
 
     image_size: int = 256
     num_channels: int = 1

@@ -44,6 +44,7 @@ class ProgressiveExplainerConfig(PreTrainedConfig):
     """
 
     model_type = "progressive_explainer"
+    keys_to_ignore_at_inference = ["embedding", "hidden_states"]
 
     image_size: int = 256
     num_channels: int = 1

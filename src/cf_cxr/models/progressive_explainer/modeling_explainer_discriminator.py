@@ -15,8 +15,10 @@ from torch.nn.utils.parametrize import ParametrizationList
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
+from transformers.utils.output_capturing import capture_outputs
 
 from ...posterior_bins import PosteriorBins
+from ..forward_arguments import check_forward_arguments
 from ..pixel_values import check_pixel_values
 from .configuration_explainer_discriminator import ExplainerDiscriminatorConfig
 
@@ -30,11 +32,13 @@ class ExplainerDiscriminatorOutput(ModelOutput):
         loss (`()`, float32, given `labels`): mean hinge loss max(0, 1 - s) of real, max(0, 1 + s) of generated images.
         scores (`(B,)`, float32): high means real, for this bin.
         features (`(B, D)`, float32): h, the summed last feature map.
+        hidden_states (tuple, with `output_hidden_states=True`): the image, and what every block makes of it.
     """
 
     loss: Tensor | None = None
     scores: Tensor | None = None
     features: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
 
 
 class DiscriminatorBlock(nn.Module):
@@ -82,6 +86,8 @@ class ExplainerDiscriminator(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     supports_gradient_checkpointing = False
+    accepts_loss_kwargs = False
+    _can_record_outputs = {"hidden_states": DiscriminatorBlock}
 
     def __init__(self, config: ExplainerDiscriminatorConfig):
         super().__init__(config)
@@ -110,12 +116,12 @@ class ExplainerDiscriminator(PreTrainedModel):
         elif getattr(module, "bias", None) is not None:
             init.zeros_(module.bias)
 
+    @capture_outputs
     def forward(
         self,
         pixel_values: Tensor,
         target_bins: Tensor | int,
         labels: Tensor | None = None,
-        return_dict: bool | None = None,
         **kwargs,
     ) -> ExplainerDiscriminatorOutput | tuple:
         """Scores of images, each for one bin.
@@ -124,12 +130,11 @@ class ExplainerDiscriminator(PreTrainedModel):
             pixel_values: `(B, C, H, W)` in [-1, 1]; H and W multiples of the total stride.
             target_bins: `(B,)`: the bin of a real image's posterior, or a generated image's target; or one for all.
             labels: `(B,)`, 1 for real and 0 for generated images; adds `loss`.
-            return_dict: a tuple if False.
 
         Raises:
             ValueError: for images of another shape, size or range, or a bin that does not exist.
         """
-        return_dict = self.config.return_dict if return_dict is None else return_dict
+        check_forward_arguments(self, kwargs)
         check_pixel_values(pixel_values, self.config.num_channels, self.config.total_stride)
         target_bins = self.bins.check_index(target_bins).to(pixel_values.device)
         if target_bins.ndim and target_bins.shape != (len(pixel_values),):
@@ -145,12 +150,11 @@ class ExplainerDiscriminator(PreTrainedModel):
             thresholds = torch.arange(1, self.config.num_bins, device=h.device)
             passed = target_bins.reshape(-1, 1) >= thresholds
             scores = (self.linear(h).squeeze(1) + (self.thresholds(h) * passed).sum(1)).float()
-        output = ExplainerDiscriminatorOutput(
+        return ExplainerDiscriminatorOutput(
             loss=None if labels is None else F.relu(1 - (2 * labels.float() - 1) * scores).mean(),
             scores=scores,
             features=features,
         )
-        return output if return_dict else output.to_tuple()
 
 
 def _singular_vectors(weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,8 +15,10 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
+from transformers.utils.output_capturing import capture_outputs
 
 from ...posterior_bins import PosteriorBins
+from ..forward_arguments import check_forward_arguments
 from ..pixel_values import check_pixel_values
 from .conditional_norm import ConditionalNorm2d, count_batches_once
 from .configuration_progressive_explainer import ProgressiveExplainerConfig
@@ -29,11 +31,13 @@ class ProgressiveExplainerOutput(ModelOutput):
         loss (`()`, float32, given `labels`): mean absolute difference to them.
         pixel_values (`(B, C, H, W)`, float32, in [-1, 1]): the explanation x_delta.
         embedding (`(B, D, H / s, W / s)`): the bottleneck E(x), which does not depend on the target.
+        hidden_states (tuple, with `output_hidden_states=True`): after the first convolution and after every block.
     """
 
     loss: Tensor | None = None
     pixel_values: Tensor | None = None
     embedding: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
 
 
 class ExplainerBlock(GradientCheckpointingLayer):
@@ -84,7 +88,9 @@ class ProgressiveExplainerModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False
     _no_split_modules = ["ExplainerBlock"]
+    _can_record_outputs = {"hidden_states": ExplainerBlock}
 
     def __init__(self, config: ProgressiveExplainerConfig):
         super().__init__(config)
@@ -120,13 +126,13 @@ class ProgressiveExplainerModel(PreTrainedModel):
         else:
             super()._init_weights(module)
 
+    @capture_outputs
     def forward(
         self,
         pixel_values: Tensor,
         target_bins: Tensor | int | None = None,
         target_posterior: Tensor | None = None,
         labels: Tensor | None = None,
-        return_dict: bool | None = None,
         **kwargs,
     ) -> ProgressiveExplainerOutput | tuple:
         """The explanation of each image for one target.
@@ -137,22 +143,20 @@ class ProgressiveExplainerModel(PreTrainedModel):
             target_posterior: `(B,)` in [0, 1], in place of `target_bins`.
             labels: `(B, C, H, W)` images the output should equal, e.g. `pixel_values` for self-reconstruction at
                 the query's own bin; adds `loss`.
-            return_dict: a tuple if False.
 
         Raises:
             ValueError: for images of another shape, size or range; for both or neither kind of target; for a bin
                 or posterior that does not exist.
         """
-        return_dict = self.config.return_dict if return_dict is None else return_dict
+        check_forward_arguments(self, kwargs)
         target_bins = self._targets(target_bins, target_posterior, len(pixel_values))
         embedding = self.encode(pixel_values)
         explained = self.decode(embedding, target_bins, pixel_values)
-        output = ProgressiveExplainerOutput(
+        return ProgressiveExplainerOutput(
             loss=None if labels is None else F.l1_loss(explained, labels.float()),
             pixel_values=explained,
             embedding=embedding,
         )
-        return output if return_dict else output.to_tuple()
 
     def encode(self, pixel_values: Tensor) -> Tensor:
         """The embedding E(x) `(B, D, H / s, W / s)` of images `(B, C, H, W)` in [-1, 1]; s is the total stride.
