@@ -168,8 +168,16 @@ class CausalHVAEConfig(PreTrainedConfig):
             for before, (width, pool) in zip(previous, outputs)
         ]
 
+    @property
+    def pads_odd(self) -> bool:
+        """Whether the encoder pads activations of odd resolution to even ones: unless the decoder has latents at one.
+
+        The published code pads, and tells its reader to remove that for 224x224 images, where 7x7 has latents.
+        """
+        return not any(b.stochastic and b.resolution % 2 and b.resolution > 1 for b in self.decoder_specs())
+
     def encoder_resolutions(self) -> list[int]:
-        """Resolutions at which the encoder leaves an activation, after padding odd ones."""
+        """Resolutions at which the encoder leaves an activation, after padding odd ones where `pads_odd`."""
         stride = self.stem()[1]
         resolution, found = (self.image_size - 1) // stride + 1, []
         for block in self.encoder_specs():
@@ -178,7 +186,7 @@ class CausalHVAEConfig(PreTrainedConfig):
                 raise ValueError(
                     f"encoder_blocks={self.encoder_blocks!r} reduces image_size={self.image_size} below 1 pixel."
                 )
-            resolution += resolution % 2 if resolution > 1 else 0
+            resolution += resolution % 2 if resolution > 1 and self.pads_odd else 0
             if resolution not in found:
                 found.append(resolution)
         return found

@@ -148,13 +148,14 @@ class CausalHVAEEncoder(nn.Module):
         specs = config.encoder_specs()
         self.stem = nn.Conv2d(config.num_channels, width, 7, stride=stride, padding=3)
         self.blocks = nn.ModuleList(CausalHVAEEncoderBlock(spec, len(specs)) for spec in specs)
+        self.pads_odd = config.pads_odd
 
     def forward(self, pixel_values: Tensor) -> dict[int, Tensor]:
         """`(B, C, H, W)` to `{resolution: (B, width, resolution, resolution)}`."""
         hidden, activations = self.stem(pixel_values), {}
         for block in self.blocks:
             hidden = block(hidden)
-            if hidden.shape[-1] % 2 and hidden.shape[-1] > 1:
+            if self.pads_odd and hidden.shape[-1] % 2 and hidden.shape[-1] > 1:
                 hidden = F.pad(hidden, (0, 1, 0, 1))
             activations[hidden.shape[-1]] = hidden
         return activations
