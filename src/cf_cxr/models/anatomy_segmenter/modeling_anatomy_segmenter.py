@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from ...model_cards import PushesOwnCard
 from ...posterior_bins import check_probabilities
 from ..attribute_classifier.modeling_attribute_classifier import standardize_images
 from ..pixel_values import check_pixel_values
@@ -32,7 +33,7 @@ class AnatomySegmenterOutput(ModelOutput):
     logits: Tensor | None = None
 
 
-class AnatomySegmenterModel(PreTrainedModel):
+class AnatomySegmenterModel(PushesOwnCard, PreTrainedModel):
     """Masks of lungs, heart and devices in a radiograph, independent of each other.
 
     The network is the U-Net of diffusers (residual blocks, group normalisation, no attention) at a constant time step;

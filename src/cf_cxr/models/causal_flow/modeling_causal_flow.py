@@ -27,6 +27,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput, logging
 
+from ...model_cards import PushesOwnCard
 from ..pixel_values import check_pixel_values
 from .configuration_causal_flow import CausalFlowConfig
 
@@ -95,7 +96,7 @@ def random_like(values: Tensor, draw: Callable[..., Tensor], generator: torch.Ge
     return draw(values.shape, generator=generator, device=device).to(values.device)
 
 
-class CausalFlowModel(PreTrainedModel):
+class CausalFlowModel(PushesOwnCard, PreTrainedModel):
     """Flow of images given causal parents.
 
     `abduct` carries an image to t = 1 under its own parents, `decode` carries that noise back under others. Both take

@@ -20,6 +20,7 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
+from ...model_cards import PushesOwnCard
 from ..image_mechanism import repeat_noise
 from .configuration_causal_hvae import CausalHVAEConfig, DecoderBlockSpec, EncoderBlockSpec
 
@@ -323,7 +324,7 @@ class DiscretizedGaussian(nn.Module):
         return probability.clamp(min=1e-12).log()
 
 
-class CausalHVAEPreTrainedModel(PreTrainedModel):
+class CausalHVAEPreTrainedModel(PushesOwnCard, PreTrainedModel):
     """Weight initialisation and the plumbing of `PreTrainedModel`."""
 
     config_class = CausalHVAEConfig

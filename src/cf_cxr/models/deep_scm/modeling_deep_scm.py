@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from ...model_cards import PushesOwnCard
 from ..attribute_classifier import AttributeClassifierModel
 from ..attribute_scm import AttributeSCMModel
 from ..image_mechanism import mechanism_options, repeat_noise, split_options
@@ -72,7 +73,7 @@ class DeepSCMOutput(ModelOutput):
     reconstruction: Tensor | None = None
 
 
-class DeepSCMModel(PreTrainedModel):
+class DeepSCMModel(PushesOwnCard, PreTrainedModel):
     """p(attributes) p(image | attributes) with a classifier q(attributes | image), in one repository.
 
     Counterfactual queries follow Pearl's three steps: abduction of all exogenous noise from the factual
