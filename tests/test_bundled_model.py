@@ -86,3 +86,13 @@ def test_weights_are_small_finite_safetensors_with_a_card():
     assert "Not for diagnosis" in card and "NIH Clinical Center" in card
     if (ROOT / "model_cards").is_dir():
         assert (ROOT / "model_cards" / "cf-cxr-nih-128.md").read_text(encoding="utf-8") == card
+
+
+def test_bundled_files_hold_no_path_of_the_machine_they_were_made_on():
+    files = sorted(PRETRAINED.rglob("*.json"))
+    assert len(files) >= 8
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        assert not [path for path in ("/work", "/tmp", "/home", "/root", "_name_or_path") if path in text], (
+            file
+        )

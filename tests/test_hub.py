@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
 from transformers import pipeline
 
 import cf_cxr  # noqa: F401  (registers the task)
@@ -69,11 +71,58 @@ def test_pushed_model_comes_back_from_the_hub_and_gives_the_same_counterfactual(
         assert set(files) == {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"}
         assert files["model.safetensors"] == (Path(folder) / "model.safetensors").read_bytes()
         assert "custom_pipelines" not in json.loads(files["config.json"])
+        card = ModelCard(files["README.md"].decode())
+        assert card.data.library_name == "cf_cxr" and card.data.pipeline_tag == "image-to-image"
+        assert TASK in card.data.tags and card.data.license is None
+        assert "import cf_cxr" in card.text and f'pipeline("{TASK}", model="cf-cxr/tiny")' in card.text
+        assert "| sex | binary | Male, Female |" in card.text and "automatically generated" not in card.text
         assert any(r.startswith("GET /cf-cxr/tiny/resolve/") for r in hub.requests)
     assert result["class"] == "CXRImageProcessor"
     expected = pipeline(TASK, model=folder)(image, **QUESTION)
     np.testing.assert_array_equal(np.array(result["image"]), np.asarray(expected["image"]))
     assert np.abs(expected["difference"]).max() > 0.05  # the comparison is of an image that changed
+
+
+def test_pushed_cards_of_models_and_packages(folder, tmp_path):
+    """Of a part, of a model with a card of its own, of one that was trained on, and where a card is there already."""
+    carded = tmp_path / "carded"
+    shutil.copytree(folder, carded)
+    text = "---\nlicense: cc0-1.0\n---\n\nMine.\n\nmodel='path/to/tiny'\n"
+    (carded / "README.md").write_text(text, encoding="utf-8")
+    script = """
+    from cf_cxr import DeepSCMModel
+    from cf_cxr.training.packaging import main as package
+    model = DeepSCMModel.from_pretrained(os.environ["CARDED"])
+    model.classifier.push_to_hub("me/part", tags=["special"])
+    model.push_to_hub("me/own")
+    model.push_to_hub("me/there")
+    words = ["--output_dir", os.path.join(os.environ["OUT"], "whole"), "--storage_dtype", "float16"]
+    for name in ("attribute_scm", "image_mechanism", "classifier"):
+        getattr(model, name).save_pretrained(os.path.join(os.environ["OUT"], name))
+        words += ["--" + name, os.path.join(os.environ["OUT"], name)]
+    package([*words, "--push_to_hub", "me/whole"])
+    next(model.parameters()).data.add_(1.0)
+    model.push_to_hub("me/trained")
+    print(json.dumps(None))
+    """
+    with LocalHub() as hub:
+        (tmp_path / "there").mkdir()
+        (tmp_path / "there" / "README.md").write_text("Theirs.", encoding="utf-8")
+        hub.add_folder("me/there", tmp_path / "there")
+        run_client(hub, tmp_path, script, CARDED=str(carded), OUT=str(tmp_path))
+        package = hub.repositories["me/whole"].files
+        cards = {
+            name: repository.files["README.md"].decode() for name, repository in hub.repositories.items()
+        }
+    assert "Mine." in cards["me/own"] and 'model="me/own"' in cards["me/own"] and "cc0-1.0" in cards["me/own"]
+    assert "Theirs." in cards["me/there"]
+    assert "Mine." not in cards["me/trained"] and "Not evaluated." in cards["me/trained"]
+    assert 'AttributeClassifierModel.from_pretrained("me/part")' in cards["me/part"]
+    assert {"library_name: cf_cxr", "- special"} <= set(cards["me/part"].splitlines())
+    for path in (tmp_path / "whole").iterdir():  # a package is pushed as it lies there
+        assert package[path.name] == path.read_bytes(), path
+    assert 'model="me/whole"' in cards["me/whole"] and "license" not in cards["me/whole"]
+    assert str(tmp_path) not in package["config.json"].decode()
 
 
 def test_damaged_download_unknown_name_and_cached_copy(folder, image, tmp_path):

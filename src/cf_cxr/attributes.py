@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from numbers import Real
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import Tensor
 from .tensor_values import has_values
 
 KINDS = ("continuous", "binary", "categorical")
+MAX_CATEGORIES = 1000
 MAX_NUMBER = 1e30  # of ranges: models work in float32
 _NUMBER_WITH_UNIT = re.compile(
     r"^\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*(?:y|yr|yrs|years?)?\s*$", re.IGNORECASE
@@ -63,14 +64,23 @@ class Attribute:
 
     def __post_init__(self):
         names = self.categories or ()
+        if not isinstance(names, (list, tuple)) or not all(isinstance(c, str) and c.strip() for c in names):
+            raise ValueError(f"Attribute {self.name!r}: categories must be a list of names, got {names!r:.200}.")
+        if len(names) > MAX_CATEGORIES:
+            raise ValueError(f"Attribute {self.name!r}: {len(names)} categories, at most {MAX_CATEGORIES}.")
         object.__setattr__(self, "categories", tuple(names))
+        if not isinstance(self.unit, str):
+            raise ValueError(f"Attribute {self.name!r}: unit must be text, got {self.unit!r:.200}.")
         if not self.name or not isinstance(self.name, str):
             raise ValueError(f"An attribute needs a non-empty name, got {self.name!r}.")
         if self.kind not in KINDS:
             raise ValueError(f"Attribute {self.name!r}: kind must be one of {KINDS}, got {self.kind!r}.")
         if self.kind == "continuous":
             limits = (self.minimum, self.maximum)
-            finite = all(isinstance(limit, Real) and abs(limit) < MAX_NUMBER for limit in limits)
+            finite = all(
+                isinstance(limit, Real) and not isinstance(limit, bool) and abs(limit) < MAX_NUMBER
+                for limit in limits
+            )
             if not finite or not self.minimum < self.maximum:
                 raise ValueError(
                     f"Continuous attribute {self.name!r} needs finite numbers minimum < maximum, got "
@@ -81,8 +91,6 @@ class Attribute:
             return
         if self.minimum is not None or self.maximum is not None:
             raise ValueError(f"Attribute {self.name!r} is {self.kind}: it has categories, not a range.")
-        if isinstance(names, str) or not all(isinstance(c, str) and c.strip() for c in self.categories):
-            raise ValueError(f"Attribute {self.name!r}: categories must be a list of names, got {names!r}.")
         if len({c.casefold() for c in self.categories}) != len(self.categories):
             raise ValueError(
                 f"Attribute {self.name!r}: categories must differ in more than case: {self.categories}."
@@ -158,6 +166,16 @@ class Attribute:
         return self.categories[int(round(raw))] if self.is_discrete else raw
 
 
+def _attribute(definition: Any) -> Attribute:
+    known = [f.name for f in fields(Attribute)]
+    if not isinstance(definition, Mapping) or not {"name", "kind"} <= set(definition) <= set(known):
+        raise ValueError(
+            f"attributes: {definition!r} does not define one; give name, kind and what the kind needs of "
+            f"{', '.join(known[2:])}."
+        )
+    return Attribute(**definition)
+
+
 class AttributeSchema:
     """The ordered set of attributes a model knows.
 
@@ -169,9 +187,9 @@ class AttributeSchema:
     """
 
     def __init__(self, attributes: Iterable[Attribute | Mapping[str, Any]]):
-        self._attributes = tuple(a if isinstance(a, Attribute) else Attribute(**a) for a in attributes)
+        self._attributes = tuple(a if isinstance(a, Attribute) else _attribute(a) for a in attributes)
         if not self._attributes:
-            raise ValueError("A schema needs at least one attribute.")
+            raise ValueError("A schema needs at least one attribute, but attributes is empty.")
         names = [a.name for a in self._attributes]
         if len(set(names)) != len(names):
             raise ValueError(f"Attribute names must be unique, got {names}.")

@@ -374,6 +374,23 @@ def test_combine():
     assert out["composition"] == out["reversibility"] == pytest.approx(image_distance(X, Y).mean())
 
 
+@pytest.mark.parametrize("patients", [{}, {"patients": PATIENTS}], ids=["no patients", "patients"])
+def test_combine_with_and_without_optional_inputs(patients):
+    rows = {"predictions": FINAL, "references": SOURCE}
+    alone = metrics.load("counterfactual_validity").compute(**rows, **patients, **OPTIONS)
+    together = evaluate.combine([metrics.load("counterfactual_validity")])
+    together.add_batch(**rows, **patients)
+    assert together.compute(**OPTIONS) == alone
+    for row in range(N):
+        together.add(FINAL[row], SOURCE[row], **{name: values[row] for name, values in patients.items()})
+    assert together.compute(**OPTIONS) == alone
+
+
+def test_combine_names_an_input_that_is_missing():
+    with pytest.raises(ValueError, match="exaggeration_curve: posteriors missing"):
+        evaluate.combine([metrics.load("exaggeration_curve")]).add_batch(X[:, 0, 0], Y[:, 0, 0])
+
+
 def test_unknown_names_list_the_known_ones():
     with pytest.raises(ValueError, match="no metric 'fid'.*frechet_distance"):
         metrics.load("fid")

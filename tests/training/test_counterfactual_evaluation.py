@@ -244,6 +244,8 @@ def test_package_writes_one_repository_with_a_card(parts, data_dir, tmp_path):
     card = (folder / "README.md").read_text()
     assert card.startswith("---\n") and "| finding | binary | No Finding, Effusion | age |" in card
     assert "Not evaluated." in card and "Not for diagnosis" in card
+    assert "license" not in card and "cf-cxr/" not in card and str(parts) not in card
+    assert str(parts) not in (folder / "config.json").read_text()
     assert len(DeepSCMModel.from_pretrained(folder).config.training_classifiers) == 2
     with pytest.raises(FileExistsError, match="already holds a model"):
         package(["--output_dir", str(folder)])

@@ -44,3 +44,4 @@ def test_the_card_says_whose_decisions_are_explained_and_what_was_not_measured(t
     assert "# my-explainer" in card and "`sha256:abc`" in card and "0.1 is moved to 0.5" in card
     assert "## Measured\n\nNot evaluated." in card and "## Limits\n\nSmall." in card
     assert "Not for diagnosis" in card
+    assert "license" not in card and 'model="path/to/my-explainer"' in card and "cf-cxr/" not in card

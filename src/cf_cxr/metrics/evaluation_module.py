@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Features, Sequence, Value
+from evaluate.module import CombinedEvaluations
 
 from .arrays import to_numpy
 from .bootstrap import Interval, interval, mean_samples, patient_weights
@@ -119,6 +120,13 @@ class CXRMetric(evaluate.Metric):
         self.add_batch(
             **{n: [v] if isinstance(v, (str, int)) else to_numpy(v)[None] for n, v in given.items()}
         )
+
+    def _feature_names(self) -> list[str]:
+        """Names of the inputs; those that were given, where `evaluate.combine` asks, which knows no optional ones."""
+        names, caller = super()._feature_names(), inspect.currentframe().f_back.f_locals
+        if not isinstance(caller.get("self"), CombinedEvaluations):
+            return names
+        return [name for name in names if name in ("predictions", "references", *caller["kwargs"])]
 
     def flatten(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Columns by the names of the features; overridden where users may give nested dictionaries."""

@@ -39,8 +39,13 @@ def load_config(name_or_path: str | os.PathLike, error: type[Exception] = ValueE
         )
     try:
         return AutoConfig.from_pretrained(name_or_path)
-    except StrictDataclassError as reason:
-        raise error(f"The configuration {name}/config.json cannot be used: {reason}") from reason
+    except (StrictDataclassError, RecursionError) as reason:
+        raise error(_bad_config(name, reason)) from reason
+
+
+def _bad_config(name: str | os.PathLike, reason: Exception) -> str:
+    what = "it is nested without end" if isinstance(reason, RecursionError) else reason
+    return f"The configuration {os.fspath(name)}/config.json cannot be used: {what}"
 
 
 def load_complete(
@@ -49,11 +54,13 @@ def load_complete(
     """`model_class.from_pretrained(name_or_path, **kwargs)`, which must find every weight.
 
     Raises:
-        error: weights that are damaged, of other shapes, or missing.
+        error: weights that are damaged, of other shapes, or missing, or a configuration whose values cannot be.
         OSError, ValueError: as `from_pretrained`.
     """
     try:
         model, found = model_class.from_pretrained(name_or_path, output_loading_info=True, **kwargs)
+    except (StrictDataclassError, RecursionError) as reason:
+        raise error(_bad_config(name_or_path, reason)) from reason
     except SafetensorError as reason:
         raise error(
             f"The weights of {name_or_path} are damaged or incomplete ({reason}). Copy the model folder again, or "

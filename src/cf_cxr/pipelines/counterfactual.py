@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import Pipeline
 
 from ..attributes import AttributeSchema
+from ..model_cards import PushesOwnCard
 from .inputs import PipelineItem, check_attributes, item_tensors, pipeline_inputs, whole_number
 from .memory import check_draws_fit
 from .per_item import compute_per_item, failure
@@ -20,7 +21,7 @@ ON_ERROR = ("raise", "report")
 _LOADING_OPTIONS = {"local_files_only"}
 
 
-class CounterfactualPipeline(Pipeline):
+class CounterfactualPipeline(PushesOwnCard, Pipeline):
     """What would this radiograph look like if the patient, or the acquisition, were different?
 
     Abduction, action, prediction with a `DeepSCMModel` (Pearl's three steps; Xia et al., MICCAI 2024): the noise of

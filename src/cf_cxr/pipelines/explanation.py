@@ -14,6 +14,7 @@ from transformers import Pipeline
 
 from ..attributes import AttributeSchema
 from ..explanation import Explanation, ExplanationSeries, build_explanation
+from ..model_cards import PushesOwnCard
 from .counterfactual import item_generator
 from .explained_classifier import check_explains, explained_classifier
 from .inputs import PipelineItem, check_attributes, item_tensors, pipeline_inputs, whole_number
@@ -36,7 +37,7 @@ _CAUSAL_OPTIONS = ("variable", "attributes")
 _LOADING_OPTIONS = {"local_files_only"}
 
 
-class ExplanationPipeline(Pipeline):
+class ExplanationPipeline(PushesOwnCard, Pipeline):
     """Why does this classifier decide as it does? The radiograph, changed smoothly until the decision flips.
 
     A `ProgressiveExplainerModel` (Singla et al., Medical Image Analysis 84, 2023) was trained for one classifier and

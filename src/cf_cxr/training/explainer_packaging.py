@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from huggingface_hub import ModelCard, ModelCardData
 
 from ..image_processing_cxr import CXRImageProcessor
-from ..model_cards import INTENDED_USE, ModelCardFacts
-from ..models.progressive_explainer import ProgressiveExplainerConfig, ProgressiveExplainerModel
+from ..model_cards import ModelCardFacts, explainer_card
+from ..models.progressive_explainer import ProgressiveExplainerModel
 from .arguments import parse_arguments, read_config
-from .explanation_evaluation.tables import results_markdown
-from .packaging import stored_weights
+from .packaging import push_folder, stored_weights
 from .trainer import OutputDirectoryError
 
 
@@ -44,53 +40,6 @@ class ExplainerPackagingArguments:
     push_to_hub: str | None = field(default=None, metadata={"help": "Upload to this Hub repository."})
 
 
-def explainer_card(
-    config: ProgressiveExplainerConfig, facts: ModelCardFacts, results: Mapping[str, Any] | None = None
-) -> ModelCard:
-    """The card of an explainer; without results of `evaluate_explainer.py` it says that nothing was measured."""
-    data = ModelCardData(
-        license=facts.license,
-        library_name="cf_cxr",
-        pipeline_tag="image-to-image",
-        tags=["chest-xray", "explainability", "counterfactual", "medical-imaging", "chest-xray-explanation"],
-        datasets=facts.datasets or None,
-    )
-    moved = ""
-    if config.operating_point is not None:
-        moved = f", whose posterior {config.operating_point:g} is moved to 0.5 along the log odds"
-    explained = (
-        f"The decision explained is that of {config.class_name!r}, from {config.threshold:g} on, of the classifier with "
-        f"the fingerprint `{config.classifier_fingerprint}`{moved}. Other classifiers are refused unless forced. "
-        f"{config.image_size} x {config.image_size} pixels, {config.num_bins} bins of the posterior."
-    )
-    usage = (
-        "```python\nimport cf_cxr\nfrom transformers import pipeline\n\n"
-        f'why = pipeline("chest-xray-explanation", model="cf-cxr/{facts.name}")("chest.png")\n'
-        'print(why.message)\nwhy.counterfactual.save("decided_otherwise.png")\n```'
-    )
-    measured = "Not evaluated."
-    if results is not None:
-        command = facts.evaluation_command
-        measured = (
-            f"Code at commit `{results['identity']['commit']}`, seed {results['identity']['seed']}.\n\n```\n{command}\n```"
-            f"\n\n{results_markdown(results)}"
-        )
-    sections = {
-        "What it explains": explained,
-        "Use": usage,
-        "Intended use": INTENDED_USE,
-        "Training data": facts.training_data,
-        "Training": facts.training_procedure,
-        "Measured": measured,
-        "Examples": facts.examples,
-        "Limits": facts.limits,
-        "Ethical notes": facts.ethics,
-        "Attribution": facts.attribution,
-    }
-    body = "\n\n".join(f"## {title}\n\n{text.strip()}" for title, text in sections.items() if text.strip())
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {facts.name}\n\n{facts.summary.strip()}\n\n{body}\n")
-
-
 def main(argv: Sequence[str] | None = None) -> Path:
     """Packages from command-line arguments; returns the folder.
 
@@ -112,12 +61,12 @@ def main(argv: Sequence[str] | None = None) -> Path:
     results = json.loads(Path(args.results).read_text(encoding="utf-8")) if args.results else None
     model.save_pretrained(folder, state_dict=stored_weights(model, args.storage_dtype))
     processor.save_pretrained(folder)
-    (folder / "README.md").write_text(str(explainer_card(model.config, facts, results)), encoding="utf-8")
+    card = explainer_card(model.config, facts, results, args.push_to_hub)
+    (folder / "README.md").write_text(str(card), encoding="utf-8")
     if args.push_to_hub:
-        model.push_to_hub(args.push_to_hub)
-        processor.push_to_hub(args.push_to_hub)
+        push_folder(folder, args.push_to_hub)
     print(f"{folder}: {sum(p.numel() for p in model.parameters())} parameters")
     return folder
 
 
-__all__ = ["ExplainerPackagingArguments", "explainer_card", "main"]
+__all__ = ["ExplainerPackagingArguments", "main"]

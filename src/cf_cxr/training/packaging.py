@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from huggingface_hub import HfApi
 from transformers import AutoModel, PreTrainedModel
 
 from ..image_processing_cxr import CXRImageProcessor
@@ -115,6 +116,15 @@ def stored_weights(model: PreTrainedModel, dtype: str) -> dict[str, torch.Tensor
     return state
 
 
+def push_folder(folder: Path, repo_id: str) -> None:
+    """Uploads a packaged model as it lies there: weights at their stored precision, processor and card."""
+    api = HfApi()
+    api.create_repo(repo_id, exist_ok=True)
+    api.upload_folder(
+        repo_id=repo_id, folder_path=folder, allow_patterns=["*.json", "*.safetensors", "README.md"]
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> Path:
     """Assembles from command-line arguments; returns the folder."""
     (args,) = parse_arguments(
@@ -133,9 +143,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
     processor = CXRImageProcessor(size=model.config.image_config.image_size)
     model.save_pretrained(folder, state_dict=stored_weights(model, args.storage_dtype or args.dtype))
     processor.save_pretrained(folder)
-    write_model_card(folder / "README.md", model.config, facts, results)
+    write_model_card(folder / "README.md", model.config, facts, results, args.push_to_hub)
     if args.push_to_hub:
-        model.push_to_hub(args.push_to_hub)
-        processor.push_to_hub(args.push_to_hub)
+        push_folder(folder, args.push_to_hub)
     print(f"{folder}: {sum(p.numel() for p in model.parameters())} parameters")
     return folder

@@ -145,7 +145,7 @@ def test_bad_input_is_refused():
         ({"labels": ["heart", "heart"]}, "each once"),
         ({"widths": [12, 16]}, r"does not divide the widths \[12\]"),
         ({"image_size": 100}, "image_size=100 is not a multiple of 8"),
-        ({"layers_per_block": 0}, "positive"),
+        ({"layers_per_block": 0}, "layers_per_block"),
         ({"dice_weight": -1.0}, "dice_weight"),
     ],
 )

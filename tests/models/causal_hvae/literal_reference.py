@@ -31,6 +31,15 @@ PAPER_A_192 = {
     "parents_x": ["age", "race", "sex", "finding"],
 }
 
+# Of run_mimic.sh in paper A's code; its encoder is published with the order to remove the padding for this resolution.
+PAPER_A_224 = {
+    **PAPER_A_192,
+    "hps": "mimic224",
+    "enc_arch": "224b2d2,112b4d2,56b9d2,28b14d2,14b14d2,7b9d7,1b5",
+    "dec_arch": "1b5,7b10,14b15,28b15,56b10,112b5,224b3",
+    "input_res": 224,
+}
+
 
 def make_hparams(**changes):
     """Settings with the published names; by default a 16x16 model of three scales with three parent columns."""
@@ -122,6 +131,7 @@ class Encoder(nn.Module):
             if pool:
                 plan += [(hp.widths[i + 1], int(pool))]
         self.stem = nn.Conv2d(hp.input_channels, stem_width, 7, stride=stem_stride, padding=3)
+        self.padding_removed = hp.padding_removed  # by hand, so that no checkpoint says it
         self.blocks = nn.ModuleList()
         for i, (width, pool) in enumerate(plan):
             before = plan[max(i - 1, 0)][0]
@@ -134,7 +144,7 @@ class Encoder(nn.Module):
         by_resolution = {}
         for block in self.blocks:
             x = block(x)
-            if x.shape[-1] % 2 == 1 and x.shape[-1] > 1:
+            if x.shape[-1] % 2 == 1 and x.shape[-1] > 1 and not self.padding_removed:
                 x = F.pad(x, (0, 1, 0, 1))
             by_resolution[x.shape[-1]] = x
         return by_resolution
@@ -263,9 +273,9 @@ class DiscretisedGaussian(nn.Module):
 class LiteralHVAE(nn.Module):
     """The published model: `x` (B, C, R, R) in [-1, 1], `parents` (B, context_dim) or expanded maps."""
 
-    def __init__(self, hparams):
+    def __init__(self, hparams, padding_removed=False):
         super().__init__()
-        self.hp = SimpleNamespace(**hparams)
+        self.hp = SimpleNamespace(**hparams, padding_removed=padding_removed)
         self.encoder = Encoder(self.hp)
         self.decoder = Decoder(self.hp)
         self.likelihood = DiscretisedGaussian(self.hp)

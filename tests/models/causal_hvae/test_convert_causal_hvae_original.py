@@ -11,6 +11,7 @@ import torch
 from cf_cxr.models.causal_hvae import CausalHVAEModel
 from cf_cxr.models.causal_hvae.convert_causal_hvae_original import (
     CheckpointConversionError,
+    config_from_hparams,
     convert_checkpoint,
     main,
     rename,
@@ -18,6 +19,7 @@ from cf_cxr.models.causal_hvae.convert_causal_hvae_original import (
 
 from .literal_reference import (
     PAPER_A_192,
+    PAPER_A_224,
     LiteralHVAE,
     expand_parents,
     make_hparams,
@@ -77,10 +79,10 @@ def inputs(hparams, batch=3, seed=1):
     return x, parents[0], parents[1]
 
 
-def write(folder, name="checkpoint.pt", seed=0, **changes):
+def write(folder, name="checkpoint.pt", seed=0, padding_removed=False, **changes):
     """A reference with random weights everywhere and its checkpoint file."""
     hparams = make_hparams(**changes)
-    reference = randomise(LiteralHVAE(hparams), seed=seed).eval()
+    reference = randomise(LiteralHVAE(hparams, padding_removed), seed=seed).eval()
     path = folder / name
     save_checkpoint(path, reference, hparams)
     return reference, path
@@ -141,6 +143,32 @@ def test_paper_a_at_192_reproduces_the_reference(tmp_path):
     model = convert_checkpoint(path, tmp_path / "converted")
     assert model.num_parameters() == 7_976_658
     assert_equal(reference, model, make_hparams(z_dim=16, **PAPER_A_192), batch=2)
+
+
+def test_latents_at_an_odd_resolution_mean_an_encoder_without_padding(tmp_path):
+    """28 -> 14 -> 7 -> 1, the scales of the 224x224 setting that are odd or next to it."""
+    changes = {
+        "input_res": 28,
+        "enc_arch": "28b1d2,14b1d2,7b2d7,1b1",
+        "dec_arch": "1b1,7b2,14b1,28b1",
+        "z_max_res": 14,
+        "bias_max_res": 14,
+    }
+    reference, path = write(tmp_path, padding_removed=True, **changes)
+    convert_checkpoint(path, tmp_path / "converted")
+    assert_equal(reference, CausalHVAEModel.from_pretrained(tmp_path / "converted"), make_hparams(**changes))
+
+
+def test_the_settings_of_paper_a_at_224_are_accepted():
+    config = config_from_hparams(make_hparams(z_dim=16, **PAPER_A_224))
+    assert config.encoder_resolutions() == [224, 112, 56, 28, 14, 7, 1]
+
+
+@pytest.mark.slow
+def test_paper_a_at_224_reproduces_the_reference(tmp_path):
+    reference, path = write(tmp_path, z_dim=16, padding_removed=True, **PAPER_A_224)
+    model = convert_checkpoint(path, tmp_path / "converted")
+    assert_equal(reference, model, make_hparams(z_dim=16, **PAPER_A_224), batch=2)
 
 
 def test_free_bits_apply_to_the_mean_over_the_batch(tmp_path):
@@ -432,6 +460,26 @@ def test_missing_settings_are_named(tmp_path):
     del hparams["dec_arch"], hparams["widths"]
     edit(path, hparams=hparams)
     refuses(path, "lacks dec_arch, widths")
+
+
+OTHER_PARTS = {
+    "sup_pgm": ("attribute model", "train_scm.py"),
+    "sup_aux": ("attribute predictor", "train_classifier.py"),
+    "sup_determ": ("attribute classifier", "train_classifier.py"),
+}
+
+
+@pytest.mark.parametrize("setup", OTHER_PARTS)
+def test_checkpoints_of_the_other_parts_say_what_they_are(tmp_path, setup):
+    """All three are written by train_pgm.py from one module: settings without an architecture, and a `setup`."""
+    path = tmp_path / "checkpoint.pt"
+    weights = {"sex_logit": torch.zeros(1), "encoder_s.net.conv1.weight": torch.zeros(4, 1, 3, 3)}
+    hparams = {"setup": setup, "widths": [32, 32], "input_res": 224, "enc_net": "cnn"}
+    torch.save({"hparams": hparams, "model_state_dict": weights, "ema_model_state_dict": weights}, path)
+    what, script = OTHER_PARTS[setup]
+    message = refuses(path, f"checkpoint.pt.*{what}.*{setup}.*{script}")
+    assert "hparams_from" not in message
+    assert what in refuses(path, what, hparams_from=write(tmp_path, "hvae.pt")[1])
 
 
 @pytest.mark.parametrize(

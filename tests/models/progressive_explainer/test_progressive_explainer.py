@@ -1,6 +1,5 @@
 import pytest
 import torch
-from huggingface_hub.errors import StrictDataclassClassValidationError
 from torch.nn import functional as F
 
 from cf_cxr.models.progressive_explainer import ProgressiveExplainerConfig, ProgressiveExplainerModel
@@ -182,13 +181,9 @@ def test_a_change_stride_makes_the_change_linear_between_the_squares():
 
 
 def test_an_impossible_change_stride_is_refused():
-    with pytest.raises(
-        StrictDataclassClassValidationError, match="change_stride=3 does not divide image_size=16"
-    ):
+    with pytest.raises(ValueError, match="change_stride=3 does not divide image_size=16"):
         tiny(residual_output=True, change_stride=3)
-    with pytest.raises(
-        StrictDataclassClassValidationError, match="change_stride=4 needs residual_output=True"
-    ):
+    with pytest.raises(ValueError, match="change_stride=4 needs residual_output=True"):
         tiny(change_stride=4)
 
 

@@ -1,13 +1,10 @@
 """Configuration of the anatomy segmenter."""
 
-from __future__ import annotations
-
-from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
+from ..configuration import MAX_BLOCKS, MAX_SIZE, CXRConfig, bounded, check_weights, checked_config
 
 
-@strict
-class AnatomySegmenterConfig(PreTrainedConfig):
+@checked_config
+class AnatomySegmenterConfig(CXRConfig):
     r"""
     Configuration of [`AnatomySegmenterModel`]; the default has 0.30 M parameters.
 
@@ -33,13 +30,13 @@ class AnatomySegmenterConfig(PreTrainedConfig):
     keys_to_ignore_at_inference = ["loss", "losses", "hidden_states"]
 
     labels: list[str] | tuple[str, ...] = ("lungs", "heart", "devices")
-    image_size: int | None = None
-    num_channels: int = 1
-    widths: list[int] | tuple[int, ...] = (16, 24, 32, 32)
-    layers_per_block: int = 1
-    norm_groups: int = 8
+    image_size: int | None = bounded(None, 1, MAX_SIZE)
+    num_channels: int = bounded(1, 1, MAX_SIZE)
+    widths: list[int] | tuple[int, ...] = bounded((16, 24, 32, 32), 1, MAX_SIZE)
+    layers_per_block: int = bounded(1, 1, MAX_BLOCKS)
+    norm_groups: int = bounded(8, 1, MAX_SIZE)
     standardize: bool = True
-    dice_weight: float | int = 1.0
+    dice_weight: float | int = bounded(1.0, 0, 1e6)
 
     def __post_init__(self, **kwargs):
         self.labels, self.widths = list(self.labels), list(self.widths)
@@ -54,18 +51,12 @@ class AnatomySegmenterConfig(PreTrainedConfig):
         """Part of the `@strict` validation: the numbers must describe a network."""
         if not self.labels or len(set(self.labels)) < len(self.labels):
             raise ValueError(f"labels must be at least one name, each once, got {self.labels}.")
-        if not self.widths or self.layers_per_block < 1 or self.norm_groups < 1 or self.num_channels < 1:
-            raise ValueError(
-                f"widths={self.widths}, layers_per_block={self.layers_per_block}, norm_groups={self.norm_groups}, "
-                f"num_channels={self.num_channels}: all must be positive."
-            )
-        wrong = [w for w in self.widths if w < 1 or w % self.norm_groups]
+        check_weights("widths", self.widths, 4 * len(self.widths) * self.layers_per_block, max(self.widths))
+        wrong = [w for w in self.widths if w % self.norm_groups]
         if wrong:
             raise ValueError(f"norm_groups={self.norm_groups} does not divide the widths {wrong}.")
-        if self.image_size is not None and (self.image_size < 1 or self.image_size % self.total_stride):
+        if self.image_size is not None and self.image_size % self.total_stride:
             raise ValueError(
                 f"image_size={self.image_size} is not a multiple of {self.total_stride}, the total stride of "
                 f"widths={self.widths}."
             )
-        if self.dice_weight < 0:
-            raise ValueError(f"dice_weight must not be negative, got {self.dice_weight}.")

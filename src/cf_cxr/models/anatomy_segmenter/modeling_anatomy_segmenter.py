@@ -12,6 +12,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 from transformers.utils.output_capturing import capture_outputs
 
+from ...model_cards import PushesOwnCard
 from ...posterior_bins import check_probabilities
 from ..attribute_classifier.modeling_attribute_classifier import standardize_images
 from ..forward_arguments import check_forward_arguments
@@ -37,7 +38,7 @@ class AnatomySegmenterOutput(ModelOutput):
     hidden_states: tuple[Tensor, ...] | None = None
 
 
-class AnatomySegmenterModel(UNetCheckpointingMixin, PreTrainedModel):
+class AnatomySegmenterModel(PushesOwnCard, UNetCheckpointingMixin, PreTrainedModel):
     """Masks of lungs, heart and devices in a radiograph, independent of each other.
 
     The network is the U-Net of diffusers (residual blocks, group normalisation, no attention) at a constant time step;

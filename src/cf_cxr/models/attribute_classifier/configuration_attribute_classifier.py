@@ -1,15 +1,13 @@
 """Configuration of the attribute classifier: which attributes, which backbone, which temperatures."""
 
-from __future__ import annotations
-
 import copy
 import math
 from typing import Any
 
-from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
 from ...attributes import AttributeSchema
+from ..configuration import MAX_SIZE, CXRConfig, bounded, check_backbone, checked_config, nested_config
 
 # Sized so that a training step of 32 images at 128x128 stays below half a second on one CPU thread.
 BACKBONE_PRESETS: dict[str, dict[str, Any]] = {
@@ -41,8 +39,8 @@ BACKBONE_PRESETS: dict[str, dict[str, Any]] = {
 _DEFAULT_PRESET = "bit-small"
 
 
-@strict
-class AttributeClassifierConfig(PreTrainedConfig):
+@checked_config
+class AttributeClassifierConfig(CXRConfig):
     r"""
     Configuration of [`AttributeClassifierModel`].
 
@@ -80,16 +78,16 @@ class AttributeClassifierConfig(PreTrainedConfig):
 
     attributes: list | tuple = ()
     backbone_config: dict | PreTrainedConfig | None = None
-    num_channels: int = 1
-    image_size: int | None = None
+    num_channels: int = bounded(1, 1, MAX_SIZE)
+    image_size: int | None = bounded(None, 1, MAX_SIZE)
     standardize: bool = True
     layer_norm: bool = False
     dropout: float | int = 0.0
-    pool_grid: int = 1
-    projection_dim: int = 0
-    embedding_dim: int | None = None
-    temperature: dict | None = None
-    initializer_range: float = 0.02
+    pool_grid: int = bounded(1, 1, 32)
+    projection_dim: int = bounded(0, 0, MAX_SIZE)
+    embedding_dim: int | None = bounded(None, 1, MAX_SIZE)
+    temperature: dict[str, float | int] | None = None
+    initializer_range: float | int = bounded(0.02, 0, 10)
 
     def __post_init__(self, **kwargs):
         self.backbone_config = _backbone_config(self.backbone_config, self.num_channels)
@@ -121,7 +119,7 @@ class AttributeClassifierConfig(PreTrainedConfig):
     @classmethod
     def from_preset(
         cls, preset: str, schema: AttributeSchema, image_size: int | None = None, **kwargs
-    ) -> AttributeClassifierConfig:
+    ) -> "AttributeClassifierConfig":
         """A ready-made small backbone for radiographs of 64 to 256 pixels.
 
         Args:
@@ -149,10 +147,6 @@ class AttributeClassifierConfig(PreTrainedConfig):
     def _check_values(self) -> None:
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}.")
-        if self.pool_grid < 1:
-            raise ValueError(f"pool_grid must be at least 1, got {self.pool_grid}.")
-        if self.projection_dim < 0:
-            raise ValueError(f"projection_dim must be 0 (none) or a width, got {self.projection_dim}.")
         names = [a["name"] for a in self.attributes]
         for name, value in self.temperature.items():
             if name not in names:
@@ -173,11 +167,10 @@ def _backbone_config(given: dict | PreTrainedConfig | None, num_channels: int) -
     if isinstance(given, PreTrainedConfig):
         config = copy.deepcopy(given)
     else:
-        given = copy.deepcopy(given)
-        model_type = given.pop("model_type", None)
-        if model_type is None:
+        if given.get("model_type") is None:
             raise ValueError(f"backbone_config needs a 'model_type' such as 'bit', got keys {sorted(given)}.")
-        config = AutoConfig.for_model(model_type, **given)
+        config = nested_config("backbone_config", copy.deepcopy(given))
+    check_backbone("backbone_config", config)
     if hasattr(config, "num_channels"):
         config.num_channels = num_channels
     elif config.model_type == "timm_wrapper":

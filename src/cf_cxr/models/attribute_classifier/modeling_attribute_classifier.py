@@ -13,6 +13,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from ...attributes import Attribute, AttributeSchema
+from ...model_cards import PushesOwnCard
 from ..forward_arguments import check_forward_arguments
 from .configuration_attribute_classifier import AttributeClassifierConfig
 
@@ -131,7 +132,7 @@ def standardize_images(pixel_values: Tensor) -> Tensor:
     return x * x.square().mean(dim=(1, 2, 3), keepdim=True).clamp_min(_MIN_VARIANCE).rsqrt()
 
 
-class AttributeClassifierModel(PreTrainedModel):
+class AttributeClassifierModel(PushesOwnCard, PreTrainedModel):
     """Posterior over all attributes given a radiograph.
 
     `forward` trains and gives raw logits; `predict` gives calibrated posteriors, `infer` most probable values.

@@ -2,11 +2,9 @@
 
 from typing import Any
 
-from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
-
 from ...attributes import AttributeSchema
 from ...causal_graph import CausalGraph
+from ..configuration import MAX_LENGTH, MAX_SIZE, CXRConfig, bounded, check_weights, checked_config
 
 _PAPER_A_ATTRIBUTES = (
     {"name": "sex", "kind": "binary", "categories": ["Male", "Female"]},
@@ -17,8 +15,8 @@ _PAPER_A_ATTRIBUTES = (
 _PAPER_A_GRAPH = {"sex": [], "race": [], "age": [], "finding": ["age"]}
 
 
-@strict
-class AttributeSCMConfig(PreTrainedConfig):
+@checked_config
+class AttributeSCMConfig(CXRConfig):
     """Which attributes there are, who causes whom, and how large the mechanisms' networks are.
 
     Args:
@@ -42,11 +40,11 @@ class AttributeSCMConfig(PreTrainedConfig):
 
     attributes: list[dict[str, Any]] | None = None
     graph: dict[str, list[str]] | None = None
-    hidden_sizes: list[int] | tuple[int, ...] = (32, 32)
+    hidden_sizes: list[int] | tuple[int, ...] = bounded((32, 32), 1, MAX_SIZE, shortest=0)
     hidden_act: str = "gelu"
-    num_transforms: int = 2
-    num_bins: int = 8
-    initializer_range: float = 0.1
+    num_transforms: int = bounded(2, 1, MAX_LENGTH)
+    num_bins: int = bounded(8, 1, MAX_SIZE)
+    initializer_range: float | int = bounded(0.1, 0, 10)
 
     def __post_init__(self, **kwargs):
         if self.graph is None and self.attributes is None:
@@ -61,11 +59,15 @@ class AttributeSCMConfig(PreTrainedConfig):
         # In column order: JSON sorts keys, and the order of sampling must survive a save and load.
         self.graph = {name: list(graph.parents(name)) for name in schema.names}
         self.hidden_sizes = list(self.hidden_sizes)
-        for field in ("num_transforms", "num_bins"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}.")
-        if any(width < 1 for width in self.hidden_sizes):
-            raise ValueError(f"hidden_sizes must be positive widths, got {self.hidden_sizes}.")
+        mechanisms, widest = len(schema.names) * self.num_transforms, max([*self.hidden_sizes, schema.dim])
+        check_weights(
+            "hidden_sizes",
+            self.hidden_sizes,
+            mechanisms * (len(self.hidden_sizes) + 1),
+            widest,
+            mechanisms * 3 * self.num_bins * widest,
+            per_block=1,
+        )
         super().__post_init__(**kwargs)
 
     @property

@@ -11,6 +11,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from ...attributes import Attribute, AttributeValueError
+from ...model_cards import PushesOwnCard
 from ..forward_arguments import check_forward_arguments
 from .configuration_attribute_scm import AttributeSCMConfig
 from .mechanisms import Conditioner, GumbelMaxMechanism, SplineFlowMechanism
@@ -41,7 +42,7 @@ class AttributeNoise(dict):
         return AttributeNoise({name: value.to(device) for name, value in self.items()})
 
 
-class AttributeSCMModel(PreTrainedModel):
+class AttributeSCMModel(PushesOwnCard, PreTrainedModel):
     """p(attributes) = Π p(variable | parents), one mechanism per variable (papers H and A; design section 2).
 
     Attributes are raw float tensors `(B, n)` in schema order: units for continuous variables, class indices for

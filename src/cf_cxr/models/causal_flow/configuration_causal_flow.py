@@ -1,15 +1,12 @@
 """Configuration of the causal flow."""
 
-from __future__ import annotations
-
 import math
 
-from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
+from ..configuration import MAX_BLOCKS, MAX_SIZE, CXRConfig, bounded, check_weights, checked_config
 
 
-@strict
-class CausalFlowConfig(PreTrainedConfig):
+@checked_config
+class CausalFlowConfig(CXRConfig):
     r"""
     Args:
         attribute_names (`list[str]`): the parents in the order of the parent vector.
@@ -35,16 +32,16 @@ class CausalFlowConfig(PreTrainedConfig):
     keys_to_ignore_at_inference = ["loss", "hidden_states"]
 
     attribute_names: list[str] | tuple[str, ...] = ("age", "sex", "view", "finding")
-    attribute_sizes: list[int] | tuple[int, ...] = (1, 1, 1, 1)
-    image_size: int = 128
-    num_channels: int = 1
-    patch_size: int = 4
-    block_out_channels: list[int] | tuple[int, ...] = (48, 64, 128, 192)
-    layers_per_block: int = 2
+    attribute_sizes: list[int] | tuple[int, ...] = bounded((1, 1, 1, 1), 1, MAX_SIZE)
+    image_size: int = bounded(128, 1, MAX_SIZE)
+    num_channels: int = bounded(1, 1, MAX_SIZE)
+    patch_size: int = bounded(4, 1, 64)
+    block_out_channels: list[int] | tuple[int, ...] = bounded((48, 64, 128, 192), 1, MAX_SIZE)
+    layers_per_block: int = bounded(2, 1, MAX_BLOCKS)
     attribute_dropout: float | int = 0.1
-    data_std: float | int = 0.5
-    num_inference_steps: int = 16
-    guidance_scale: float | int | dict[str, float | int] = 1.0
+    data_std: float | int = bounded(0.5, 1e-6, 1e6)
+    num_inference_steps: int = bounded(16, 1, 1000)
+    guidance_scale: float | int | dict[str, float | int] = bounded(1.0, -1000, 1000)
 
     def __post_init__(self, **kwargs):
         self.attribute_names, self.attribute_sizes = list(self.attribute_names), list(self.attribute_sizes)
@@ -68,32 +65,24 @@ class CausalFlowConfig(PreTrainedConfig):
 
     def validate_architecture(self):
         """Part of the `@strict` validation: sizes must be positive and fit together."""
-        sizes = {
-            "image_size": self.image_size,
-            "num_channels": self.num_channels,
-            "patch_size": self.patch_size,
-            "layers_per_block": self.layers_per_block,
-            "num_inference_steps": self.num_inference_steps,
-            **{f"attribute_sizes[{i}]": size for i, size in enumerate(self.attribute_sizes)},
-            **{f"block_out_channels[{i}]": width for i, width in enumerate(self.block_out_channels)},
-        }
-        for name, value in sizes.items():
-            if value < 1:
-                raise ValueError(f"{name}={value}: give a positive number.")
+        blocks, channels = (
+            len(self.block_out_channels) * self.layers_per_block,
+            self.num_channels * self.patch_size**2,
+        )
+        widest = max(*self.block_out_channels, channels)
+        check_weights("block_out_channels", self.block_out_channels, 4 * blocks, widest)
         if len(set(self.attribute_names)) != len(self.attribute_sizes):
             raise ValueError(
                 f"attribute_names={self.attribute_names} and attribute_sizes={self.attribute_sizes}: give every "
                 "attribute one name and one size."
             )
-        if not self.block_out_channels or self.image_size % self.size_multiple:
+        if self.image_size % self.size_multiple:
             raise ValueError(
                 f"image_size={self.image_size} must be a multiple of {self.size_multiple}, patch_size="
                 f"{self.patch_size} halved between {len(self.block_out_channels)} block_out_channels."
             )
         if not 0 <= self.attribute_dropout < 1:
             raise ValueError(f"attribute_dropout={self.attribute_dropout}: give a probability below 1.")
-        if not self.data_std > 0:
-            raise ValueError(f"data_std={self.data_std}: give a positive number.")
 
 
 __all__ = ["CausalFlowConfig"]

@@ -1,12 +1,9 @@
 """Configuration of the causal HVAE, and the grammar of its block strings."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 
-from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
+from ..configuration import MAX_BLOCKS, MAX_SIZE, CXRConfig, bounded, check_weights, checked_config
 
 _ENCODER_STAGE = re.compile(r"^(\d+)b(\d+)(?:d(\d+))?$")
 _DECODER_STAGE = re.compile(r"^(\d+)b(\d+)$")
@@ -33,8 +30,8 @@ class DecoderBlockSpec:
     stochastic: bool
 
 
-@strict
-class CausalHVAEConfig(PreTrainedConfig):
+@checked_config
+class CausalHVAEConfig(CXRConfig):
     r"""
     Args:
         image_size (`int`): height and width of the square image, in pixels.
@@ -66,21 +63,21 @@ class CausalHVAEConfig(PreTrainedConfig):
     model_type = "causal_hvae"
     keys_to_ignore_at_inference = ["loss", "nll", "kl", "counterfactual", "hidden_states"]
 
-    image_size: int = 64
-    num_channels: int = 1
-    context_dim: int = 4
+    image_size: int = bounded(64, 1, MAX_SIZE)
+    num_channels: int = bounded(1, 1, MAX_SIZE)
+    context_dim: int = bounded(4, 1, MAX_SIZE)
     encoder_blocks: str = "64b1d2,32b2d2,16b2d2,8b2d2,4b2d4,1b1"
     decoder_blocks: str = "1b1,4b2,8b3,16b3,32b3,64b1"
-    widths: list[int] | tuple[int, ...] = (32, 48, 64, 96, 128, 192)
-    z_dim: int = 16
-    bottleneck: int = 4
-    z_max_res: int = 32
-    bias_max_res: int = 32
+    widths: list[int] | tuple[int, ...] = bounded((32, 48, 64, 96, 128, 192), 1, MAX_SIZE)
+    z_dim: int = bounded(16, 1, MAX_SIZE)
+    bottleneck: int = bounded(4, 1, MAX_SIZE)
+    z_max_res: int = bounded(32, 1, MAX_SIZE)
+    bias_max_res: int = bounded(32, 1, MAX_SIZE)
     cond_prior: bool = False
     x_like: str = "diag_dgauss"
-    std_init: float | int = 0.0
-    beta: float | int = 1.0
-    free_bits: float | int = 0.0
+    std_init: float | int = bounded(0.0, 0, 1e6)
+    beta: float | int = bounded(1.0, 0, 1e6)
+    free_bits: float | int = bounded(0.0, 0, 1e6)
 
     def __post_init__(self, **kwargs):
         self.widths = list(self.widths)
@@ -92,12 +89,16 @@ class CausalHVAEConfig(PreTrainedConfig):
             raise ValueError(
                 f"x_like={self.x_like!r} is unknown; use diag_dgauss, shared_dgauss or fixed_dgauss."
             )
-        if self.context_dim < 1:
-            raise ValueError(f"context_dim={self.context_dim}: an image mechanism needs at least one parent.")
         if min(self.widths) < self.bottleneck:
             raise ValueError(
                 f"widths={self.widths}: every width must be at least bottleneck={self.bottleneck}."
             )
+        blocks, widest = (
+            len(self.encoder_specs()) + 3 * len(self.decoder_specs()),
+            max(*self.widths, self.z_dim),
+        )
+        biases = sum(width * resolution**2 for width, resolution in self.bias_shapes())
+        check_weights("widths", self.widths, blocks, widest, biases)
         reached = self.encoder_resolutions()
         missing = [b.resolution for b in self.decoder_specs() if b.stochastic and b.resolution not in reached]
         if missing:
@@ -111,7 +112,7 @@ class CausalHVAEConfig(PreTrainedConfig):
             )
 
     @classmethod
-    def paper_a_192(cls, context_dim: int = 6, **kwargs) -> CausalHVAEConfig:
+    def paper_a_192(cls, context_dim: int = 6, **kwargs) -> "CausalHVAEConfig":
         """The 192x192 setting of paper A: 7 976 658 parameters with a 6-dimensional context."""
         settings = {
             "image_size": 192,
@@ -133,7 +134,15 @@ class CausalHVAEConfig(PreTrainedConfig):
             if match is None:
                 example = "64b1d2" if pattern is _ENCODER_STAGE else "64b1"
                 raise ValueError(f"{what}={blocks!r}: stage {text!r} is malformed; write e.g. {example!r}.")
-            stages.append(tuple(None if g is None else int(g) for g in match.groups()))
+            if any(len(g) > 9 for g in match.groups("")):
+                raise ValueError(f"{what}={blocks!r}: stage {text!r} has a number without bounds.")
+            resolution, n_blocks, *pool = (None if g is None else int(g) for g in match.groups())
+            if not 1 <= resolution <= MAX_SIZE or n_blocks > MAX_BLOCKS or 0 in pool:
+                raise ValueError(
+                    f"{what}={blocks!r}: stage {text!r} needs a resolution of 1 to {MAX_SIZE}, at most {MAX_BLOCKS} "
+                    "blocks, and no pooling by 0."
+                )
+            stages.append((resolution, n_blocks, *pool))
         if len(stages) > len(self.widths):
             raise ValueError(f"{what}={blocks!r} has {len(stages)} stages but widths={self.widths}.")
         return stages
@@ -169,8 +178,16 @@ class CausalHVAEConfig(PreTrainedConfig):
             for before, (width, pool) in zip(previous, outputs)
         ]
 
+    @property
+    def pads_odd(self) -> bool:
+        """Whether the encoder pads activations of odd resolution to even ones: unless the decoder has latents at one.
+
+        The published code pads, and tells its reader to remove that for 224x224 images, where 7x7 has latents.
+        """
+        return not any(b.stochastic and b.resolution % 2 and b.resolution > 1 for b in self.decoder_specs())
+
     def encoder_resolutions(self) -> list[int]:
-        """Resolutions at which the encoder leaves an activation, after padding odd ones."""
+        """Resolutions at which the encoder leaves an activation, after padding odd ones where `pads_odd`."""
         stride = self.stem()[1]
         resolution, found = (self.image_size - 1) // stride + 1, []
         for block in self.encoder_specs():
@@ -179,7 +196,7 @@ class CausalHVAEConfig(PreTrainedConfig):
                 raise ValueError(
                     f"encoder_blocks={self.encoder_blocks!r} reduces image_size={self.image_size} below 1 pixel."
                 )
-            resolution += resolution % 2 if resolution > 1 else 0
+            resolution += resolution % 2 if resolution > 1 and self.pads_odd else 0
             if resolution not in found:
                 found.append(resolution)
         return found
@@ -194,6 +211,8 @@ class CausalHVAEConfig(PreTrainedConfig):
             )
         widths = self.widths[::-1]
         flat = [(r, widths[i]) for i, (r, n_blocks) in enumerate(stages) for _ in range(n_blocks)]
+        if not flat:
+            raise ValueError(f"decoder_blocks={self.decoder_blocks!r} has no blocks.")
         after = [width for _, width in flat[1:]] + [flat[-1][1]]
         return [
             DecoderBlockSpec(r, width, width // self.bottleneck, following, r <= self.z_max_res)

@@ -28,6 +28,12 @@ from .modeling_causal_hvae import CausalHVAEModel
 REQUIRED_HPARAMS = ("enc_arch", "dec_arch", "widths", "input_res", "context_dim")
 CONVOLUTIONS = {"1": "reduce", "3": "spatial_1", "5": "spatial_2", "7": "expand"}
 ANCHOR = "encoder.stem.weight"
+# Other parts by the `setup` of their settings: what the file is, and what makes such a part here.
+OTHER_PARTS = {
+    "sup_pgm": ("attribute model (PGM, p(attributes))", "training/train_scm.py"),
+    "sup_aux": ("attribute predictor (q(attributes | image))", "training/train_classifier.py"),
+    "sup_determ": ("attribute classifier (trained deterministically)", "training/train_classifier.py"),
+}
 # What torch.load raises for damaged files and for files of another kind.
 UNREADABLE = (
     pickle.UnpicklingError,
@@ -283,11 +289,13 @@ def convert_checkpoint(
     Raises:
         FileNotFoundError: `path` or `hparams_from` is no file.
         FileExistsError: `output_dir` holds a model already and `overwrite` is false.
-        CheckpointConversionError: the file cannot be read, or cannot be represented by `CausalHVAEModel`.
+        CheckpointConversionError: the file cannot be read, is another part of the authors' model, or cannot be
+            represented by `CausalHVAEModel`.
     """
     output_dir = Path(output_dir)
     _check_output(output_dir, overwrite)
     checkpoint = load_original_checkpoint(path)
+    _refuse_other_parts(checkpoint, Path(path).name)
     hparams = read_hparams(load_original_checkpoint(hparams_from) if hparams_from else checkpoint)
     model = CausalHVAEModel(config_from_hparams(hparams))
     weights, notes = select_weights(checkpoint, use_ema)
@@ -304,6 +312,20 @@ def convert_checkpoint(
     }
     _save(model, record, output_dir)
     return model
+
+
+def _refuse_other_parts(checkpoint: Mapping, name: str) -> None:
+    hparams = checkpoint.get("hparams")
+    hparams = vars(hparams) if isinstance(hparams, argparse.Namespace) else hparams
+    setup = hparams.get("setup") if isinstance(hparams, Mapping) else None
+    states = [checkpoint.get(entry) for entry in ("model_state_dict", "ema_model_state_dict")]
+    names = [str(name) for state in states if isinstance(state, Mapping) for name in state]
+    if setup in OTHER_PARTS and not any(name.endswith(ANCHOR) for name in names):
+        what, script = OTHER_PARTS[setup]
+        raise CheckpointConversionError(
+            f"{name} is the {what} of the authors' code (setup={setup!r}), not the image model. It cannot be "
+            f"converted: train that part with {script}, and pass the HVAE's checkpoint (of main.py) here."
+        )
 
 
 def _check_output(output_dir: Path, overwrite: bool) -> None:

@@ -21,6 +21,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 from transformers.utils.output_capturing import capture_outputs
 
+from ...model_cards import PushesOwnCard
 from ...tensor_values import has_values
 from ..forward_arguments import check_forward_arguments
 from ..image_mechanism import repeat_noise
@@ -153,13 +154,14 @@ class CausalHVAEEncoder(nn.Module):
         specs = config.encoder_specs()
         self.stem = nn.Conv2d(config.num_channels, width, 7, stride=stride, padding=3)
         self.blocks = nn.ModuleList(CausalHVAEEncoderBlock(spec, len(specs)) for spec in specs)
+        self.pads_odd = config.pads_odd
 
     def forward(self, pixel_values: Tensor) -> dict[int, Tensor]:
         """`(B, C, H, W)` to `{resolution: (B, width, resolution, resolution)}`."""
         hidden, activations = self.stem(pixel_values), {}
         for block in self.blocks:
             hidden = block(hidden)
-            if hidden.shape[-1] % 2 and hidden.shape[-1] > 1:
+            if self.pads_odd and hidden.shape[-1] % 2 and hidden.shape[-1] > 1:
                 hidden = F.pad(hidden, (0, 1, 0, 1))
             activations[hidden.shape[-1]] = hidden
         return activations
@@ -327,7 +329,7 @@ class DiscretizedGaussian(nn.Module):
         return probability.clamp(min=1e-12).log()
 
 
-class CausalHVAEPreTrainedModel(PreTrainedModel):
+class CausalHVAEPreTrainedModel(PushesOwnCard, PreTrainedModel):
     """Weight initialisation and the plumbing of `PreTrainedModel`."""
 
     config_class = CausalHVAEConfig

@@ -1,8 +1,5 @@
 """Configuration of the deep SCM: its three parts' configurations, nested."""
 
-from __future__ import annotations
-
-from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
 from ...attributes import AttributeSchema
@@ -10,10 +7,11 @@ from ...causal_graph import CausalGraph
 from ..attribute_classifier import AttributeClassifierConfig
 from ..attribute_scm import AttributeSCMConfig
 from ..causal_hvae import CausalHVAEConfig
+from ..configuration import ConfigurationError, CXRConfig, checked_config, nested_config
 
 
-@strict
-class DeepSCMConfig(PreTrainedConfig):
+@checked_config
+class DeepSCMConfig(CXRConfig):
     r"""
     Args:
         scm_config (`dict` or [`AttributeSCMConfig`]): the attributes, the causal graph and their mechanisms.
@@ -50,28 +48,33 @@ class DeepSCMConfig(PreTrainedConfig):
     training_classifiers: list[str] | tuple[str, ...] | None = None
 
     def __post_init__(self, **kwargs):
-        self.scm_config = self._nested(self.scm_config, "attribute_scm", AttributeSCMConfig)
+        self.scm_config = self._nested("scm_config", AttributeSCMConfig, AttributeSCMConfig)
         schema = AttributeSchema(self.scm_config.attributes)
         if self.image_config is None:
             self.image_config = CausalHVAEConfig(context_dim=schema.dim)
-        self.image_config = self._nested(self.image_config, "causal_hvae", CausalHVAEConfig)
+        self.image_config = self._nested("image_config", CausalHVAEConfig, PreTrainedConfig)
         if self.classifier_config is None:
             self.classifier_config = AttributeClassifierConfig(
                 attributes=schema.to_list(), image_size=self.image_config.image_size
             )
         self.classifier_config = self._nested(
-            self.classifier_config, "attribute_classifier", AttributeClassifierConfig
+            "classifier_config", AttributeClassifierConfig, AttributeClassifierConfig
         )
         super().__post_init__(**kwargs)
 
-    @staticmethod
-    def _nested(value, default_type: str, default_class: type) -> PreTrainedConfig:
+    def _nested(self, key: str, default: type, kind: type) -> PreTrainedConfig:
+        value = getattr(self, key)
         if value is None:
-            return default_class()
-        if isinstance(value, PreTrainedConfig):
-            return value
-        settings = dict(value)
-        return AutoConfig.for_model(settings.pop("model_type", default_type), **settings)
+            return default()
+        config = (
+            value if isinstance(value, PreTrainedConfig) else nested_config(key, value, default.model_type)
+        )
+        is_mechanism = hasattr(config, "image_size") and hasattr(config, "context_dim")
+        if not isinstance(config, kind) or (key == "image_config" and not is_mechanism):
+            raise ConfigurationError(
+                f"{key} is the configuration of a {config.model_type!r}, which cannot be that part."
+            )
+        return config
 
     def validate_architecture(self):
         """Part of the `@strict` validation: the three parts must fit together."""

@@ -1,15 +1,11 @@
 """Configuration of the discriminator."""
 
-from __future__ import annotations
-
-from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
-
-from .configuration_progressive_explainer import ProgressiveExplainerConfig, check_divides, check_network
+from ..configuration import MAX_SIZE, CXRConfig, bounded, check_weights, checked_config
+from .configuration_progressive_explainer import ProgressiveExplainerConfig, check_divides
 
 
-@strict
-class ExplainerDiscriminatorConfig(PreTrainedConfig):
+@checked_config
+class ExplainerDiscriminatorConfig(CXRConfig):
     r"""
     Configuration of [`ExplainerDiscriminator`]; the defaults are paper B's network.
 
@@ -27,10 +23,10 @@ class ExplainerDiscriminatorConfig(PreTrainedConfig):
     model_type = "explainer_discriminator"
     keys_to_ignore_at_inference = ["features", "hidden_states"]
 
-    image_size: int = 256
-    num_channels: int = 1
-    num_bins: int = 10
-    widths: list[int] | tuple[int, ...] = (64, 128, 256, 512, 1024, 1024)
+    image_size: int = bounded(256, 1, MAX_SIZE)
+    num_channels: int = bounded(1, 1, MAX_SIZE)
+    num_bins: int = bounded(10, 2, MAX_SIZE)
+    widths: list[int] | tuple[int, ...] = bounded((64, 128, 256, 512, 1024, 1024), 1, MAX_SIZE, shortest=2)
 
     def __post_init__(self, **kwargs):
         self.widths = list(self.widths)
@@ -42,12 +38,12 @@ class ExplainerDiscriminatorConfig(PreTrainedConfig):
         return 2 ** (len(self.widths) - 1)
 
     @classmethod
-    def for_explainer(cls, config: ProgressiveExplainerConfig, **kwargs) -> ExplainerDiscriminatorConfig:
+    def for_explainer(cls, config: ProgressiveExplainerConfig, **kwargs) -> "ExplainerDiscriminatorConfig":
         """A discriminator with the size, channels, bins and widths of a generator; `kwargs` override."""
         shared = {k: getattr(config, k) for k in ("image_size", "num_channels", "num_bins", "widths")}
         return cls(**{**shared, **kwargs})
 
     def validate_architecture(self):
         """Part of the `@strict` validation: the numbers must describe a network."""
-        check_network(self.widths, self.num_channels, self.num_bins)
+        check_weights("widths", self.widths, 2 * len(self.widths), max(self.widths))
         check_divides(self.image_size, self.total_stride, len(self.widths) - 1)

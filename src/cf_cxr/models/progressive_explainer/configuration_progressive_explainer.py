@@ -1,16 +1,13 @@
 """Configuration of the generator: size, widths, bins, and whose decisions it was trained to explain."""
 
-from __future__ import annotations
-
-from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
+from ..configuration import MAX_SIZE, CXRConfig, bounded, check_weights, checked_config
 
 # Five stages take 256x256 to 8x8 as in B; three take 64x64 to 8x8 at a fraction of the cost.
 SLIM_WIDTHS = (16, 32, 64, 128)
 
 
-@strict
-class ProgressiveExplainerConfig(PreTrainedConfig):
+@checked_config
+class ProgressiveExplainerConfig(CXRConfig):
     r"""
     Configuration of [`ProgressiveExplainerModel`]; the defaults are paper B's network.
 
@@ -46,15 +43,15 @@ class ProgressiveExplainerConfig(PreTrainedConfig):
     model_type = "progressive_explainer"
     keys_to_ignore_at_inference = ["embedding", "hidden_states"]
 
-    image_size: int = 256
-    num_channels: int = 1
-    num_bins: int = 10
-    widths: list[int] | tuple[int, ...] = (64, 128, 256, 512, 1024, 1024)
+    image_size: int = bounded(256, 1, MAX_SIZE)
+    num_channels: int = bounded(1, 1, MAX_SIZE)
+    num_bins: int = bounded(10, 2, MAX_SIZE)
+    widths: list[int] | tuple[int, ...] = bounded((64, 128, 256, 512, 1024, 1024), 1, MAX_SIZE, shortest=2)
     norm_type: str = "batch"
     norm_momentum: float | int = 0.1
-    norm_groups: int = 8
+    norm_groups: int = bounded(8, 1, MAX_SIZE)
     residual_output: bool = False
-    change_stride: int = 1
+    change_stride: int = bounded(1, 1, MAX_SIZE)
     class_name: str | None = None
     classifier_fingerprint: str | None = None
     threshold: float | int = 0.5
@@ -70,18 +67,18 @@ class ProgressiveExplainerConfig(PreTrainedConfig):
         return 2 ** (len(self.widths) - 1)
 
     @classmethod
-    def slim(cls, image_size: int = 64, **kwargs) -> ProgressiveExplainerConfig:
+    def slim(cls, image_size: int = 64, **kwargs) -> "ProgressiveExplainerConfig":
         """A model of 0.47 M parameters with a residual output, which two CPU cores can train at 64x64."""
         settings = {"widths": list(SLIM_WIDTHS), "residual_output": True}
         return cls(image_size=image_size, **{**settings, **kwargs})
 
     def validate_architecture(self):
         """Part of the `@strict` validation: the numbers must describe a network."""
-        check_network(self.widths, self.num_channels, self.num_bins)
+        check_weights("widths", self.widths, 4 * len(self.widths), max(self.widths))
         check_divides(self.image_size, self.total_stride, len(self.widths) - 1)
         if self.norm_type not in ("batch", "group"):
             raise ValueError(f"norm_type={self.norm_type!r} is unknown; use 'batch' or 'group'.")
-        if self.change_stride < 1 or self.image_size % self.change_stride:
+        if self.image_size % self.change_stride:
             raise ValueError(
                 f"change_stride={self.change_stride} does not divide image_size={self.image_size}."
             )
@@ -89,24 +86,12 @@ class ProgressiveExplainerConfig(PreTrainedConfig):
             raise ValueError(
                 f"change_stride={self.change_stride} needs residual_output=True: it smooths a change."
             )
-        if self.norm_groups < 1:
-            raise ValueError(f"norm_groups must be at least 1, got {self.norm_groups}.")
         if not 0 < self.norm_momentum <= 1:
             raise ValueError(f"norm_momentum must be in (0, 1], got {self.norm_momentum}.")
         if self.operating_point is not None and not 0 < self.operating_point < 1:
             raise ValueError(f"operating_point must be in (0, 1), got {self.operating_point}.")
         if not 0 < self.threshold < 1:
             raise ValueError(f"threshold must be in (0, 1), got {self.threshold}.")
-
-
-def check_network(widths: list[int], num_channels: int, num_bins: int) -> None:
-    """Raises ValueError for fewer than two widths, a width or channel number below 1, or fewer than two bins."""
-    if len(widths) < 2 or min(widths) < 1:
-        raise ValueError(f"widths must be at least two positive numbers, got {widths}.")
-    if num_channels < 1:
-        raise ValueError(f"num_channels must be at least 1, got {num_channels}.")
-    if num_bins < 2:
-        raise ValueError(f"num_bins must be at least 2, got {num_bins}.")
 
 
 def check_divides(image_size: int, stride: int, stages: int) -> None:

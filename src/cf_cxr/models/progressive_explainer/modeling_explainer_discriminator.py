@@ -17,6 +17,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 from transformers.utils.output_capturing import capture_outputs
 
+from ...model_cards import PushesOwnCard
 from ...posterior_bins import PosteriorBins
 from ..forward_arguments import check_forward_arguments
 from ..pixel_values import check_pixel_values
@@ -66,7 +67,7 @@ class DiscriminatorBlock(nn.Module):
         return residual + self.skip(hidden)
 
 
-class ExplainerDiscriminator(PreTrainedModel):
+class ExplainerDiscriminator(PushesOwnCard, PreTrainedModel):
     """Is this a real image whose posterior is in this bin? (paper B, section 3.2)
 
         score(x, c) = w . h(x) + b + sum over thresholds k = 1 ... K - 1 of <V_k, h(x)> [c >= k]

@@ -17,6 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 from transformers.utils.output_capturing import capture_outputs
 
+from ...model_cards import PushesOwnCard
 from ...posterior_bins import PosteriorBins
 from ..forward_arguments import check_forward_arguments
 from ..pixel_values import check_pixel_values
@@ -71,7 +72,7 @@ class ExplainerBlock(GradientCheckpointingLayer):
         return skip + self.conv2(residual)
 
 
-class ProgressiveExplainerModel(PreTrainedModel):
+class ProgressiveExplainerModel(PushesOwnCard, PreTrainedModel):
     """x_delta = G(E(x), c): the query x changed so that a classifier's posterior falls into bin c (paper B, section 3).
 
     A convolution, n down-sampling blocks, n mirrored up-sampling blocks, tanh; the bottleneck is the embedding. The
