@@ -265,7 +265,7 @@ def check_content(square: np.ndarray, resized: np.ndarray, name: str) -> None:
         CXRImageError: `square`, or nine tenths of `resized`, has fewer than 8 levels.
     """
     for pixels, share, what in ((square, 1.0, "it has"), (resized, 0.9, "nine tenths of it have")):
-        counts = np.sort(np.bincount(np.rint(pixels * 255).astype(np.uint8).ravel()))[::-1]
+        counts = np.sort(PIL.Image.fromarray((pixels * 255 + 0.5).astype(np.uint8)).histogram())[::-1]
         levels = int(np.searchsorted(counts.cumsum(), share * pixels.size)) + 1
         if levels < MIN_LEVELS:
             raise CXRImageError(
