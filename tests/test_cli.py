@@ -108,6 +108,7 @@ def test_only_bad_files_leave_nothing_behind(here, model, capsys):
         (["--do", "age=3", "--json", "a.png"], "a.png exists; choose another --output"),
         (["--do", "age=3", "--json", "a.png", "--overwrite"], "a.png is one of the images"),
         (["--do", "age=3", "--output", "a.png", "--overwrite"], "a.png is one of the images"),
+        (["--do", "age=3", "--json", "x.png", "--output", "x.png"], "x.png is to hold two things"),
         (["--do", "age=3", "--json", "."], r"\. is a folder, but a file is to be written"),
         (["--do", "age=3", "--output", "a.png/x.png"], "a.png is a file, but a folder is needed"),
         (["--do", "age=3", "--output", "/proc/none/x.png"], "Nothing can be written|No such file"),

@@ -118,16 +118,20 @@ def refuse_files(files: Sequence[Path], images: Sequence[str], overwrite: bool) 
         overwrite: whether existing files may be replaced.
 
     Raises:
-        UsageError: a file exists and may not be replaced, is an input or a folder; or its folder is a file or cannot
-            be written to.
+        UsageError: a file exists and may not be replaced, is an input, a folder or named twice; or its folder is a file
+            or cannot be written to.
     """
     inputs = {os.path.realpath(image) for image in images}
+    taken: set[Path] = set()
     for path in files:
+        if path in taken:
+            raise UsageError(f"{path} is to hold two things at once; choose another name for one of them.")
+        taken.add(path)
         if path.is_dir():
             raise UsageError(f"{path} is a folder, but a file is to be written there; choose another name.")
         if path.exists() and os.path.realpath(path) in inputs and overwrite:
             raise UsageError(f"{path} is one of the images; choose another --output.")
-    for folder in {path.parent for path in files}:
+    for folder in {path.parent for path in taken}:
         there = next(place for place in (folder, *folder.parents) if place.exists())
         if not there.is_dir():
             raise UsageError(f"{there} is a file, but a folder is needed there; choose another name.")

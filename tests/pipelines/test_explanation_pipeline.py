@@ -28,6 +28,7 @@ from cf_cxr.pipelines import (
 from cf_cxr.pipelines.explained_classifier import check_explains, explained_classifier
 from cf_cxr.training_distribution import embedding_features
 from tests.black_box.helpers import attribute_model
+from tests.dicom_files import make_dicom, save_dicom
 from tests.optional_libraries import import_optional
 from tests.pipelines.tiny import tiny_model, tiny_processor
 from tests.pipelines.tiny_explainer import (
@@ -193,6 +194,22 @@ def test_an_example_dicom_is_read(pipe):
     from cf_cxr.examples import example_dicom
 
     assert pipe(example_dicom()).source_image.size == (SIDE, SIDE)
+
+
+def test_a_causal_model_takes_the_header_of_a_dicom(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40), dtype=np.uint8)
+    said, plain = (
+        save_dicom(make_dicom(pixels, **header), tmp_path / f"{len(header)}.dcm")
+        for header in ({"PatientAge": "020Y", "PatientSex": "F"}, {})
+    )
+    pipe = pipeline(
+        EXPLANATION_TASK, model=tiny_model(), image_processor=tiny_processor(), class_name="finding"
+    )
+    given = pipe(plain, attributes={"age": 20, "sex": "Female"})
+    np.testing.assert_allclose(pipe(said).difference, given.difference, atol=1e-6)
+    assert (
+        np.abs(pipe(plain, attributes={"age": 90, "sex": "Male"}).difference - given.difference).max() > 1e-3
+    )
 
 
 def test_unreadable_images_are_reported_where_asked(pipe, tmp_path):
@@ -519,6 +536,7 @@ def test_a_record_of_usual_images_that_cannot_be_is_refused():
     ("options", "error", "message"),
     [
         ({"steps": 1}, ValueError, "steps must be a whole number of at least 2, got 1"),
+        ({"steps": 10**9}, ValueError, "steps must be at most 1000, got 1000000000"),
         ({"steps": 2.5}, ValueError, "steps.*got 2.5"),
         ({"target": 1.5}, ValueError, "target must be a posterior.*got 1.5"),
         ({"target": float("nan")}, ValueError, "target"),

@@ -21,6 +21,7 @@ from .inputs import PipelineItem, check_attributes, item_tensors, pipeline_input
 from .per_item import compute_per_item, failure
 
 ON_ERROR = ("raise", "report")
+MAX_STEPS = 1000
 _OPTIONS = (
     "classifier",
     "class_name",
@@ -109,7 +110,7 @@ class ExplanationPipeline(PushesOwnCard, Pipeline):
                 more than a class (`preprocess`, `index`, ...), give it such an adapter. Default: the classifier that
                 the bundled explainer was trained for; for a causal model, its own.
             class_name: the class whose decision is explained, where the classifier has several.
-            steps: number of images of the series, at least 2. A progressive explainer has no more of them than
+            steps: number of images of the series, 2 to 1000. A progressive explainer has no more of them than
                 there are bins on the way.
             target: posterior in [0, 1], on the classifier's own scale, that the last image aims at. Default: the
                 outermost bin across the decision boundary.
@@ -202,7 +203,7 @@ class ExplanationPipeline(PushesOwnCard, Pipeline):
                 raise TypeError(f"Default attributes are one dictionary, got {given['attributes']!r}.")
             preprocess["attributes"] = check_attributes(self.schema, given["attributes"])
         if "steps" in given:
-            forward["steps"] = whole_number("steps", given["steps"], minimum=2)
+            forward["steps"] = whole_number("steps", given["steps"], minimum=2, maximum=MAX_STEPS)
         if "seed" in given:
             forward["seed"] = whole_number("seed", given["seed"], minimum=0)
         if "target" in given:

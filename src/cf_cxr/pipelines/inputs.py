@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import sys
 import warnings
@@ -326,12 +327,14 @@ def add_header_attributes(raw: Tensor, image: Any, schema: AttributeSchema, name
     return tuple(names)
 
 
-def whole_number(name: str, value: Any, minimum: int) -> int:
+def whole_number(name: str, value: Any, minimum: int, maximum: float = math.inf) -> int:
     """`value` as an int.
 
     Raises:
-        ValueError: naming the argument, for anything but a whole number of at least `minimum`.
+        ValueError: naming the argument, for anything but a whole number from `minimum` to `maximum`.
     """
     if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
         raise ValueError(f"{name} must be a whole number of at least {minimum}, got {value!r}.")
+    if value > maximum:
+        raise ValueError(f"{name} must be at most {maximum}, got {value!r}.")
     return int(value)
