@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from numbers import Real
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
 KINDS = ("continuous", "binary", "categorical")
-MAX_NUMBER = 1e30  # of ranges: models work in float32
+MAX_CATEGORIES = 1000
+MAX_NUMBER = 1e30  # of a range: models work in float32
 _NUMBER_WITH_UNIT = re.compile(
     r"^\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*(?:y|yr|yrs|years?)?\s*$", re.IGNORECASE
 )
@@ -61,26 +62,38 @@ class Attribute:
 
     def __post_init__(self):
         names = self.categories or ()
+        if not isinstance(names, (list, tuple)) or not all(isinstance(c, str) for c in names):
+            raise ValueError(f"Attribute {self.name!r}: categories must be a list of names, got {names!r}.")
+        if len(names) > MAX_CATEGORIES:
+            raise ValueError(f"Attribute {self.name!r}: {len(names)} categories, at most {MAX_CATEGORIES}.")
         object.__setattr__(self, "categories", tuple(names))
+        for bound in (self.minimum, self.maximum):
+            if bound is not None and (
+                isinstance(bound, bool)
+                or not isinstance(bound, (int, float))
+                or not abs(bound) <= sys.float_info.max
+            ):
+                raise ValueError(f"Attribute {self.name!r}: {bound!r} is no bound of a range; give a number.")
+        if not isinstance(self.unit, str):
+            raise ValueError(f"Attribute {self.name!r}: unit must be text, got {self.unit!r}.")
         if not self.name or not isinstance(self.name, str):
             raise ValueError(f"An attribute needs a non-empty name, got {self.name!r}.")
         if self.kind not in KINDS:
             raise ValueError(f"Attribute {self.name!r}: kind must be one of {KINDS}, got {self.kind!r}.")
         if self.kind == "continuous":
             limits = (self.minimum, self.maximum)
-            finite = all(isinstance(limit, Real) and abs(limit) < MAX_NUMBER for limit in limits)
-            if not finite or not self.minimum < self.maximum:
+            if None in limits or not -MAX_NUMBER <= self.minimum < self.maximum <= MAX_NUMBER:
                 raise ValueError(
-                    f"Continuous attribute {self.name!r} needs finite numbers minimum < maximum, got "
-                    f"minimum={limits[0]!r:.60}, maximum={limits[1]!r:.60}."
+                    f"Continuous attribute {self.name!r} needs minimum < maximum, within {MAX_NUMBER:g}, got "
+                    f"minimum={self.minimum}, maximum={self.maximum}."
                 )
             if self.categories:
                 raise ValueError(f"Continuous attribute {self.name!r} cannot have categories.")
             return
         if self.minimum is not None or self.maximum is not None:
             raise ValueError(f"Attribute {self.name!r} is {self.kind}: it has categories, not a range.")
-        if isinstance(names, str) or not all(isinstance(c, str) and c.strip() for c in self.categories):
-            raise ValueError(f"Attribute {self.name!r}: categories must be a list of names, got {names!r}.")
+        if not all(c.strip() for c in self.categories):
+            raise ValueError(f"Attribute {self.name!r}: categories need names, got {names!r}.")
         if len({c.casefold() for c in self.categories}) != len(self.categories):
             raise ValueError(
                 f"Attribute {self.name!r}: categories must differ in more than case: {self.categories}."
@@ -156,6 +169,16 @@ class Attribute:
         return self.categories[int(round(raw))] if self.is_discrete else raw
 
 
+def _attribute(definition: Any) -> Attribute:
+    known = [f.name for f in fields(Attribute)]
+    if not isinstance(definition, Mapping) or not {"name", "kind"} <= set(definition) <= set(known):
+        raise ValueError(
+            f"attributes: {definition!r} does not define one; give name, kind and what the kind needs of "
+            f"{', '.join(known[2:])}."
+        )
+    return Attribute(**definition)
+
+
 class AttributeSchema:
     """The ordered set of attributes a model knows.
 
@@ -167,9 +190,9 @@ class AttributeSchema:
     """
 
     def __init__(self, attributes: Iterable[Attribute | Mapping[str, Any]]):
-        self._attributes = tuple(a if isinstance(a, Attribute) else Attribute(**a) for a in attributes)
+        self._attributes = tuple(a if isinstance(a, Attribute) else _attribute(a) for a in attributes)
         if not self._attributes:
-            raise ValueError("A schema needs at least one attribute.")
+            raise ValueError("A schema needs at least one attribute, but attributes is empty.")
         names = [a.name for a in self._attributes]
         if len(set(names)) != len(names):
             raise ValueError(f"Attribute names must be unique, got {names}.")

@@ -270,13 +270,14 @@ def test_infinite_numbers_make_no_range(tmp_path, caplog):
         '"minimum": NaN, "maximum": 1',
         '"minimum": "0", "maximum": "9"',
         f'"minimum": 0, "maximum": 1{"0" * 400}',
+        '"minimum": 0, "maximum": 1e200',
     ],
 )
 def test_a_range_must_be_finite(tmp_path, definition):
     root = folder(tmp_path)
     text = '{"attributes": [{"name": "age", "kind": "continuous", ' + definition + "}]}"
     (root / "schema.json").write_text(text)
-    with pytest.raises(CXRDataError, match="schema.json.*'age'.*finite numbers"):
+    with pytest.raises(CXRDataError, match="schema.json.*'age'.* (no bound of a range|within 1e.30)"):
         load_cxr(root, resolution=16)
 
 
