@@ -144,7 +144,7 @@ class Attribute:
         elif isinstance(value, (int, float)) and value in range(self.n_classes):
             return float(value)
         raise AttributeValueError(
-            f"{self.name}={value!r} is not possible: {self.name} is {self.kind}, give one of {allowed}."
+            f"{self.name}={value!r:.80} is not possible: {self.name} is {self.kind}, give one of {allowed}."
         )
 
     def _parse_number(self, value: Any) -> float:
@@ -153,9 +153,9 @@ class Attribute:
         if isinstance(value, str) and (match := _NUMBER_WITH_UNIT.match(value)):
             value = float(match.group(1))
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise AttributeValueError(f"{self.name}={value!r} is not a number: {hint}")
+            raise AttributeValueError(f"{self.name}={value!r:.80} is not a number: {hint}")
         if not math.isfinite(value) or not self.minimum <= value <= self.maximum:
-            raise AttributeValueError(f"{self.name}={value!r} is out of range: {hint}")
+            raise AttributeValueError(f"{self.name}={value!r:.80} is out of range: {hint}")
         return float(value)
 
     def format(self, raw: float) -> float | str | None:

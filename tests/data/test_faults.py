@@ -232,6 +232,18 @@ def test_sex_letters_may_be_the_classes_of_a_given_schema(tmp_path):
     assert rows_of(load_cxr(root, resolution=16, schema=schema))["img00.png"]["sex"] == 1
 
 
+def test_spellings_of_a_class_are_one_class(tmp_path):
+    root = folder(tmp_path, finding=["Effusion", "EFFUSION", "No Finding", "no finding"] * 3)
+    assert cxr_schema(root)[0]["finding"].categories == ("No Finding", "Effusion")
+
+
+def test_a_table_in_another_encoding_says_what_to_do(tmp_path):
+    root = folder(tmp_path)
+    (root / "metadata.csv").write_bytes((root / "metadata.csv").read_text().encode("utf-16"))
+    with pytest.raises(CXRDataError, match="metadata.csv.*UTF-8"):
+        load_cxr(root, resolution=16)
+
+
 def test_lists_of_labels_are_no_attribute_of_a_folder(tmp_path, caplog):
     root = folder(tmp_path, findings=["Effusion|Mass", "No Finding", "Effusion ruled out"] * 4)
     assert "findings" not in cxr_schema(root)[0]
@@ -258,13 +270,14 @@ def test_infinite_numbers_make_no_range(tmp_path, caplog):
         '"minimum": NaN, "maximum": 1',
         '"minimum": "0", "maximum": "9"',
         f'"minimum": 0, "maximum": 1{"0" * 400}',
+        '"minimum": 0, "maximum": 1e200',
     ],
 )
 def test_a_range_must_be_finite(tmp_path, definition):
     root = folder(tmp_path)
     text = '{"attributes": [{"name": "age", "kind": "continuous", ' + definition + "}]}"
     (root / "schema.json").write_text(text)
-    with pytest.raises(CXRDataError, match="schema.json.*'age'.*finite numbers"):
+    with pytest.raises(CXRDataError, match="schema.json.*'age'.* (no bound of a range|within 1e.30)"):
         load_cxr(root, resolution=16)
 
 

@@ -211,7 +211,7 @@ def _infer(name: str, values: pd.Series, images: pd.Series, blank: bool) -> tupl
         if name == "finding":
             return None, f"a finding has classes, not numbers such as {listed(values, images)}"
         return Attribute(name, "continuous", minimum=float(numbers.min()), maximum=float(numbers.max())), ""
-    classes = {text.casefold(): text for text in sorted(values.unique(), reverse=True)}
+    classes = {text.casefold(): text for text in reversed(values.unique())}  # as spelt first
     if name in ("finding", "findings"):
         odd = values.map(lambda text: bool(SEPARATORS.search(text)) or _is_odd(text, classes))
         if odd.any():
@@ -220,7 +220,8 @@ def _infer(name: str, values: pd.Series, images: pd.Series, blank: bool) -> tupl
             return Attribute(name, "binary", categories=(NO_FINDING, *classes.values())), ""
     if not 2 <= len(classes) <= MAX_CATEGORIES:
         number = "one value only" if len(classes) == 1 else f"{len(classes)} different values"
-        return None, f"it has {number}, {listed(values, images)}"
+        values = values.drop_duplicates()
+        return None, f"it has {number}, {listed(values, images[values.index])}"
     ordered = sorted(classes, key=lambda text: (not _is_negative(text, classes), text))
     kind = "binary" if len(classes) == 2 else "categorical"
     return Attribute(name, kind, categories=tuple(classes[text] for text in ordered)), ""

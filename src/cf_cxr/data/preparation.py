@@ -72,12 +72,12 @@ class Shard:
         import pyarrow as pa
         from datasets import Dataset, NamedSplit
 
-        own = set(self.rows["image_id"].astype(str))
+        own = set(zip(self.rows["image_id"].astype(str), self.rows["patient_id"].astype(str)))
         fault = "it holds other images or columns"
         try:
             data = Dataset.from_file(str(self.path), split=NamedSplit(self.path.name.split("-")[0]))
             same = data.features == self.features() and len(data) == outcome["images"]
-            if same and own.issuperset(data["image_id"]):
+            if same and own.issuperset(zip(data["image_id"], data["patient_id"])):
                 return data
         except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             fault = str(error) or type(error).__name__

@@ -56,7 +56,9 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame
     except MemoryError:
         raise
     except Exception as error:  # the readers raise many types on damaged files
-        raise CXRDataError(f"{path} is no readable table: {error}. Download it again.") from error
+        raise CXRDataError(
+            f"{path} is no readable table: {error}. Save it as CSV in UTF-8, or download it again."
+        ) from error
     if table.empty:
         raise CXRDataError(f"{path} is empty. Copy or download it again.")
     names = [name.strip() for name in table.iloc[0].fillna("")]
