@@ -216,6 +216,12 @@ class ModelCommonTestsMixin:
         assert {p.device.type for p in model.parameters()} == {"meta"}
         assert model.num_parameters() == self.model_class(self.config()).num_parameters()
 
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+    def test_builds_in_half_precision(self, dtype):
+        model = self.model_class._from_config(self.config(), dtype=dtype).eval()
+        assert {p.dtype for p in model.parameters()} == {dtype}
+        assert self.forward(model).loss.isfinite()
+
     def test_no_loose_tensors(self):
         for name, module in self.model().named_modules():
             loose = [k for k, v in vars(module).items() if isinstance(v, Tensor)]

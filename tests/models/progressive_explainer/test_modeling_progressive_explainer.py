@@ -67,7 +67,7 @@ class TestWithGroupNorm(ExplainerTests):
 class TestExplainerDiscriminator(ModelCommonTestsMixin):
     model_class = ExplainerDiscriminator
     prediction = "scores"
-    num_hidden_states = 4
+    num_hidden_states = 3
 
     def config(self):
         return ExplainerDiscriminatorConfig(image_size=16, num_bins=4, widths=[4, 6, 8])

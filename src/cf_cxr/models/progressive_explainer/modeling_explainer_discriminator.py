@@ -15,7 +15,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
-from transformers.utils.output_capturing import capture_outputs
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ...model_cards import PushesOwnCard
 from ...posterior_bins import PosteriorBins
@@ -33,7 +33,7 @@ class ExplainerDiscriminatorOutput(ModelOutput):
         loss (`()`, float32, given `labels`): mean hinge loss max(0, 1 - s) of real, max(0, 1 + s) of generated images.
         scores (`(B,)`, float32): high means real, for this bin.
         features (`(B, D)`, float32): h, the summed last feature map.
-        hidden_states (tuple, with `output_hidden_states=True`): the image, and what every block makes of it.
+        hidden_states (tuple, with `output_hidden_states=True`): after every block.
     """
 
     loss: Tensor | None = None
@@ -88,7 +88,9 @@ class ExplainerDiscriminator(PushesOwnCard, PreTrainedModel):
     input_modalities = ("image",)
     supports_gradient_checkpointing = False
     accepts_loss_kwargs = False
-    _can_record_outputs = {"hidden_states": DiscriminatorBlock}
+    _can_record_outputs = {
+        "hidden_states": OutputRecorder(DiscriminatorBlock, capture_initial_hidden_state=False)
+    }
 
     def __init__(self, config: ExplainerDiscriminatorConfig):
         super().__init__(config)
@@ -161,7 +163,7 @@ class ExplainerDiscriminator(PushesOwnCard, PreTrainedModel):
 def _singular_vectors(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Left and right singular vectors of the largest singular value of a weight, its first dimension as rows."""
     matrix = weight.flatten(1).float()
-    v = F.normalize(torch.randn(matrix.shape[1], device=matrix.device), dim=0)
+    v = F.normalize(torch.randn(matrix.shape[1]).to(matrix), dim=0)
     for _ in range(_FIRST_POWER_ITERATIONS):
         u = F.normalize(matrix @ v, dim=0)
         v = F.normalize(matrix.T @ u, dim=0)
