@@ -12,6 +12,8 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig
 
+from .weight_files import UnsafeWeightsError, check_weight_files
+
 _LISTED = 3
 
 
@@ -36,9 +38,12 @@ def load_config(name_or_path: str | os.PathLike, error: type[Exception] = ValueE
             f"There is no model folder {name!r}. Check the path (now in {os.getcwd()!r})."
         )
     try:
-        return AutoConfig.from_pretrained(name_or_path)
+        config = AutoConfig.from_pretrained(name_or_path)
     except (StrictDataclassError, RecursionError) as reason:
         raise error(_bad_config(name, reason)) from reason
+    if other := getattr(config, "transformers_weights", None):
+        raise error(_bad_config(name, f"transformers_weights={other!r} names weights of its own; remove it."))
+    return config
 
 
 def _bad_config(name: str | os.PathLike, reason: Exception) -> str:
@@ -52,13 +57,18 @@ def load_complete(
     """`model_class.from_pretrained(name_or_path, **kwargs)`, which must find every weight.
 
     Raises:
-        error: weights that are damaged, of other shapes, or missing, or a configuration whose values cannot be.
+        error: weights that are pickled or outside the folder, damaged, of other shapes, or missing, or a configuration whose values cannot be.
         OSError, ValueError: as `from_pretrained`.
     """
     try:
-        model, found = model_class.from_pretrained(name_or_path, output_loading_info=True, **kwargs)
+        check_weight_files(name_or_path, **kwargs)
+        model, found = model_class.from_pretrained(
+            name_or_path, output_loading_info=True, **{**kwargs, "use_safetensors": True}
+        )
     except (StrictDataclassError, RecursionError) as reason:
         raise error(_bad_config(name_or_path, reason)) from reason
+    except UnsafeWeightsError as reason:
+        raise error(str(reason)) from reason
     except SafetensorError as reason:
         raise error(
             f"The weights of {name_or_path} are damaged or incomplete ({reason}). Copy the model folder again, or "

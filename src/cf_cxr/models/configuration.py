@@ -26,7 +26,7 @@ MAX_LENGTH = 64  # of a list of widths and the like
 _MAX_DEPTH = 16
 _MAX_TEXT = 10_000
 _MAX_MESSAGE = 1000
-_REFUSED = ("quantization_config", "per_layer_config")
+_REFUSED = ("quantization_config", "per_layer_config", "transformers_weights")
 # Of a backbone, whose fields are transformers': bounds of the integers by the first word that is in their key.
 _MAX_BACKBONE_NUMBER = 65_536
 _COUNTS, _WIDTHS = (

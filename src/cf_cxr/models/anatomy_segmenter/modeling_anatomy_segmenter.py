@@ -7,14 +7,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from ...model_cards import PushesOwnCard
 from ...posterior_bins import check_probabilities
 from ..attribute_classifier.modeling_attribute_classifier import standardize_images
 from ..pixel_values import check_pixel_values
+from ..weight_files import CXRPreTrainedModel
 from .configuration_anatomy_segmenter import AnatomySegmenterConfig
 from .segmentation_loss import binary_cross_entropy, soft_dice_loss
 
@@ -33,7 +32,7 @@ class AnatomySegmenterOutput(ModelOutput):
     logits: Tensor | None = None
 
 
-class AnatomySegmenterModel(PushesOwnCard, PreTrainedModel):
+class AnatomySegmenterModel(CXRPreTrainedModel):
     """Masks of lungs, heart and devices in a radiograph, independent of each other.
 
     The network is the U-Net of diffusers (residual blocks, group normalisation, no attention) at a constant time step;

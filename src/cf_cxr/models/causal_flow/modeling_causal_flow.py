@@ -23,12 +23,11 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput, logging
 
-from ...model_cards import PushesOwnCard
 from ..pixel_values import check_pixel_values
+from ..weight_files import CXRPreTrainedModel
 from .configuration_causal_flow import CausalFlowConfig
 
 GUIDANCE = ("factual", "classifier_free")
@@ -96,7 +95,7 @@ def random_like(values: Tensor, draw: Callable[..., Tensor], generator: torch.Ge
     return draw(values.shape, generator=generator, device=device).to(values.device)
 
 
-class CausalFlowModel(PushesOwnCard, PreTrainedModel):
+class CausalFlowModel(CXRPreTrainedModel):
     """Flow of images given causal parents.
 
     `abduct` carries an image to t = 1 under its own parents, `decode` carries that noise back under others. Both take

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from ...model_cards import PushesOwnCard
 from ..attribute_classifier import AttributeClassifierModel
 from ..attribute_scm import AttributeSCMModel
 from ..image_mechanism import mechanism_options, repeat_noise, split_options
+from ..weight_files import CXRPreTrainedModel
 from .configuration_deep_scm import DeepSCMConfig
 
 
@@ -73,7 +73,7 @@ class DeepSCMOutput(ModelOutput):
     reconstruction: Tensor | None = None
 
 
-class DeepSCMModel(PushesOwnCard, PreTrainedModel):
+class DeepSCMModel(CXRPreTrainedModel):
     """p(attributes) p(image | attributes) with a classifier q(attributes | image), in one repository.
 
     Counterfactual queries follow Pearl's three steps: abduction of all exogenous noise from the factual
