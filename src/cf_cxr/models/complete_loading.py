@@ -12,7 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig
 
-from .weight_files import UnsafeWeightsError, check_weight_files
+from .weight_files import UnsafeWeightsError, check_is_no_path, check_weight_files
 
 _LISTED = 3
 
@@ -32,11 +32,8 @@ def load_config(name_or_path: str | os.PathLike, error: type[Exception] = ValueE
     name = os.fspath(name_or_path)
     if os.path.isfile(name):
         raise error(f"{name!r} is a file; give the folder that save_pretrained wrote, or a name on the Hub.")
-    is_path = isinstance(name_or_path, os.PathLike) or name.startswith((".", os.sep))
-    if is_path and not os.path.isdir(name):
-        raise FileNotFoundError(
-            f"There is no model folder {name!r}. Check the path (now in {os.getcwd()!r})."
-        )
+    if not os.path.isdir(name):
+        check_is_no_path(name_or_path)
     try:
         config = AutoConfig.from_pretrained(name_or_path)
     except (StrictDataclassError, RecursionError) as reason:

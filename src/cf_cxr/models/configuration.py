@@ -50,6 +50,16 @@ class ConfigurationError(StrictDataclassError, ValueError):
 class CXRConfig(PreTrainedConfig):
     """Base of the configurations; does not write where the parts of a model were loaded from."""
 
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+        """As transformers'; raises ConfigurationError for a file that is nested without end."""
+        try:
+            return super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        except RecursionError as error:
+            raise ConfigurationError(
+                f"{pretrained_model_name_or_path}: its config.json is nested without end."
+            ) from error
+
     def _remove_keys_not_serialized(self, d: dict[str, Any]) -> None:
         super()._remove_keys_not_serialized(d)
         for value in d.values():

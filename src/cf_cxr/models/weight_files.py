@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from transformers import PreTrainedModel
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, cached_file
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, cached_file
 
 from ..model_cards import PushesOwnCard
 
@@ -42,16 +42,19 @@ def check_weight_files(name_or_path: str | os.PathLike, **options: Any) -> None:
     Raises:
         UnsafeWeightsError: pickled weights in place of safetensors, or an index that cannot be read or names anything
             but safetensors files beside it.
+        FileNotFoundError: a path where there is no folder.
+        OSError: no such repository, or no connection.
     """
     folder = Path(name_or_path, options.get("subfolder") or "")
     if not folder.is_dir():
+        check_is_no_path(name_or_path)
         hub = {name: options[name] for name in _HUB_OPTIONS if options.get(name) is not None}
         quiet = dict.fromkeys(("gated_repo", "missing_entries", "connection_errors"), False)
         quiet = {f"_raise_exceptions_for_{reason}": value for reason, value in quiet.items()}
-        try:
-            index = cached_file(os.fspath(name_or_path), SAFE_WEIGHTS_INDEX_NAME, **hub, **quiet)
-        except OSError:  # no such repository: from_pretrained says so
-            return
+        cached_file(
+            os.fspath(name_or_path), CONFIG_NAME, **hub
+        )  # says what is wrong with the name or the connection
+        index = cached_file(os.fspath(name_or_path), SAFE_WEIGHTS_INDEX_NAME, **hub, **quiet)
         return _check_index(Path(index)) if index else None
     names = sorted(path.name for path in folder.iterdir())
     pickled = [name for name in names if name.endswith(_PICKLED)]
@@ -64,6 +67,15 @@ def check_weight_files(name_or_path: str | os.PathLike, **options: Any) -> None:
     for name in names:
         if name.endswith(".safetensors.index.json"):
             _check_index(folder / name)
+
+
+def check_is_no_path(name_or_path: str | os.PathLike) -> None:
+    """Raises FileNotFoundError for what must be meant as a folder, and not as a name on the Hub."""
+    name = os.fspath(name_or_path)
+    if isinstance(name_or_path, os.PathLike) or name.startswith((".", "~", os.sep)) or name.count("/") > 1:
+        raise FileNotFoundError(
+            f"There is no model folder {name!r}. Check the path (now in {os.getcwd()!r})."
+        )
 
 
 def _check_index(index: Path) -> None:
@@ -92,4 +104,4 @@ def _is_beside(index: Path, shard: Any) -> bool:
     return inside or (folder.resolve().parent.name == "snapshots" and target.parent == blobs)
 
 
-__all__ = ["CXRPreTrainedModel", "UnsafeWeightsError", "check_weight_files"]
+__all__ = ["CXRPreTrainedModel", "UnsafeWeightsError", "check_is_no_path", "check_weight_files"]
