@@ -7,6 +7,7 @@ A method's folders, from training/evaluate_counterfactuals.py, are its seeds. Al
 """
 
 from cf_cxr.training.evaluation.comparison import main
+from cf_cxr.training.script import run_script
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -7,6 +7,7 @@ The folders are from training/evaluate_explainer.py. All arguments: `--help`.
 """
 
 from cf_cxr.training.explanation_evaluation.comparison import main
+from cf_cxr.training.script import run_script
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -8,6 +8,7 @@ an interrupted run goes on when it is started again. All arguments: `python trai
 """
 
 from cf_cxr.training.counterfactual_evaluation import main
+from cf_cxr.training.script import run_script
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

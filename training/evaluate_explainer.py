@@ -10,6 +10,7 @@ is started again. All arguments: `python training/evaluate_explainer.py --help`.
 """
 
 from cf_cxr.training.explanation_evaluation.command import main
+from cf_cxr.training.script import run_script
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -8,6 +8,7 @@ All arguments: `python training/finetune_soft.py --help`; or put them into a YAM
 """
 
 from cf_cxr.training.counterfactual_finetuning import main
+from cf_cxr.training.script import run_script
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

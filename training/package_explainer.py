@@ -8,6 +8,7 @@ All arguments: `--help`.
 """
 
 from cf_cxr.training.explainer_packaging import main
+from cf_cxr.training.script import run_script
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -7,6 +7,7 @@ All arguments: `python training/package_model.py --help`.
 """
 
 from cf_cxr.training.packaging import main
+from cf_cxr.training.script import run_script
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -6,6 +6,7 @@ All arguments: `python training/run_plan.py --help`.
 """
 
 from cf_cxr.training.plan import main
+from cf_cxr.training.script import run_script
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -8,6 +8,7 @@ All arguments: `python training/train_classifier.py --help`; or put them into a 
 """
 
 from cf_cxr.training.classifier_trainer import main
+from cf_cxr.training.script import run_script
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -7,6 +7,7 @@ All arguments: `python training/train_hvae.py --help`; or put them into a YAML f
 """
 
 from cf_cxr.training.hvae_trainer import main
+from cf_cxr.training.script import run_script
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

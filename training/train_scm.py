@@ -6,6 +6,7 @@ All arguments: `python training/train_scm.py --help`; or put them into a YAML fi
 """
 
 from cf_cxr.training.scm_trainer import main
+from cf_cxr.training.script import run_script
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -5,7 +5,8 @@
 All arguments: `python training/train_segmenter.py --help`.
 """
 
+from cf_cxr.training.script import run_script
 from cf_cxr.training.segmenter_trainer import main
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

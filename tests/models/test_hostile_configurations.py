@@ -178,6 +178,9 @@ def test_files_nested_without_end(tmp_path, depth):
         load_config(tmp_path)
     with pytest.raises(ValueError, match="nested"):
         load_complete(cf_cxr.AttributeClassifierModel, tmp_path)
+    for auto in (cf_cxr.AttributeClassifierConfig, cf_cxr.AttributeClassifierModel):
+        with pytest.raises(ValueError, match="nested"):
+            auto.from_pretrained(tmp_path)
 
 
 def test_presets_and_large_published_networks_pass():

@@ -44,7 +44,7 @@ def load_image_classifier(
     options.setdefault("processor", None)
     if options["processor"] is None:
         options["processor"] = AutoImageProcessor.from_pretrained(name_or_path)
-    model = load_complete(AutoModelForImageClassification, name_or_path, BlackBoxError, use_safetensors=True)
+    model = load_complete(AutoModelForImageClassification, name_or_path, BlackBoxError)
     return as_image_classifier(model, class_name, **options)
 
 

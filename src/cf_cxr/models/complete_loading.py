@@ -12,6 +12,8 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig
 
+from .weight_files import UnsafeWeightsError, check_is_no_path, check_weight_files
+
 _LISTED = 3
 
 
@@ -30,17 +32,15 @@ def load_config(name_or_path: str | os.PathLike, error: type[Exception] = ValueE
     name = os.fspath(name_or_path)
     if os.path.isfile(name):
         raise error(f"{name!r} is a file; give the folder that save_pretrained wrote, or a name on the Hub.")
-    is_path = (
-        isinstance(name_or_path, os.PathLike) or name.startswith((".", "~", os.sep)) or name.count("/") > 1
-    )
-    if is_path and not os.path.isdir(name):
-        raise FileNotFoundError(
-            f"There is no model folder {name!r}. Check the path (now in {os.getcwd()!r})."
-        )
+    if not os.path.isdir(name):
+        check_is_no_path(name_or_path)
     try:
-        return AutoConfig.from_pretrained(name_or_path)
+        config = AutoConfig.from_pretrained(name_or_path)
     except (StrictDataclassError, RecursionError) as reason:
         raise error(_bad_config(name, reason)) from reason
+    if other := getattr(config, "transformers_weights", None):
+        raise error(_bad_config(name, f"transformers_weights={other!r} names weights of its own; remove it."))
+    return config
 
 
 def _bad_config(name: str | os.PathLike, reason: Exception) -> str:
@@ -54,13 +54,18 @@ def load_complete(
     """`model_class.from_pretrained(name_or_path, **kwargs)`, which must find every weight.
 
     Raises:
-        error: weights that are damaged, of other shapes, or missing, or a configuration whose values cannot be.
+        error: weights that are pickled or outside the folder, damaged, of other shapes, or missing, or a configuration whose values cannot be.
         OSError, ValueError: as `from_pretrained`.
     """
     try:
-        model, found = model_class.from_pretrained(name_or_path, output_loading_info=True, **kwargs)
+        check_weight_files(name_or_path, **kwargs)
+        model, found = model_class.from_pretrained(
+            name_or_path, output_loading_info=True, **{**kwargs, "use_safetensors": True}
+        )
     except (StrictDataclassError, RecursionError) as reason:
         raise error(_bad_config(name_or_path, reason)) from reason
+    except UnsafeWeightsError as reason:
+        raise error(str(reason)) from reason
     except SafetensorError as reason:
         raise error(
             f"The weights of {name_or_path} are damaged or incomplete ({reason}). Copy the model folder again, or "

@@ -26,7 +26,7 @@ MAX_LENGTH = 64  # of a list of widths and the like
 _MAX_DEPTH = 16
 _MAX_TEXT = 10_000
 _MAX_MESSAGE = 1000
-_REFUSED = ("quantization_config", "per_layer_config")
+_REFUSED = ("quantization_config", "per_layer_config", "transformers_weights")
 # Of a backbone, whose fields are transformers': bounds of the integers by the first word that is in their key.
 _MAX_BACKBONE_NUMBER = 65_536
 _COUNTS, _WIDTHS = (
@@ -49,6 +49,16 @@ class ConfigurationError(StrictDataclassError, ValueError):
 
 class CXRConfig(PreTrainedConfig):
     """Base of the configurations; does not write where the parts of a model were loaded from."""
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+        """As transformers'; raises ConfigurationError for a file that is nested without end."""
+        try:
+            return super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        except RecursionError as error:
+            raise ConfigurationError(
+                f"{pretrained_model_name_or_path}: its config.json is nested without end."
+            ) from error
 
     def _remove_keys_not_serialized(self, d: dict[str, Any]) -> None:
         super()._remove_keys_not_serialized(d)

@@ -8,6 +8,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from ..models.weight_files import UnsafeWeightsError, check_weight_files
+
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 
 
@@ -69,6 +71,10 @@ class CounterfactualModelLoader:
 
 
 def _check_folder(folder: Path) -> None:
+    try:
+        check_weight_files(folder)
+    except UnsafeWeightsError as error:
+        raise ModelFileError(str(error)) from error
     weights = [folder / name for name in WEIGHT_FILES if (folder / name).is_file()]
     if not weights:
         raise ModelFileError(

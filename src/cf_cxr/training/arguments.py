@@ -239,6 +239,7 @@ def parse_arguments(
     parser.add_argument(
         "--config", default=None, metavar="FILE", help="YAML or JSON file with any of these arguments."
     )
+    parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
     if defaults:
         parser.set_defaults(**defaults)
     argv = list(sys.argv[1:] if argv is None else argv)

@@ -21,6 +21,7 @@ from transformers import AutoModel
 from ..metrics.exposure import affine_component, exposure_share
 from ..models.attribute_classifier import AttributeClassifierModel
 from ..models.attribute_scm import AttributeSCMModel
+from ..models.complete_loading import load_complete
 from ..models.image_mechanism import ImageMechanism
 from .arguments import DataArguments, TrainerArguments, parse_arguments
 from .augmentation import AUGMENTATION_PRESETS, CXRAugmentation
@@ -526,7 +527,7 @@ def main(argv: Sequence[str] | None = None) -> nn.Module:
     accelerator = build_accelerator(loop)
     scm = AttributeSCMModel.from_pretrained(stage.attribute_scm)
     classifiers = [AttributeClassifierModel.from_pretrained(path) for path in stage.classifiers]
-    model = AutoModel.from_pretrained(stage.image_mechanism)
+    model = load_complete(AutoModel, stage.image_mechanism)
     if not isinstance(model, ImageMechanism) or not hasattr(model, "free_energy_terms"):
         raise ValueError(
             f"{stage.image_mechanism!r} holds a {type(model).__name__}, which is not an image mechanism with a free "

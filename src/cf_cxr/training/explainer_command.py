@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..black_box import ImageClassifier, StudentClassifier, distil
 from ..data.loading import cache_folder
 from ..models.anatomy_segmenter import AnatomySegmenterModel
-from ..models.complete_loading import load_complete
+from ..models.complete_loading import load_complete, load_config
 from ..models.progressive_explainer import (
     ExplainerDiscriminator,
     ExplainerDiscriminatorConfig,
@@ -76,7 +76,9 @@ def build_explainer(
         model = ProgressiveExplainerModel(config)
         spread_conditions(model, args.condition_spread)
         return model
-    config = ProgressiveExplainerConfig.from_pretrained(args.init_from)
+    config = load_config(args.init_from)
+    if not isinstance(config, ProgressiveExplainerConfig):
+        raise ValueError(f"--init_from {args.init_from} holds a {config.model_type} model, no explainer.")
     if config.num_bins != args.num_bins:
         raise ValueError(
             f"--init_from {args.init_from} has {config.num_bins} bins, but --num_bins is {args.num_bins}."

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..image_processing_cxr import CXRImageProcessor
-from ..model_cards import ModelCardFacts, explainer_card
+from ..model_cards import explainer_card
 from ..models.progressive_explainer import ProgressiveExplainerModel
 from .arguments import parse_arguments, read_config
-from .packaging import push_folder, stored_weights
+from .packaging import push_folder, read_facts, stored_weights
 from .trainer import OutputDirectoryError
 
 
@@ -55,10 +54,10 @@ def main(argv: Sequence[str] | None = None) -> Path:
         raise OutputDirectoryError(
             f"{args.output_dir!r} already holds a model; use another --output_dir or --overwrite_output_dir."
         )
+    facts = read_facts(args.card, name="explainer")
+    results = read_config(args.results) if args.results else None
     model = ProgressiveExplainerModel.from_pretrained(args.explainer).eval()
     processor = CXRImageProcessor.from_pretrained(args.explainer)
-    facts = ModelCardFacts(**(read_config(args.card) if args.card else {"name": "explainer"}))
-    results = json.loads(Path(args.results).read_text(encoding="utf-8")) if args.results else None
     model.save_pretrained(folder, state_dict=stored_weights(model, args.storage_dtype))
     processor.save_pretrained(folder)
     card = explainer_card(model.config, facts, results, args.push_to_hub)

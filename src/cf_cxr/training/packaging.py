@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import HfApi
@@ -15,6 +15,7 @@ from ..image_processing_cxr import CXRImageProcessor
 from ..model_cards import ModelCardFacts, write_model_card
 from ..models.attribute_classifier import AttributeClassifierModel
 from ..models.attribute_scm import AttributeSCMModel
+from ..models.complete_loading import load_complete
 from ..models.deep_scm import DeepSCMModel
 from . import checkpointing
 from .arguments import parse_arguments, read_config
@@ -80,12 +81,12 @@ def load_image_mechanism(path: str | Path) -> PreTrainedModel:
     """
     folder = Path(path)
     if folder not in checkpointing.list_checkpoints(folder.parent):
-        return AutoModel.from_pretrained(path)
+        return load_complete(AutoModel, path)
     if not (folder.parent / "config.json").is_file():
         raise checkpointing.CheckpointError(
             f"{str(folder.parent)!r} has no config.json, which a training writes at its end; let it finish first."
         )
-    model = AutoModel.from_pretrained(folder.parent)
+    model = load_complete(AutoModel, folder.parent)
     averaged, _, _ = checkpointing.load_checkpoint(folder, model)
     model.load_state_dict(averaged or {}, strict=False)  # parameters that were not trained have no average
     return model
@@ -116,6 +117,21 @@ def stored_weights(model: PreTrainedModel, dtype: str) -> dict[str, torch.Tensor
     return state
 
 
+def read_facts(path: str | Path | None, **defaults: Any) -> ModelCardFacts:
+    """The facts of a YAML or JSON file; without a file those given.
+
+    Raises:
+        ValueError: the file cannot be read, or has a key that a card does not know.
+    """
+    given = defaults if path is None else read_config(path)
+    known = [f.name for f in fields(ModelCardFacts)]
+    if unknown := [key for key in given if key not in known]:
+        raise ValueError(
+            f"{path}: a card knows no {', '.join(map(str, unknown))}; it knows {', '.join(known)}."
+        )
+    return ModelCardFacts(**given)
+
+
 def push_folder(folder: Path, repo_id: str) -> None:
     """Uploads a packaged model as it lies there: weights at their stored precision, processor and card."""
     api = HfApi()
@@ -137,9 +153,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
         raise OutputDirectoryError(
             f"{args.output_dir!r} already holds a model; use another --output_dir or --overwrite_output_dir."
         )
+    facts, results = read_facts(args.card), read_config(args.results) if args.results else None
     model = assemble(args)
-    facts = ModelCardFacts(**(read_config(args.card) if args.card else {}))
-    results = json.loads(Path(args.results).read_text(encoding="utf-8")) if args.results else None
     processor = CXRImageProcessor(size=model.config.image_config.image_size)
     model.save_pretrained(folder, state_dict=stored_weights(model, args.storage_dtype or args.dtype))
     processor.save_pretrained(folder)

@@ -7,17 +7,16 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 from transformers.utils.output_capturing import capture_outputs
 
-from ...model_cards import PushesOwnCard
 from ...posterior_bins import check_probabilities
 from ..attribute_classifier.modeling_attribute_classifier import standardize_images
 from ..forward_arguments import check_forward_arguments
 from ..pixel_values import check_pixel_values
 from ..unet import UNetCheckpointingMixin, UNetResnetBlock, make_unet
+from ..weight_files import CXRPreTrainedModel
 from .configuration_anatomy_segmenter import AnatomySegmenterConfig
 from .segmentation_loss import binary_cross_entropy, soft_dice_loss
 
@@ -38,7 +37,7 @@ class AnatomySegmenterOutput(ModelOutput):
     hidden_states: tuple[Tensor, ...] | None = None
 
 
-class AnatomySegmenterModel(PushesOwnCard, UNetCheckpointingMixin, PreTrainedModel):
+class AnatomySegmenterModel(UNetCheckpointingMixin, CXRPreTrainedModel):
     """Masks of lungs, heart and devices in a radiograph, independent of each other.
 
     The network is the U-Net of diffusers (residual blocks, group normalisation, no attention) at a constant time step;

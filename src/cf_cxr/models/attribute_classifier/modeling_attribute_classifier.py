@@ -13,8 +13,8 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from ...attributes import Attribute, AttributeSchema
-from ...model_cards import PushesOwnCard
 from ..forward_arguments import check_forward_arguments
+from ..weight_files import CXRPreTrainedModel
 from .configuration_attribute_classifier import AttributeClassifierConfig
 
 # Log standard deviation of a continuous attribute, normalised to [-1, 1]: 0.25 to 370 years on a range of 100.
@@ -132,7 +132,7 @@ def standardize_images(pixel_values: Tensor) -> Tensor:
     return x * x.square().mean(dim=(1, 2, 3), keepdim=True).clamp_min(_MIN_VARIANCE).rsqrt()
 
 
-class AttributeClassifierModel(PushesOwnCard, PreTrainedModel):
+class AttributeClassifierModel(CXRPreTrainedModel):
     """Posterior over all attributes given a radiograph.
 
     `forward` trains and gives raw logits; `predict` gives calibrated posteriors, `infer` most probable values.

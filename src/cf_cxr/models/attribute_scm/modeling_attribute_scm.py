@@ -6,13 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from ...attributes import Attribute, AttributeValueError
-from ...model_cards import PushesOwnCard
 from ..forward_arguments import check_forward_arguments
+from ..weight_files import CXRPreTrainedModel
 from .configuration_attribute_scm import AttributeSCMConfig
 from .mechanisms import Conditioner, GumbelMaxMechanism, SplineFlowMechanism
 
@@ -42,7 +41,7 @@ class AttributeNoise(dict):
         return AttributeNoise({name: value.to(device) for name, value in self.items()})
 
 
-class AttributeSCMModel(PushesOwnCard, PreTrainedModel):
+class AttributeSCMModel(CXRPreTrainedModel):
     """p(attributes) = Π p(variable | parents), one mechanism per variable (papers H and A; design section 2).
 
     Attributes are raw float tensors `(B, n)` in schema order: units for continuous variables, class indices for

@@ -22,15 +22,14 @@ from numbers import Real
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput, logging
 from transformers.utils.output_capturing import capture_outputs
 
-from ...model_cards import PushesOwnCard
 from ..forward_arguments import check_forward_arguments
 from ..pixel_values import check_pixel_values
 from ..unet import UNetCheckpointingMixin, UNetResnetBlock, make_unet
+from ..weight_files import CXRPreTrainedModel
 from .configuration_causal_flow import CausalFlowConfig
 
 GUIDANCE = ("factual", "classifier_free")
@@ -100,7 +99,7 @@ def random_like(values: Tensor, draw: Callable[..., Tensor], generator: torch.Ge
     return draw(values.shape, generator=generator, device=device).to(values.device)
 
 
-class CausalFlowModel(PushesOwnCard, UNetCheckpointingMixin, PreTrainedModel):
+class CausalFlowModel(UNetCheckpointingMixin, CXRPreTrainedModel):
     """Flow of images given causal parents.
 
     `abduct` carries an image to t = 1 under its own parents, `decode` carries that noise back under others. Both take

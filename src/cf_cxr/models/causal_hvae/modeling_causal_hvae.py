@@ -15,16 +15,15 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 from transformers.utils.output_capturing import capture_outputs
 
-from ...model_cards import PushesOwnCard
 from ...tensor_values import has_values
 from ..forward_arguments import check_forward_arguments
 from ..image_mechanism import repeat_noise
+from ..weight_files import CXRPreTrainedModel
 from .configuration_causal_hvae import CausalHVAEConfig, DecoderBlockSpec, EncoderBlockSpec
 
 MIN_LOGSCALE = -9.0
@@ -329,7 +328,7 @@ class DiscretizedGaussian(nn.Module):
         return probability.clamp(min=1e-12).log()
 
 
-class CausalHVAEPreTrainedModel(PushesOwnCard, PreTrainedModel):
+class CausalHVAEPreTrainedModel(CXRPreTrainedModel):
     """Weight initialisation and the plumbing of `PreTrainedModel`."""
 
     config_class = CausalHVAEConfig

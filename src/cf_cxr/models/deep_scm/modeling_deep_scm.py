@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from ...model_cards import PushesOwnCard
 from ..attribute_classifier import AttributeClassifierModel
 from ..attribute_scm import AttributeSCMModel
 from ..forward_arguments import check_forward_arguments
 from ..image_mechanism import mechanism_options, repeat_noise, split_options
 from ..unet import UNetCheckpointingMixin
+from ..weight_files import CXRPreTrainedModel
 from .configuration_deep_scm import DeepSCMConfig
 
 
@@ -78,7 +78,7 @@ class DeepSCMOutput(ModelOutput):
     hidden_states: tuple[Tensor, ...] | None = None
 
 
-class DeepSCMModel(PushesOwnCard, UNetCheckpointingMixin, PreTrainedModel):
+class DeepSCMModel(UNetCheckpointingMixin, CXRPreTrainedModel):
     """p(attributes) p(image | attributes) with a classifier q(attributes | image), in one repository.
 
     Counterfactual queries follow Pearl's three steps: abduction of all exogenous noise from the factual

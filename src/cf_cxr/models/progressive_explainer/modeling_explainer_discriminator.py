@@ -12,15 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.nn.utils.parametrize import ParametrizationList
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from ...model_cards import PushesOwnCard
 from ...posterior_bins import PosteriorBins
 from ..forward_arguments import check_forward_arguments
 from ..pixel_values import check_pixel_values
+from ..weight_files import CXRPreTrainedModel
 from .configuration_explainer_discriminator import ExplainerDiscriminatorConfig
 
 _FIRST_POWER_ITERATIONS = 30
@@ -67,7 +66,7 @@ class DiscriminatorBlock(nn.Module):
         return residual + self.skip(hidden)
 
 
-class ExplainerDiscriminator(PushesOwnCard, PreTrainedModel):
+class ExplainerDiscriminator(CXRPreTrainedModel):
     """Is this a real image whose posterior is in this bin? (paper B, section 3.2)
 
         score(x, c) = w . h(x) + b + sum over thresholds k = 1 ... K - 1 of <V_k, h(x)> [c >= k]

@@ -11,16 +11,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 from transformers.utils.output_capturing import capture_outputs
 
-from ...model_cards import PushesOwnCard
 from ...posterior_bins import PosteriorBins
 from ..forward_arguments import check_forward_arguments
 from ..pixel_values import check_pixel_values
+from ..weight_files import CXRPreTrainedModel
 from .conditional_norm import ConditionalNorm2d, count_batches_once
 from .configuration_progressive_explainer import ProgressiveExplainerConfig
 
@@ -72,7 +71,7 @@ class ExplainerBlock(GradientCheckpointingLayer):
         return skip + self.conv2(residual)
 
 
-class ProgressiveExplainerModel(PushesOwnCard, PreTrainedModel):
+class ProgressiveExplainerModel(CXRPreTrainedModel):
     """x_delta = G(E(x), c): the query x changed so that a classifier's posterior falls into bin c (paper B, section 3).
 
     A convolution, n down-sampling blocks, n mirrored up-sampling blocks, tanh; the bottleneck is the embedding. The
