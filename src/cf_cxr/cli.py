@@ -14,7 +14,7 @@ from typing import Any
 
 from .cli_explain import add_explain_command
 from .cli_files import UsageError, free_name, plan_output, write_png
-from .cli_model import DISCLAIMER, add_model_options, load_pipeline
+from .cli_model import DISCLAIMER, INVERT, add_invert_option, add_model_options, load_pipeline
 from .version import __version__
 
 DEMO_OUTPUT = Path("outputs/cf_cxr_demo.png")
@@ -132,6 +132,7 @@ def build_parser() -> argparse.ArgumentParser:
         "guidance_scale='{finding: 2, age: 1.5}'. May be repeated",
     )
     add_model_options(command)
+    add_invert_option(command)
     command.set_defaults(run=run_counterfactual)
 
     add_explain_command(commands)
@@ -190,6 +191,7 @@ def run_counterfactual(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         batch_size=arguments.batch_size,
         on_error="report",
+        invert=INVERT[arguments.invert],
         **options,
     )
     shown, names, failed = [], [], 0

@@ -11,7 +11,15 @@ from torch import Tensor
 from transformers import Pipeline
 
 from ..attributes import AttributeSchema
-from .inputs import PipelineItem, check_attributes, item_tensors, pipeline_inputs, whole_number
+from ..image_processing_cxr import check_invert
+from .inputs import (
+    PipelineItem,
+    check_attributes,
+    item_tensors,
+    pipeline_inputs,
+    warn_if_unusual,
+    whole_number,
+)
 
 ON_ERROR = ("raise", "report")
 # transformers.pipeline hands its own loading options on to the pipeline class.
@@ -89,6 +97,7 @@ class CounterfactualPipeline(Pipeline):
             generator: a `torch.Generator` to draw from.
             options: of the model's image mechanism, by name; those of a causal flow are `num_inference_steps`,
                 `guidance_scale`, `guidance` and `show_progress` (see `CausalFlowModel`), a causal HVAE has none.
+            invert: True exchanges black and white of every image; `"auto"` does so where one looks inverted.
             on_error: `"raise"` stops at an image that cannot be read; `"report"` gives
                 `{"error": message, "file": name}` in its place, and the rest goes on.
             num_workers, batch_size: as for every pipeline.
@@ -106,7 +115,9 @@ class CounterfactualPipeline(Pipeline):
             - `inferred`: names of the factual attributes that were not given but read from the image;
             - `do`: the intervention, in human values;
             - `predictions`: `{"before": ..., "after": ...}`, the classifier's calibrated posteriors on the factual
-              and on the counterfactual image: `{class: probability}`, or `{"mean": ..., "std": ...}`.
+              and on the counterfactual image: `{class: probability}`, or `{"mean": ..., "std": ...}`;
+            - `out_of_distribution`: None, or what makes the image unlike those of the training: `distance`, `limit`,
+              `looks` and `corrected` (see `CXRImageProcessor.examine`).
 
             A list of these for a list or an array; an iterator of these, computed on demand, for a generator, a
             `Dataset` or a column.
@@ -116,6 +127,10 @@ class CounterfactualPipeline(Pipeline):
                 model does not know. Raised before any image is read.
             ValueError: `do` is missing, or a list of `attributes` is not as long as the images.
             TypeError: an unknown argument.
+
+        Warns:
+            OutOfDistributionWarning: for an image unlike those of the training, where the image processor records
+                those (`usual_films`).
         """
         if images is None:
             raise ValueError("Give an image, or several: pipe('chest.png', do={...}).")
@@ -135,7 +150,7 @@ class CounterfactualPipeline(Pipeline):
 
     def _sanitize_parameters(self, **kwargs):
         options = set(getattr(self.model, "mechanism_options", ()))
-        allowed = {"do", "attributes", "num_samples", "seed", "generator", "on_error"} | options
+        allowed = {"do", "attributes", "num_samples", "seed", "generator", "on_error", "invert"} | options
         if unknown := set(kwargs) - allowed - _LOADING_OPTIONS:
             raise TypeError(
                 f"The counterfactual pipeline has no argument {', '.join(sorted(unknown))}; "
@@ -164,6 +179,9 @@ class CounterfactualPipeline(Pipeline):
             if kwargs["on_error"] not in ON_ERROR:
                 raise ValueError(f"on_error={kwargs['on_error']!r}; choose one of {', '.join(ON_ERROR)}.")
             preprocess["on_error"] = kwargs["on_error"]
+        if "invert" in kwargs:
+            check_invert(kwargs["invert"], self.image_processor)
+            preprocess["invert"] = kwargs["invert"]
         return preprocess, forward, postprocess
 
     def _check_do(self, do: Any) -> list[dict[str, float]]:
@@ -176,11 +194,15 @@ class CounterfactualPipeline(Pipeline):
         )
 
     def preprocess(
-        self, item: Any, attributes: Mapping | None = None, on_error: str = "raise"
+        self,
+        item: Any,
+        attributes: Mapping | None = None,
+        on_error: str = "raise",
+        invert: bool | str = False,
     ) -> dict[str, Any]:
         """One input to tensors: `pixel_values` (1, 1, S, S), `attributes` (1, n) raw with NaN for unknown, and the
         `item` itself, which carries the error where one is reported."""
-        return item_tensors(item, self.image_processor, self.schema, attributes, on_error)
+        return item_tensors(item, self.image_processor, self.schema, attributes, on_error, invert)
 
     def _forward(
         self,
@@ -249,6 +271,7 @@ class CounterfactualPipeline(Pipeline):
         item: PipelineItem = result["item"]
         if item.error is not None:
             return {"error": f"{item.error}" or type(item.error).__name__, "file": item.name}
+        warn_if_unusual(item)
         factual_image = self.image_processor.postprocess(result["factual_image"][None], output_type="pil")[0]
         pictures = self.image_processor.postprocess(result["images"], output_type="pil")
         values = self.schema.to_records(result["attributes"])
@@ -265,6 +288,7 @@ class CounterfactualPipeline(Pipeline):
                 "inferred": [name for name, known in zip(self.schema.names, result["given"]) if not known],
                 "do": {name: self.schema[name].format(value) for name, value in do.items()},
                 "predictions": {"before": result["before"], "after": result["after"][k]},
+                "out_of_distribution": item.unusual,
             }
             if result["std"] is not None:
                 record["std"] = result["std"][k, 0].numpy()

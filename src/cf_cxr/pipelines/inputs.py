@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
@@ -13,6 +14,7 @@ import torch
 from torch.utils.data import Dataset, IterableDataset
 
 from ..image_errors import CXRImageError
+from ..usual_films import OutOfDistributionWarning, describe
 
 if TYPE_CHECKING:
     from ..attributes import AttributeSchema
@@ -29,6 +31,7 @@ class PipelineItem:
         name: what to call the image in a report: its path, its `image_id`, or its position.
         index: position in the call; seeds its draws.
         error: what went wrong when the image was fetched from its container.
+        unusual: what `CXRImageProcessor.examine` says about it.
     """
 
     image: Any
@@ -36,6 +39,7 @@ class PipelineItem:
     name: str = "the image"
     index: int = 0
     error: Exception | None = None
+    unusual: dict[str, Any] | None = None
 
 
 def as_item(
@@ -237,6 +241,7 @@ def item_tensors(
     schema: AttributeSchema | None = None,
     attributes: Mapping | None = None,
     on_error: str = "raise",
+    invert: bool | str = False,
 ) -> dict[str, Any]:
     """One input as tensors.
 
@@ -246,10 +251,11 @@ def item_tensors(
         schema: of the attributes; None for a model without.
         attributes: values that hold where the item does not say otherwise.
         on_error: `"raise"`, or `"report"`, which keeps the error in the item.
+        invert: as for `CXRImageProcessor.examine`.
 
     Returns:
         `pixel_values` (1, 1, S, S), `attributes` (1, n) raw with NaN for unknown (n is 0 without a schema), and the
-        `item` itself, which carries the error where one is reported.
+        `item` itself, which carries the error where one is reported, and what is unusual about the image.
     """
     if not isinstance(item, PipelineItem):
         item = as_item(item, schema.names if schema else ())
@@ -259,17 +265,27 @@ def item_tensors(
             raise item.error
         known = {**(attributes or {}), **(item.attributes or {})}
         raw = schema.to_tensor([known], allow_missing=True) if schema else torch.zeros(1, 0)
-        pixel_values = image_processor(item.image, return_tensors="pt")["pixel_values"]
+        pixel_values, unusual = image_processor.examine(item.image, invert)
         failure = None
     except Exception as error:
         if isinstance(error, CXRImageError) and item.name not in str(error):
             error = type(error)(f"{item.name}: {error}")
         if on_error == "raise":
             raise error
-        failure = error
+        failure, unusual = error, None
         pixel_values = torch.zeros(1, 1, *image_processor.size.values())
         raw = torch.zeros(1, count)
-    return {"pixel_values": pixel_values, "attributes": raw, "item": replace(item, image=None, error=failure)}
+    item = replace(item, image=None, error=failure, unusual=unusual)
+    return {"pixel_values": pixel_values, "attributes": raw, "item": item}
+
+
+def warn_if_unusual(item: PipelineItem) -> str | None:
+    """Warns about an image that is unlike those of the training; returns what was said, without its name."""
+    if item.unusual is None:
+        return None
+    text = describe(item.unusual)
+    warnings.warn(f"{item.name}: {text}", OutOfDistributionWarning, stacklevel=3)
+    return text
 
 
 def whole_number(name: str, value: Any, minimum: int) -> int:
