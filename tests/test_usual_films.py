@@ -19,6 +19,7 @@ from cf_cxr.usual_films import (
     of_every_kind,
     put_right,
 )
+from tests.pipelines.tiny import processor_knowing
 
 FILMS = [example.path for example in example_images()]
 PROCESSOR = CXRImageProcessor.from_pretrained(default_model_path())
@@ -152,6 +153,17 @@ def test_inverted_films_are_inverted_back_when_asked():
     padding = CXRImageProcessor(size=128, crop_mode="pad", usual_films=PROCESSOR.usual_films)
     pixel_values, found = padding.examine(negative[:, 8:-8], invert="auto")
     assert found["corrected"] and (pixel_values[..., :4] == -1).all()  # the padding stays black
+
+
+def test_an_inverted_film_that_is_odd_when_put_right_is_said_to_be_both():
+    knowing = processor_knowing(levels(FILMS[0]), side=128)
+    weight = knowing.usual_films["weight"]
+    weight[2] = [-w for w in weight[0]]  # the film itself "looks rotated by 180°"
+    found = CXRImageProcessor(size=128, usual_films=knowing.usual_films).examine(
+        255 - levels(FILMS[0]), "auto"
+    )[1]
+    assert found["corrected"] and found["looks"] == "rotated by 180°"
+    assert "inverted back, but it still looks rotated by 180°" in describe(found)
 
 
 def test_invert_is_checked():

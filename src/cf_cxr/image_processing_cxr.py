@@ -192,7 +192,8 @@ class CXRImageProcessor(BaseImageProcessor):
             - `distance` from the films of the training, and the `limit` of what is usual;
             - `looks`: `"inverted"`, `"rotated by 90°"` (180°, 270°; anticlockwise), `"framed"` (a photograph or a
               screenshot of a film), or None where none of these explains it;
-            - `corrected`: whether it looked inverted and was inverted back.
+            - `corrected`: whether it looked inverted and was inverted back; the rest is then about the image inverted
+              back, where that is unusual too.
 
         Raises:
             CXRImageError: the image cannot be used.
@@ -210,7 +211,7 @@ class CXRImageProcessor(BaseImageProcessor):
         pixel_values, finding = result(1 - pixels if invert is True else pixels)
         if invert == "auto" and finding and finding["looks"] == "inverted":
             pixel_values, again = result(1 - pixels)
-            finding = again or {**finding, "corrected": True}
+            finding = {**(again or finding), "corrected": True}
         return pixel_values, finding
 
     def load(self, image: Any) -> np.ndarray:

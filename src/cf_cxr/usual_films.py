@@ -136,7 +136,10 @@ class UsualFilms:
 def describe(finding: Mapping[str, Any]) -> str:
     """What `UsualFilms.unusual` found, as a sentence about "the image"."""
     if finding["corrected"]:
-        return "the image looked inverted and was inverted back."
+        still = (
+            f", but it still looks {finding['looks'] or _UNUSUAL}" if finding["looks"] != "inverted" else ""
+        )
+        return f"the image looked inverted and was inverted back{still}."
     if finding["looks"] == "inverted":
         return f"the image looks inverted, {_UNUSUAL}; the result may mean little. invert='auto' (--invert auto) puts it right."
     if finding["looks"] == "framed":
