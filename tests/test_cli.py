@@ -12,7 +12,7 @@ import cf_cxr
 from cf_cxr import cli
 from cf_cxr.cli_files import UsageError, free_name, plan_output, write_png
 from tests.dicom_files import make_dicom, save_dicom
-from tests.pipelines.tiny import SCHEMA, SIDE, grey_image, save_tiny
+from tests.pipelines.tiny import SCHEMA, SIDE, grey_image, processor_knowing, save_tiny
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +59,19 @@ def test_two_questions_make_a_picture_and_a_table(here, model, capsys):
     assert re.search(r"\d+\.\d/255 +age +63 years +80 years +\d+ ± \d+ +\d+ ± \d+", row)
     assert re.search(r"sex +Male +Female +P\(Female\) = 0\.\d\d +P\(Female\) = 0\.\d\d", out)
     assert "(inferred)" in out and "not for diagnosis" in out and err == ""
+
+
+def test_an_inverted_film_is_said_and_put_right_when_asked(here, tmp_path_factory, capsys):
+    folder = tmp_path_factory.mktemp("knowing")
+    command = ["counterfactual", "negative.png", "a.png", "--model", save_tiny(folder), "--do", "sex=Male"]
+    processor_knowing(Image.open("a.png")).save_pretrained(folder)
+    Image.fromarray(255 - np.asarray(Image.open("a.png"))).save("negative.png")
+    assert cli.main([*command, "--output", "first"]) == 0
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("cf-cxr: warning: negative.png: the image looks inverted, unlike those")
+    assert cli.main([*command, "--output", "second", "--invert", "auto"]) == 0
+    [line] = capsys.readouterr().err.splitlines()
+    assert line == "cf-cxr: warning: negative.png: the image looked inverted and was inverted back."
 
 
 def test_joint_makes_one_intervention(here, model, capsys):

@@ -16,7 +16,7 @@ from cf_cxr import cli, cli_explain
 from cf_cxr.black_box import load_image_classifier
 from tests.black_box.helpers import attribute_model
 from tests.black_box.test_transformers_adapter import PROCESSOR, vit
-from tests.pipelines.tiny import grey_image, save_tiny
+from tests.pipelines.tiny import grey_image, processor_knowing, save_tiny
 from tests.pipelines.tiny_explainer import SIDE, processor, random_explainer
 
 
@@ -199,7 +199,7 @@ def changed(name, **values):
         ("explainer", changed("config.json", image_size=32), "trained on images of 32 x 32.*makes 16 x 16"),
         ("explainer", changed("config.json", image_size="16"), "config.json cannot be used"),
         ("explainer", changed("config.json", threshold=7), "threshold must be in"),
-        ("explainer", changed("config.json", training_distribution=[1]), "training_distribution cannot be"),
+        ("explainer", changed("preprocessor_config.json", usual_films=[1]), "usual_films cannot be read"),
         ("explainer", lambda f: (f / "config.json").write_text("{"), "config.json' is not a valid JSON"),
         ("explainer", lambda f: (f / "config.json").unlink(), "config.json"),
         ("explainer", lambda f: (f / "preprocessor_config.json").unlink(), "preprocessor_config.json"),
@@ -277,13 +277,14 @@ def test_images_that_are_no_radiographs(here, folders, capsys):
 def test_a_query_at_its_target_and_an_unusual_image(here, folders, capsys, tmp_path_factory):
     copy = tmp_path_factory.mktemp("copy")
     shutil.copytree(folders / "explainer", copy, dirs_exist_ok=True)
-    usual = {"mean": [9.0] * 24, "std": [1.0] * 24, "limit": 2.0}
-    changed("config.json", training_distribution=usual)(copy)
+    processor_knowing(Image.fromarray(255 - np.asarray(Image.open("a.png")))).save_pretrained(copy)
     arguments = [*command(folders, "--output", "why"), "--model", str(copy)]
     assert cli.main([*arguments, "--animation", "none"]) == 0
     [entry] = json.loads((here / "why" / "explanation.json").read_text())["explanations"]
-    assert "cf-cxr: warning: a.png: the image is unlike those" in capsys.readouterr().err
-    assert "unlike those that the explainer was trained on" in entry["warnings"][0]
+    assert (
+        capsys.readouterr().err.count("cf-cxr: warning: a.png: the image looks inverted, unlike those") == 1
+    )
+    assert "looks inverted" in entry["warnings"][0] and entry["out_of_distribution"]["looks"] == "inverted"
     assert cli.main([*arguments, "--overwrite", "--target", str(entry["source_posterior"])]) == 0
     [entry] = json.loads((here / "why" / "explanation.json").read_text())["explanations"]
     assert entry["message"].startswith("Already at the target") and not entry["valid"]

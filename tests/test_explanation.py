@@ -1,4 +1,4 @@
-"""The result type: what follows from a series and its posteriors, which bins lead to a target, and who is unusual."""
+"""The result type: what follows from a series and its posteriors, and which bins lead to a target."""
 
 import json
 
@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from cf_cxr import PosteriorBins, TrainingDistribution
+from cf_cxr import PosteriorBins
 from cf_cxr.explanation import ExplanationSeries, build_explanation
 from cf_cxr.explanation_words import probability_text
 from cf_cxr.progressive_explanation import progressive_series, target_path
-from cf_cxr.training_distribution import embedding_features
 from tests.pipelines.tiny_explainer import SIDE, known_explainer, random_explainer
 
 QUERY = torch.zeros(1, 8, 8)
@@ -175,93 +174,3 @@ def test_more_images_than_are_decoded_at_a_time():
     series = progressive_series(model, x, torch.full((7,), 0.05))  # 70 images
     for query, one in zip(x, series):
         torch.testing.assert_close(one.images, query / 2 + model.levels.view(-1, 1, 1, 1))
-
-
-def test_the_distance_of_an_embedding_is_its_root_mean_square_z_score():
-    usual = TrainingDistribution(torch.tensor([1.0, -2.0]), torch.tensor([0.5, 2.0]), 2.0, grid=1)
-    embedding = torch.tensor([[1.5, 2.0], [1.0, -2.0]])[:, :, None, None].expand(2, 2, 4, 4)
-    torch.testing.assert_close(usual.distance(embedding), torch.tensor([(0.5 * (1 + 4)) ** 0.5, 0.0]))
-    with pytest.raises(ValueError, match="measured on 2 channels, the embedding has 3"):
-        usual.distance(torch.zeros(1, 3, 4, 4))
-
-
-def test_fit_sets_the_limit_at_a_quantile_of_held_out_images():
-    generator = torch.Generator().manual_seed(0)
-    scale, shift = torch.tensor([1.0, 10.0, 0.1]), torch.tensor([0.0, 5.0, -1.0])
-    features, held_out = (torch.randn(n, 3, generator=generator) * scale + shift for n in (4000, 2000))
-    usual = TrainingDistribution.fit(features, held_out, quantile=0.9, grid=1)
-    torch.testing.assert_close(usual.mean, shift, atol=0.5, rtol=0)
-    torch.testing.assert_close(usual.std, scale, atol=0, rtol=0.05)
-    distance = usual.distance(held_out[:, :, None, None])
-    assert float((distance > usual.limit).float().mean()) == pytest.approx(0.1, abs=0.001)
-    # chi with three degrees of freedom: its 0.9 quantile is 2.500
-    assert usual.limit == pytest.approx(2.500 / 3**0.5, rel=0.04)
-
-
-def test_fit_survives_a_dead_channel_and_refuses_nonsense():
-    features = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
-    features[:, 1] = 0.25
-    usual = TrainingDistribution.fit(features, features + torch.tensor([0, 1e-6, 0]), grid=1)
-    assert usual.limit < 5
-    for wrong, message in (
-        ((features, features[:, :2]), r"\(50, 3\) and \(50, 2\)"),
-        ((features[:1], features), "1 training"),
-        ((features * torch.nan, features), "finite"),
-        ((features, features, 1.5), "quantile"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            TrainingDistribution.fit(*wrong)
-
-
-def test_the_distribution_travels_with_the_configuration(tmp_path):
-    model = random_explainer()
-    x = torch.rand(60, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0)) - 0.5
-    with torch.no_grad():
-        embedding = model.encode(x)
-    features = embedding_features(embedding)
-    assert features.shape == (60, 6 * 4)
-    torch.testing.assert_close(
-        features[:, 1], embedding[:, 0, :4, 4:].mean((1, 2))
-    )  # upper right of channel 0
-    usual = TrainingDistribution.measure(model, x[:40].split(16), [x[40:]])
-    for name, value in TrainingDistribution.fit(features[:40], features[40:]).to_dict().items():
-        assert usual.to_dict()[name] == pytest.approx(value, rel=1e-3)
-    model.config.training_distribution = usual.to_dict()
-    assert TrainingDistribution.from_config(random_explainer().config) is None
-    model.save_pretrained(tmp_path)
-    again = TrainingDistribution.from_config(type(model).from_pretrained(tmp_path).config)
-    torch.testing.assert_close(again.distance(embedding).max(), torch.tensor(again.limit), rtol=0.3, atol=0)
-    with torch.no_grad():
-        odd = again.distance(model.encode(torch.cat([x[:1].sign(), x[:1] * 0 + 0.9])))
-    assert (odd > again.limit).all()
-
-
-GOOD = {"mean": [0.0, 1.0], "std": [1.0, 2.0], "limit": 1.5, "grid": 1}
-
-
-@pytest.mark.parametrize(
-    ("record", "message"),
-    [
-        ({"mean": [0.0]}, "needs mean, std and limit"),
-        ([1.0], "needs mean, std and limit"),
-        ("usual", "needs mean, std and limit"),
-        ({**GOOD, "mean": "many"}, "needs mean, std and limit"),
-        ({**GOOD, "std": [1.0]}, "not two lists of one length"),
-        ({**GOOD, "mean": 0.0, "std": 1.0}, "not two lists of one length"),
-        ({**GOOD, "mean": [[0.0], [1.0]], "std": [[1.0], [2.0]]}, "not two lists of one length"),
-        ({**GOOD, "mean": [0.0, float("nan")]}, "a mean is NaN"),
-        ({**GOOD, "std": [1.0, 0.0]}, "a std is not a positive number"),
-        ({**GOOD, "std": [1.0, -1.0]}, "a std is not a positive number"),
-        ({**GOOD, "limit": float("nan")}, "limit is nan.*remove it"),
-        ({**GOOD, "limit": -1}, "limit is -1"),
-        ({**GOOD, "grid": 0}, "grid is 0"),
-        ({**GOOD, "grid": 10**9}, "grid is 1000000000"),
-    ],
-)
-def test_a_record_of_usual_images_is_not_trusted(record, message):
-    config = random_explainer().config
-    config.training_distribution = GOOD
-    assert TrainingDistribution.from_config(config).limit == 1.5
-    config.training_distribution = record
-    with pytest.raises(ValueError, match=message):
-        TrainingDistribution.from_config(config)

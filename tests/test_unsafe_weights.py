@@ -104,7 +104,7 @@ def test_pickled_weights_on_the_command_line(saved, tmp_path, capsys):
     for kind in ("deep_scm", "resnet"):
         shutil.copytree(saved / kind, tmp_path / kind)
         pickled(tmp_path / kind, tmp_path / "trace", False)
-    film, out = str(tmp_path / "chest.png"), ["--output", str(tmp_path / "out.png")]
+    film, out = str(tmp_path / "chest.png"), ["--output", str(tmp_path / "out")]
     assert cli(["counterfactual", film, "--do", "sex=Male", "--model", str(tmp_path / "deep_scm"), *out]) != 0
     assert REMEDY in capsys.readouterr().err
     assert cli(["explain", film, "--classifier", str(tmp_path / "resnet"), *out]) != 0

@@ -38,7 +38,7 @@ _PUBLIC = {
     "posterior_bins": ["PosteriorBins"],
     "pipelines": ["CounterfactualPipeline", "ExplanationPipeline"],
     "explanation": ["Explanation"],
-    "training_distribution": ["OutOfDistributionWarning", "TrainingDistribution"],
+    "usual_films": ["OutOfDistributionWarning"],
     "data": ["load_cxr", "cxr_schema"],
     "visualization": ["counterfactual_grid"],
     "explanation_pictures": ["contact_sheet"],

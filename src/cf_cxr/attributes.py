@@ -65,7 +65,9 @@ class Attribute:
     def __post_init__(self):
         names = self.categories or ()
         if not isinstance(names, (list, tuple)) or not all(isinstance(c, str) and c.strip() for c in names):
-            raise ValueError(f"Attribute {self.name!r}: categories must be a list of names, got {names!r:.200}.")
+            raise ValueError(
+                f"Attribute {self.name!r}: categories must be a list of names, got {names!r:.200}."
+            )
         if len(names) > MAX_CATEGORIES:
             raise ValueError(f"Attribute {self.name!r}: {len(names)} categories, at most {MAX_CATEGORIES}.")
         object.__setattr__(self, "categories", tuple(names))
@@ -83,7 +85,7 @@ class Attribute:
             )
             if not finite or not self.minimum < self.maximum:
                 raise ValueError(
-                    f"Continuous attribute {self.name!r} needs finite numbers minimum < maximum, got "
+                    f"Continuous attribute {self.name!r} needs numbers minimum < maximum within {MAX_NUMBER:g}, got "
                     f"minimum={limits[0]!r:.60}, maximum={limits[1]!r:.60}."
                 )
             if self.categories:

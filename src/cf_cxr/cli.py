@@ -17,7 +17,7 @@ from typing import Any
 
 from .cli_explain import add_explain_command
 from .cli_files import RECORD, UsageError, free_name, output_path, plan_output, refuse_files, write_png
-from .cli_model import DISCLAIMER, add_model_options, load_pipeline, provenance
+from .cli_model import DISCLAIMER, INVERT, add_invert_option, add_model_options, load_pipeline, provenance
 from .version import __version__
 
 DEMO_OUTPUT = Path("outputs/cf_cxr_demo.png")
@@ -149,6 +149,7 @@ def build_parser() -> argparse.ArgumentParser:
         "guidance_scale='{finding: 2, age: 1.5}'. May be repeated",
     )
     add_model_options(command)
+    add_invert_option(command)
     command.set_defaults(run=run_counterfactual)
 
     add_explain_command(commands)
@@ -208,6 +209,7 @@ def run_counterfactual(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         batch_size=arguments.batch_size,
         on_error="report",
+        invert=INVERT[arguments.invert],
         **options,
     )
     shown, names = [], []

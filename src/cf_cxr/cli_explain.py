@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .cli_files import UsageError, file_stems, output_path, refuse_files, write_png, write_whole
-from .cli_model import add_model_options, load_pipeline, provenance
+from .cli_model import INVERT, add_invert_option, add_model_options, load_pipeline, provenance
 
 DEFAULT_OUTPUT = Path("outputs/explanation")
 RECORD = "explanation.json"
@@ -123,6 +123,7 @@ def add_explain_command(commands: Any) -> None:
         "--batch-size", type=int, default=1, metavar="N", help="images at a time (default: 1)"
     )
     add_model_options(parser)
+    add_invert_option(parser)
     parser.set_defaults(run=run_explain)
 
 
@@ -143,6 +144,7 @@ def run_explain(arguments: argparse.Namespace) -> int:
             attributes=known or None,
             batch_size=arguments.batch_size,
             on_error="report",
+            invert=INVERT[arguments.invert],
             seed=arguments.seed,
             **{name: getattr(arguments, name) for name in _PASSED_ON},
         )

@@ -51,6 +51,19 @@ def provenance(arguments: argparse.Namespace, pipe: Any, default_model: str) -> 
     }
 
 
+INVERT = {"no": False, "yes": True, "auto": "auto"}
+
+
+def add_invert_option(parser: argparse.ArgumentParser) -> None:
+    """Adds --invert."""
+    parser.add_argument(
+        "--invert",
+        choices=INVERT,
+        default="no",
+        help="exchange black and white: of every image, or (auto) of those that look inverted (default: no, only warn)",
+    )
+
+
 def load_pipeline(arguments: argparse.Namespace, task: str, default_model: Path):
     """The pipeline of a task that the options ask for, without progress bars.
 

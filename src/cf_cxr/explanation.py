@@ -5,7 +5,7 @@ Paper B = Singla et al., "Explaining the black-box smoothly: a counterfactual ap
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +69,8 @@ class Explanation:
             on one; else None.
         name: of the query: its file, its `image_id`, or its position.
         warnings: reasons for doubt: an image unlike those of the training, an explainer of another classifier.
+        out_of_distribution: None, or what makes the query unlike the images of the training (see
+            `CXRImageProcessor.examine`).
     """
 
     images: list[Image.Image]
@@ -87,6 +89,7 @@ class Explanation:
     operating_point: float | None = None
     name: str = "the image"
     warnings: tuple[str, ...] = ()
+    out_of_distribution: Mapping[str, Any] | None = None
 
     @property
     def decision(self) -> str:
@@ -147,6 +150,7 @@ class Explanation:
             "mean_change": round(float(change.mean()), 3),
             "largest_change": round(float(change.max()), 3),
             "warnings": list(self.warnings),
+            "out_of_distribution": self.out_of_distribution,
         }
 
 
@@ -162,6 +166,7 @@ def build_explanation(
     operating_point: float | None = None,
     name: str = "the image",
     warnings: Sequence[str] = (),
+    out_of_distribution: Mapping[str, Any] | None = None,
 ) -> Explanation:
     """An `Explanation` of a series and the classifier's answers to it.
 
@@ -173,7 +178,7 @@ def build_explanation(
         posteriors: `(S,)` in [0, 1], the classifier's answers to `series.images`.
         query: `(1, H, W)`, in [-1, 1], on the CPU or not.
         source_posterior: the classifier's answer to it.
-        class_name, method, threshold, operating_point, name, warnings: see `Explanation`.
+        class_name, method, threshold, operating_point, name, warnings, out_of_distribution: see `Explanation`.
 
     Raises:
         ValueError: for shapes that do not fit together, no images, a posterior that is none, or an unknown method.
@@ -227,6 +232,7 @@ def build_explanation(
         operating_point=operating_point,
         name=name,
         warnings=tuple(warnings),
+        out_of_distribution=out_of_distribution,
     )
 
 

@@ -1,5 +1,6 @@
 """CXRImageProcessor: radiographs in, `pixel_values` (B, 1, S, S) in [-1, 1] out, and back."""
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any, TypedDict
@@ -11,11 +12,13 @@ from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 
 from .image_errors import CXRImageError, CXRImageNotFoundError, NotAChestRadiographWarning
 from .image_loading import MAX_PIXELS, MIN_SIDE, describe, is_dicom_dataset, load_grayscale
+from .usual_films import UsualFilms
 
 __all__ = ["CXRImageError", "CXRImageNotFoundError", "CXRImageProcessor", "NotAChestRadiographWarning"]
 
 CROP_MODES = ("center_crop", "pad")
 OUTPUT_TYPES = ("pil", "np", "pt")
+INVERT = (False, True, "auto")
 MIN_LEVELS = 8  # of 256: see check_content
 OUTPUT_TOLERANCE = 1e-2  # overshoot beyond [-1, 1] that postprocess clips instead of refusing
 
@@ -59,6 +62,9 @@ class CXRImageProcessor(BaseImageProcessor):
             Images with a shorter side are refused.
         max_pixels (`int`, *optional*, defaults to 80 million):
             Images with more pixels are refused before they are decoded.
+        usual_films (`dict`, *optional*):
+            A record of the films that the model was trained on (`cf_cxr.usual_films`), for `examine`. Without it no
+            image is called unusual.
 
     Example:
 
@@ -81,10 +87,12 @@ class CXRImageProcessor(BaseImageProcessor):
     input_range = None
     min_side = MIN_SIDE
     max_pixels = MAX_PIXELS
+    usual_films = None
 
     def __init__(self, **kwargs):
         names = list(CXRImageProcessorKwargs.__annotations__)
         settings = {name: kwargs.pop(name) for name in names if kwargs.get(name) is not None}
+        usual_films = kwargs.pop("usual_films", None)
         saved = {"image_processor_type", "processor_class", "feature_extractor_type", "auto_map"}
         known = saved | set(names)
         unknown = sorted(key for key in kwargs if key not in known and not key.startswith("_"))
@@ -96,6 +104,12 @@ class CXRImageProcessor(BaseImageProcessor):
         defaults = {name: getattr(type(self), name) for name in names}
         for name, value in _checked_settings({**defaults, **settings}).items():
             setattr(self, name, value)
+        if usual_films is not None:
+            self.usual_films = UsualFilms.from_dict(usual_films).to_dict()
+
+    def __repr__(self) -> str:
+        short = {"usual_films": "..."} if self.usual_films else {}
+        return f"{type(self).__name__} {json.dumps({**self.to_dict(), **short}, indent=2, sort_keys=True)}"
 
     @property
     def backend(self) -> str:
@@ -164,14 +178,43 @@ class CXRImageProcessor(BaseImageProcessor):
     ) -> np.ndarray:
         """One image, of any kind that `load` reads, as float32 (1, S, S) in [-1, 1]."""
         pixels = load_grayscale(image, input_range=input_range, min_side=min_side, max_pixels=max_pixels)
-        square = pad_to_square(pixels) if crop_mode == "pad" else crop_to_square(pixels)
-        pixels = resize_square(square, size["height"], resample)
-        check_content(square, pixels, describe(image))
-        if do_quantize:
-            pixels = np.rint(pixels * np.float32(255)) / np.float32(127.5) - np.float32(1)
-        else:
-            pixels = pixels * np.float32(2) - np.float32(1)
-        return pixels[None]
+        return _as_model_input(pixels, describe(image), size["height"], crop_mode, resample, do_quantize)
+
+    def examine(self, image: Any, invert: bool | str = False) -> tuple[torch.Tensor, dict[str, Any] | None]:
+        """One image for a model, and whether it is like the films that the model was trained on.
+
+        Args:
+            image: one image of any kind that `load` reads.
+            invert: True exchanges black and white; `"auto"` does so where the image looks inverted.
+
+        Returns:
+            `pixel_values`, float32 (1, 1, S, S) in [-1, 1]; and None for a usual image, or without `usual_films`, else
+            what is unusual:
+
+            - `distance` from the films of the training, and the `limit` of what is usual;
+            - `looks`: `"inverted"`, `"rotated by 90°"` (180°, 270°; anticlockwise), `"framed"` (a photograph or a
+              screenshot of a film), or None where none of these explains it;
+            - `corrected`: whether it looked inverted and was inverted back; the rest is then about the image inverted
+              back, where that is unusual too.
+
+        Raises:
+            CXRImageError: the image cannot be used.
+            ValueError: another `invert`, or `"auto"` without `usual_films`.
+        """
+        check_invert(invert, self)
+        usual = UsualFilms.from_dict(self.usual_films) if self.usual_films else None
+        pixels = self.load(image)
+
+        def result(pixels: np.ndarray) -> tuple[torch.Tensor, dict[str, Any] | None]:
+            settings = (self.size["height"], self.crop_mode, self.resample, self.do_quantize)
+            made = torch.from_numpy(_as_model_input(pixels, describe(image), *settings))[None]
+            return made, usual.unusual(made) if usual else None
+
+        pixel_values, finding = result(1 - pixels if invert is True else pixels)
+        if invert == "auto" and finding and finding["looks"] == "inverted":
+            pixel_values, again = result(1 - pixels)
+            finding = {**(again or finding), "corrected": True}
+        return pixel_values, finding
 
     def load(self, image: Any) -> np.ndarray:
         """Read one image at its native resolution, without cropping or resizing.
@@ -217,6 +260,35 @@ class CXRImageProcessor(BaseImageProcessor):
             return pixels.numpy()
         levels = (pixels * 255).round().to(torch.uint8).numpy()
         return [PIL.Image.fromarray(image) for image in levels]
+
+
+def check_invert(invert: Any, processor: CXRImageProcessor) -> None:
+    """Refuse what `CXRImageProcessor.examine` cannot do.
+
+    Raises:
+        ValueError: an unknown `invert`, or `"auto"` with a processor that has no `usual_films`.
+    """
+    if not any(invert is known or invert == known == "auto" for known in INVERT):
+        raise ValueError(f"invert={invert!r} is unknown. Choose one of {', '.join(map(repr, INVERT))}.")
+    if invert == "auto" and not processor.usual_films:
+        raise ValueError(
+            "invert='auto' needs the image processor of a model that knows its usual films (usual_films in "
+            "preprocessor_config.json). Give invert=True for films that are inverted."
+        )
+
+
+def _as_model_input(
+    pixels: np.ndarray, name: str, side: int, crop_mode: str, resample: int, do_quantize: bool
+) -> np.ndarray:
+    """(H, W) in [0, 1], called `name`, as float32 (1, S, S) in [-1, 1]."""
+    square = pad_to_square(pixels) if crop_mode == "pad" else crop_to_square(pixels)
+    pixels = resize_square(square, side, resample)
+    check_content(square, pixels, name)
+    if do_quantize:
+        pixels = np.rint(pixels * np.float32(255)) / np.float32(127.5) - np.float32(1)
+    else:
+        pixels = pixels * np.float32(2) - np.float32(1)
+    return pixels[None]
 
 
 def crop_to_square(pixels: np.ndarray) -> np.ndarray:

@@ -50,7 +50,6 @@ def progressive_series(
     pixel_values: Tensor,
     posteriors: Tensor,
     *,
-    embedding: Tensor | None = None,
     threshold: float = 0.5,
     steps: int = 10,
     target: float | None = None,
@@ -61,7 +60,6 @@ def progressive_series(
         model: in evaluation mode.
         pixel_values: `(B, 1, H, W)` in [-1, 1].
         posteriors: `(B,)` in [0, 1], the classifier's answers to them.
-        embedding: `model.encode(pixel_values)`, where it is at hand.
         threshold, steps, target: see `target_path`.
 
     Returns:
@@ -75,7 +73,7 @@ def progressive_series(
     lengths = [len(path) for path in paths]
     rows = torch.repeat_interleave(torch.arange(len(paths)), torch.tensor(lengths)).to(pixel_values.device)
     goals = torch.cat(paths).to(pixel_values.device)
-    embedding = model.encode(pixel_values) if embedding is None else embedding
+    embedding = model.encode(pixel_values)
     images = torch.cat(
         [
             model.decode(embedding[chunk], goal, pixel_values[chunk])

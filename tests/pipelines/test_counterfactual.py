@@ -9,11 +9,19 @@ from PIL import Image
 from torch.utils.data import Dataset
 from transformers import ResNetConfig, ResNetModel, pipeline
 
-import cf_cxr  # noqa: F401  (registers the task)
+import cf_cxr
 from cf_cxr.image_errors import CXRImageError
 from cf_cxr.pipelines import COUNTERFACTUAL_TASK, CounterfactualPipeline
 from tests.dicom_files import make_dicom, save_dicom
-from tests.pipelines.tiny import SCHEMA, SIDE, grey_image, save_tiny, tiny_model, tiny_processor
+from tests.pipelines.tiny import (
+    SCHEMA,
+    SIDE,
+    grey_image,
+    processor_knowing,
+    save_tiny,
+    tiny_model,
+    tiny_processor,
+)
 
 KNOWN = {"age": 63, "sex": "Male", "site": "B", "finding": "No Finding"}
 OTHERS = [{"sex": "Female"}, {"age": 10}, {"site": "A", "finding": "Effusion"}]
@@ -241,6 +249,31 @@ def test_defaults_can_be_set_when_the_pipeline_is_built(images):
     )
     assert all(out["attributes"]["sex"] == "Female" for out in pipe(images))
     assert pipe(images[0], do={"sex": "Male"})["attributes"]["sex"] == "Male"
+
+
+def test_an_unusual_image_is_warned_about_once_and_can_be_put_right(images, recwarn):
+    negative = Image.fromarray(255 - np.asarray(images[0]))
+    pipe = CounterfactualPipeline(tiny_model(), image_processor=processor_knowing(images[0]))
+    two = [{"sex": "Male"}, {"sex": "Female"}]
+    results = pipe([images[0], negative], do=two, batch_size=2)
+    told = [str(w.message) for w in recwarn if w.category is cf_cxr.OutOfDistributionWarning]
+    assert len(told) == 1 and told[0].startswith("image 1: the image looks inverted, unlike those")
+    assert [[r["out_of_distribution"] is None for r in of_one] for of_one in results] == [
+        [True] * 2,
+        [False] * 2,
+    ]
+    assert results[1][0]["out_of_distribution"]["looks"] == "inverted"
+    with pytest.warns(cf_cxr.OutOfDistributionWarning, match="looked inverted and was inverted back"):
+        corrected = pipe(negative, do={"sex": "Male"}, invert="auto")
+    assert corrected["out_of_distribution"]["corrected"]
+    assert np.array_equal(levels(corrected["factual_image"]), levels(results[0][0]["factual_image"]))
+    assert pipe(negative, do={"sex": "Male"}, invert=True)["out_of_distribution"] is None
+    with pytest.raises(ValueError, match="invert='twice' is unknown"):
+        pipe(images[0], do={}, invert="twice")
+    with pytest.raises(ValueError, match="knows its usual films"):
+        CounterfactualPipeline(tiny_model(), image_processor=tiny_processor())(
+            images[0], do={}, invert="auto"
+        )
 
 
 def test_model_in_training_mode_is_put_into_evaluation(images):

@@ -4,12 +4,13 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import ResNetConfig, ResNetForImageClassification, ResNetModel, pipeline
 
 import cf_cxr
-from cf_cxr import Explanation, OutOfDistributionWarning, TrainingDistribution
+from cf_cxr import Explanation, OutOfDistributionWarning
 from cf_cxr.black_box import (
     BlackBoxError,
     RadiographPreprocessing,
@@ -26,11 +27,10 @@ from cf_cxr.pipelines import (
     default_explainer_path,
 )
 from cf_cxr.pipelines.explained_classifier import check_explains, explained_classifier
-from cf_cxr.training_distribution import embedding_features
 from tests.black_box.helpers import attribute_model
 from tests.dicom_files import make_dicom, save_dicom
 from tests.optional_libraries import import_optional
-from tests.pipelines.tiny import tiny_model, tiny_processor
+from tests.pipelines.tiny import processor_knowing, tiny_model, tiny_processor
 from tests.pipelines.tiny_explainer import (
     CLASS,
     SIDE,
@@ -502,31 +502,29 @@ def test_the_missing_bundled_explainer_is_explained():
 # ---------------------------------------------------------------- images unlike those of the training
 
 
-def test_an_unusual_image_is_warned_about(recwarn):
-    model = known_explainer()
-    usual = [flat_with_texture(mean, seed) for seed, mean in enumerate(np.linspace(-0.4, 0.4, 60))]
-    with torch.no_grad():
-        features = embedding_features(model.encode(processor()(usual)["pixel_values"]))
-    model.config.training_distribution = TrainingDistribution.fit(
-        features[::2], features[1::2], 1.0
-    ).to_dict()
-    pipe = make(model, classifier=mean_classifier())
-    assert all(e.warnings == () for e in pipe(usual[1::10], batch_size=3))
-    assert not [w for w in recwarn if issubclass(w.category, OutOfDistributionWarning)]
-    odd = np.tile(np.arange(SIDE, dtype=np.uint8), (SIDE, 1))
-    odd[::2] += 240
-    with pytest.warns(
-        OutOfDistributionWarning, match=r"image 1: the image is unlike.*distance \d+.*usual up to"
-    ):
-        first, second = pipe([usual[31], odd], batch_size=2)
-    assert first.warnings == () and "unlike those that the explainer was trained on" in second.warnings[0]
+@pytest.mark.parametrize("causal", [False, True])
+def test_an_unusual_image_is_warned_about(causal, recwarn):
+    image = flat_with_texture(0.1)
+    negative = Image.fromarray(255 - np.asarray(image))
+    model = tiny_model() if causal else known_explainer()
+    options = {"class_name": "finding"} if causal else {"classifier": mean_classifier()}
+    pipe = ExplanationPipeline(model, image_processor=processor_knowing(image), **options)
+    usual, odd = pipe([image, negative], batch_size=2)
+    told = [str(w.message) for w in recwarn if w.category is OutOfDistributionWarning]
+    assert len(told) == 1 and told[0].startswith("image 1: the image looks inverted, unlike those")
+    assert usual.warnings == () and usual.out_of_distribution is None
+    assert odd.warnings[0].startswith("The image looks inverted") and odd.to_dict()["out_of_distribution"]
+    with pytest.warns(OutOfDistributionWarning, match="inverted back"):
+        corrected = pipe(negative, invert="auto")
+    assert corrected.out_of_distribution["corrected"]
+    assert corrected.source_posterior == pytest.approx(usual.source_posterior, abs=1e-5)
+    with pytest.raises(ValueError, match="invert='twice' is unknown"):
+        pipe(image, invert="twice")
 
 
-def test_a_record_of_usual_images_that_cannot_be_is_refused():
-    record = {"mean": [0.0] * 24, "std": [0.0] * 24, "limit": 1.0}
-    pipe = make(known_explainer(training_distribution=record), classifier=mean_classifier())
-    with pytest.raises(ValueError, match="training_distribution cannot be used: a std is not"):
-        pipe(flat_with_texture(0.1))
+def test_an_old_record_in_the_configuration_is_ignored():
+    pipe = make(known_explainer(training_distribution={"mean": [9.0], "std": [0.0], "limit": 1}))
+    assert pipe(flat_with_texture(0.1), classifier=mean_classifier()).warnings == ()
 
 
 # ---------------------------------------------------------------- arguments and parts

@@ -15,6 +15,7 @@ from cf_cxr import (
     DeepSCMConfig,
     DeepSCMModel,
 )
+from cf_cxr.usual_films import KINDS, NUM_FEATURES, film_features
 
 SIDE = 16
 SCHEMA = AttributeSchema(
@@ -86,6 +87,21 @@ def tiny_model(graph=GRAPH, mechanism="hvae") -> DeepSCMModel:
 def tiny_processor() -> CXRImageProcessor:
     """The image processor that goes with `tiny_model`."""
     return CXRImageProcessor(size=SIDE)
+
+
+def processor_knowing(image, side: int = SIDE) -> CXRImageProcessor:
+    """One that calls the inverted `image` inverted, and everything that is unlike its negative usual."""
+    layout = film_features(CXRImageProcessor(size=side)(image)["pixel_values"])[0, :256]
+    nothing = [0.0] * NUM_FEATURES
+    record = {
+        "mean": nothing,
+        "std": [1.0] * NUM_FEATURES,
+        "weight": [(-layout).tolist() + [0.0] * (NUM_FEATURES - 256), *[nothing] * (len(KINDS) - 1)],
+        "bias": [0.0] * len(KINDS),
+        "distance_limit": 100.0,
+        "log_odds_limit": 0.5 * float(layout.square().sum()),
+    }
+    return CXRImageProcessor(size=side, usual_films=record)
 
 
 def grey_image(seed: int, side: int = SIDE) -> Image.Image:

@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 
-from cf_cxr import TrainingDistribution
+from cf_cxr import CXRImageProcessor
 from cf_cxr.black_box import BlackBoxError, ImageClassifier, StudentClassifier, as_image_classifier
 from cf_cxr.models.progressive_explainer import ProgressiveExplainerModel
 from cf_cxr.training import explainer_command
@@ -20,7 +20,6 @@ from cf_cxr.training.mask_cache import segmented_batches
 from cf_cxr.training.mask_data import pack_masks
 from cf_cxr.training.natural_change import NaturalChange
 from cf_cxr.training.trainer import TrainingDivergedError
-from cf_cxr.training.usual_images import record_usual_images
 
 from ..black_box.helpers import attribute_model
 from .bad_black_boxes import MESSAGES
@@ -499,7 +498,7 @@ def test_command_with_a_differentiable_classifier_and_the_baseline(tmp_path):
     )
     assert longer.config.classifier_fingerprint == PatchClassifier(slope=2).fingerprint()
     saved = ProgressiveExplainerModel.from_pretrained(tmp_path / "run")
-    assert TrainingDistribution.from_config(saved.config).limit > 0
+    assert CXRImageProcessor.from_pretrained(tmp_path / "run").usual_films["distance_limit"] > 0
     assert torch.equal(longer.conv_in.weight, saved.conv_in.weight)
     with pytest.raises(ValueError, match="10 bins"):
         explainer_command.build_explainer(
@@ -518,22 +517,6 @@ def test_black_boxes_that_cannot_be_are_refused_before_anything_is_written(tmp_p
     with pytest.raises(BlackBoxError, match="Unknown class 'edema'.*finding=effusion"):
         command(tmp_path, "--classifier", str(tmp_path / "classifier"), "--class_name", "edema")
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("held_out", [True, False])
-def test_a_trained_explainer_knows_which_images_are_usual(tmp_path, held_out):
-    model = tiny_generator().eval()
-    model.save_pretrained(tmp_path)
-    before = json.loads((tmp_path / "config.json").read_text())
-    given = PatchData(60, seed=1) if held_out else None
-    usual = record_usual_images(tmp_path, PatchData(200), given, batch_size=16)
-    after = json.loads((tmp_path / "config.json").read_text())
-    assert after.pop("training_distribution") == usual.to_dict() and after == before
-    saved = TrainingDistribution.from_config(ProgressiveExplainerModel.from_pretrained(tmp_path).config)
-    others = PatchData(50, seed=2).images
-    with torch.no_grad():
-        assert (saved.distance(model.encode(others)) > saved.limit).float().mean() < 0.1
-        assert (saved.distance(model.encode(others.roll(4, 3).sign())) > saved.limit).all()
 
 
 def test_command_with_a_segmenter_computes_its_masks_once(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModel
 
-from cf_cxr import CausalFlowModel, cxr_schema
+from cf_cxr import CausalFlowModel, CXRImageProcessor, cxr_schema
 from cf_cxr.data.phantom import ChestPhantom, PhantomConfig
 from cf_cxr.models.deep_scm import DeepSCMModel
 from cf_cxr.training.counterfactual_evaluation import main as evaluate
@@ -62,7 +62,7 @@ def test_run_leaves_a_model_and_counterfactual_pictures(run):
     assert (pixels[18:34] != pixels[:16]).any()
     manifest = json.loads((run / "run.json").read_text())
     assert manifest["finished"] and 0 < manifest["metrics"]["val_loss"] < 3
-    assert (run / "preprocessor_config.json").exists()
+    assert CXRImageProcessor.from_pretrained(run).usual_films
 
 
 def test_resumed_run_ends_with_the_same_bits(run, data_dir, parts, tmp_path):
@@ -93,6 +93,9 @@ def test_packaged_and_evaluated_like_any_mechanism(run, data_dir, parts, tmp_pat
         )
     )  # fmt: skip
     assert isinstance(DeepSCMModel.from_pretrained(model).image_mechanism, CausalFlowModel)
+    assert (
+        CXRImageProcessor.from_pretrained(model).to_dict() == CXRImageProcessor.from_pretrained(run).to_dict()
+    )
     words = ("--mechanism_options", "{num_inference_steps: 2, guidance_scale: {finding: 4}}")
     plain = evaluate(command(parts, data_dir, tmp_path / "plain"))
     strong = evaluate(command(parts, data_dir, tmp_path / "strong", *words))

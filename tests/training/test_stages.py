@@ -200,4 +200,6 @@ def test_scripts_train_on_the_phantom(tmp_path, script, words):
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
     assert (tmp_path / "out" / "model.safetensors").is_file()
+    if script == "train_hvae.py":
+        assert json.loads((tmp_path / "out" / "preprocessor_config.json").read_text())["usual_films"]
     assert json.loads((tmp_path / "out" / "run.json").read_text())["data"]["dataset"] == "phantom"

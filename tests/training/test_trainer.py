@@ -9,12 +9,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from cf_cxr import CXRImageProcessor
 from cf_cxr.models.causal_hvae import CausalHVAEModel
 from cf_cxr.training.averaging import WeightAverage
 from cf_cxr.training.checkpointing import CheckpointError, list_checkpoints
 from cf_cxr.training.hvae_trainer import HVAETrainer
 from cf_cxr.training.output_dir import OutputDirectoryError
-from cf_cxr.training.packaging import load_image_mechanism
+from cf_cxr.training.packaging import load_image_mechanism, load_image_processor
 from cf_cxr.training.sampling import StepBatchSampler
 from cf_cxr.training.trainer import TrainingDivergedError
 
@@ -321,6 +322,9 @@ def test_a_checkpoint_can_be_packaged_with_its_averaged_weights(tmp_path):
     final = load_image_mechanism(tmp_path).state_dict()[name]
     assert torch.equal(final, load_file(tmp_path / "model.safetensors")[name])
     assert not torch.equal(final, averaged)
+    CXRImageProcessor(size=8, crop_mode="pad").save_pretrained(tmp_path)
+    assert load_image_processor(checkpoint, 16).crop_mode == "pad"
+    assert load_image_processor(checkpoint / "none", 16).size == {"height": 16, "width": 16}
     (tmp_path / "config.json").unlink()
     with pytest.raises(CheckpointError, match="let it finish first"):
         load_image_mechanism(checkpoint)

@@ -11,8 +11,16 @@ from torch import Tensor
 from transformers import Pipeline
 
 from ..attributes import AttributeSchema
+from ..image_processing_cxr import check_invert
 from ..model_cards import PushesOwnCard
-from .inputs import PipelineItem, check_attributes, item_tensors, pipeline_inputs, whole_number
+from .inputs import (
+    PipelineItem,
+    check_attributes,
+    item_tensors,
+    pipeline_inputs,
+    warn_if_unusual,
+    whole_number,
+)
 from .memory import check_draws_fit
 from .per_item import compute_per_item, failure
 
@@ -92,6 +100,7 @@ class CounterfactualPipeline(PushesOwnCard, Pipeline):
             generator: a `torch.Generator` to draw from.
             options: of the model's image mechanism, by name; those of a causal flow are `num_inference_steps`,
                 `guidance_scale`, `guidance` and `show_progress` (see `CausalFlowModel`), a causal HVAE has none.
+            invert: True exchanges black and white of every image; `"auto"` does so where one looks inverted.
             on_error: `"raise"` stops at an image that cannot be used; `"report"` gives
                 `{"error": message, "file": name}` in its place, at whatever stage it fails, and the rest goes on.
             num_workers, batch_size: as for every pipeline.
@@ -112,7 +121,9 @@ class CounterfactualPipeline(PushesOwnCard, Pipeline):
             - `inferred`: the names of the latter;
             - `do`: the intervention, in human values;
             - `predictions`: `{"before": ..., "after": ...}`, the classifier's calibrated posteriors on the factual
-              and on the counterfactual image: `{class: probability}`, or `{"mean": ..., "std": ...}`.
+              and on the counterfactual image: `{class: probability}`, or `{"mean": ..., "std": ...}`;
+            - `out_of_distribution`: None, or what makes the image unlike those of the training: `distance`, `limit`,
+              `looks` and `corrected` (see `CXRImageProcessor.examine`).
 
             A list of these for a list or an array; an iterator of these, computed on demand, for a generator, a
             `Dataset` or a column.
@@ -123,6 +134,10 @@ class CounterfactualPipeline(PushesOwnCard, Pipeline):
             ValueError: `do` is missing, a list of `attributes` is not as long as the images, or `num_samples` do not
                 fit into memory.
             TypeError: an unknown argument.
+
+        Warns:
+            OutOfDistributionWarning: for an image unlike those of the training, where the image processor records
+                those (`usual_films`).
         """
         if images is None:
             raise ValueError("Give an image, or several: pipe('chest.png', do={...}).")
@@ -145,7 +160,7 @@ class CounterfactualPipeline(PushesOwnCard, Pipeline):
 
     def _sanitize_parameters(self, **kwargs):
         options = set(getattr(self.model, "mechanism_options", ()))
-        allowed = {"do", "attributes", "num_samples", "seed", "generator", "on_error"} | options
+        allowed = {"do", "attributes", "num_samples", "seed", "generator", "on_error", "invert"} | options
         if unknown := set(kwargs) - allowed - _LOADING_OPTIONS:
             raise TypeError(
                 f"The counterfactual pipeline has no argument {', '.join(sorted(unknown))}; "
@@ -175,6 +190,9 @@ class CounterfactualPipeline(PushesOwnCard, Pipeline):
                 raise ValueError(f"on_error={kwargs['on_error']!r}; choose one of {', '.join(ON_ERROR)}.")
             for stage in (preprocess, forward, postprocess):
                 stage["on_error"] = kwargs["on_error"]
+        if "invert" in kwargs:
+            check_invert(kwargs["invert"], self.image_processor)
+            preprocess["invert"] = kwargs["invert"]
         return preprocess, forward, postprocess
 
     def _check_do(self, do: Any) -> list[dict[str, float]]:
@@ -187,11 +205,15 @@ class CounterfactualPipeline(PushesOwnCard, Pipeline):
         )
 
     def preprocess(
-        self, item: Any, attributes: Mapping | None = None, on_error: str = "raise"
+        self,
+        item: Any,
+        attributes: Mapping | None = None,
+        on_error: str = "raise",
+        invert: bool | str = False,
     ) -> dict[str, Any]:
         """One input to tensors: `pixel_values` (1, 1, S, S), `attributes` (1, n) raw with NaN for unknown, and the
         `item` itself, which carries the error where one is reported."""
-        return item_tensors(item, self.image_processor, self.schema, attributes, on_error)
+        return item_tensors(item, self.image_processor, self.schema, attributes, on_error, invert)
 
     def _forward(
         self,
@@ -271,6 +293,8 @@ class CounterfactualPipeline(PushesOwnCard, Pipeline):
         return records if as_list else records[0]
 
     def _records(self, result: Mapping[str, Any]) -> list[dict]:
+        item: PipelineItem = result["item"]
+        warn_if_unusual(item)
         factual_image = self.image_processor.postprocess(result["factual_image"][None], output_type="pil")[0]
         pictures = self.image_processor.postprocess(result["images"], output_type="pil")
         values = self.schema.to_records(result["attributes"])
@@ -293,6 +317,7 @@ class CounterfactualPipeline(PushesOwnCard, Pipeline):
                 "inferred": [name for name, source in given_by.items() if source == "inferred"],
                 "do": {name: self.schema[name].format(value) for name, value in do.items()},
                 "predictions": {"before": result["before"], "after": result["after"][k]},
+                "out_of_distribution": item.unusual,
             }
             if result["std"] is not None:
                 record["std"] = result["std"][k, 0].numpy()

@@ -14,10 +14,18 @@ from transformers import Pipeline
 
 from ..attributes import AttributeSchema
 from ..explanation import Explanation, ExplanationSeries, build_explanation
+from ..image_processing_cxr import check_invert
 from ..model_cards import PushesOwnCard
 from .counterfactual import item_generator
 from .explained_classifier import check_explains, explained_classifier
-from .inputs import PipelineItem, check_attributes, item_tensors, pipeline_inputs, whole_number
+from .inputs import (
+    PipelineItem,
+    check_attributes,
+    item_tensors,
+    pipeline_inputs,
+    warn_if_unusual,
+    whole_number,
+)
 from .per_item import compute_per_item, failure
 
 ON_ERROR = ("raise", "report")
@@ -32,6 +40,7 @@ _OPTIONS = (
     "attributes",
     "seed",
     "on_error",
+    "invert",
 )
 _CAUSAL_OPTIONS = ("variable", "attributes")
 # transformers.pipeline hands its own loading options on to the pipeline class.
@@ -120,6 +129,7 @@ class ExplanationPipeline(PushesOwnCard, Pipeline):
             attributes: of a causal model only: what is known about the patient and the acquisition, as for the
                 counterfactual pipeline. The explained variable is always taken from the classifier's decision.
             seed: of a causal model only: source of the noise of variables that depend on the finding; default 0.
+            invert: True exchanges black and white of every image; `"auto"` does so where one looks inverted.
             on_error: `"raise"` stops at an image that cannot be used; `"report"` gives
                 `{"error": message, "file": name}` in its place, at whatever stage it fails, and the rest goes on.
                 A classifier or an explainer that fails on a test image too is never an image's fault: that stops.
@@ -138,8 +148,8 @@ class ExplanationPipeline(PushesOwnCard, Pipeline):
             TypeError: an unknown argument, or one that this kind of model does not have.
 
         Warns:
-            OutOfDistributionWarning: an image unlike those of the explainer's training, where its configuration
-                records those (`training_distribution`). Also kept in `Explanation.warnings`.
+            OutOfDistributionWarning: for an image unlike those of the training, where the image processor records
+                those (`usual_films`). Also kept in `Explanation.warnings` and `Explanation.out_of_distribution`.
         """
         if images is None:
             raise ValueError("Give an image, or several: pipe('chest.png', classifier=...).")
@@ -213,16 +223,23 @@ class ExplanationPipeline(PushesOwnCard, Pipeline):
                 raise ValueError(f"on_error={given['on_error']!r}; choose one of {', '.join(ON_ERROR)}.")
             for stage in (preprocess, forward, postprocess):
                 stage["on_error"] = given["on_error"]
+        if "invert" in given:
+            check_invert(given["invert"], self.image_processor)
+            preprocess["invert"] = given["invert"]
         for name in ("classifier", "class_name", "force", "variable", "notes"):
             if name in given:
                 forward[name] = given[name]
         return preprocess, forward, postprocess
 
     def preprocess(
-        self, item: Any, attributes: Mapping | None = None, on_error: str = "raise"
+        self,
+        item: Any,
+        attributes: Mapping | None = None,
+        on_error: str = "raise",
+        invert: bool | str = False,
     ) -> dict[str, Any]:
         """One input to tensors; see `item_tensors`."""
-        return item_tensors(item, self.image_processor, self.schema, attributes, on_error)
+        return item_tensors(item, self.image_processor, self.schema, attributes, on_error, invert)
 
     def _forward(
         self,
@@ -244,7 +261,6 @@ class ExplanationPipeline(PushesOwnCard, Pipeline):
 
         def compute(pixel_values: Tensor, attributes: Tensor, indices: Sequence[int]) -> list[dict]:
             before = classifier.posterior(pixel_values)
-            doubts: list[str | None] = [None] * len(indices)
             settings = {"threshold": classifier.threshold, "steps": steps, "target": target}
             if self.is_causal:
                 from ..causal_explanation import causal_series
@@ -257,9 +273,7 @@ class ExplanationPipeline(PushesOwnCard, Pipeline):
             else:
                 from ..progressive_explanation import progressive_series
 
-                embedding = self.model.encode(pixel_values)
-                series = progressive_series(self.model, pixel_values, before, embedding=embedding, **settings)
-                doubts = self._doubts(embedding)
+                series = progressive_series(self.model, pixel_values, before, **settings)
             asked = [*(s.images for s in series), pixel_values.float()]
             *reached, again = classifier.posterior(torch.cat(asked)).split([len(images) for images in asked])
             check_repeated(before, again, f"The classifier of {classifier.class_name!r}")
@@ -281,27 +295,11 @@ class ExplanationPipeline(PushesOwnCard, Pipeline):
                         "operating_point": classifier.operating_point,
                     },
                     "notes": list(notes),
-                    "doubt": doubts[row],
                 }
                 for row in range(len(indices))
             ]
 
         return {"results": compute_per_item(inputs, compute, on_error)}
-
-    def _doubts(self, embedding: Tensor) -> list[str | None]:
-        """For each image, what makes it unlike those of the training, if anything does."""
-        from ..training_distribution import TrainingDistribution
-
-        usual = TrainingDistribution.from_config(self.model.config)
-        if usual is None:
-            return [None] * len(embedding)
-        return [
-            f"the image is unlike those that the explainer was trained on (distance {d:.2f}, usual up to "
-            f"{usual.limit:.2f}); its explanation may mean little."
-            if d > usual.limit
-            else None
-            for d in usual.distance(embedding).tolist()
-        ]
 
     def postprocess(self, outputs: dict[str, Any], on_error: str = "raise") -> Explanation | dict[str, str]:
         """Tensors of one image to its `Explanation`."""
@@ -319,11 +317,8 @@ class ExplanationPipeline(PushesOwnCard, Pipeline):
 
     def _explanation(self, result: Mapping[str, Any], item: PipelineItem) -> Explanation:
         notes = result["notes"]
-        if result["doubt"]:
-            from ..training_distribution import OutOfDistributionWarning
-
-            warnings.warn(f"{item.name}: {result['doubt']}", OutOfDistributionWarning, stacklevel=2)
-            notes = [*notes, result["doubt"][0].upper() + result["doubt"][1:]]
+        if doubt := warn_if_unusual(item):
+            notes = [*notes, doubt[0].upper() + doubt[1:]]
         return build_explanation(
             ExplanationSeries(result["images"], result["targets"], result["at_target"]),
             result["posteriors"],
@@ -332,6 +327,7 @@ class ExplanationPipeline(PushesOwnCard, Pipeline):
             method=self.method,
             name=item.name,
             warnings=notes,
+            out_of_distribution=item.unusual,
             **result["classifier"],
         )
 

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset, IterableDataset
 from ..attributes import AttributeValueError
 from ..image_errors import CXRImageError
 from ..image_processing_cxr import is_single_image
+from ..usual_films import OutOfDistributionWarning, describe
 
 if TYPE_CHECKING:
     from ..attributes import AttributeSchema
@@ -37,6 +38,7 @@ class PipelineItem:
         index: position in the call; seeds its draws.
         error: what went wrong with it so far.
         from_file: names of the attributes that the image's file says.
+        unusual: what `CXRImageProcessor.examine` says about it.
     """
 
     image: Any
@@ -45,6 +47,7 @@ class PipelineItem:
     index: int = 0
     error: Exception | None = None
     from_file: tuple[str, ...] = ()
+    unusual: dict[str, Any] | None = None
 
 
 def as_item(
@@ -260,6 +263,7 @@ def item_tensors(
     schema: AttributeSchema | None = None,
     attributes: Mapping | None = None,
     on_error: str = "raise",
+    invert: bool | str = False,
 ) -> dict[str, Any]:
     """One input as tensors.
 
@@ -269,10 +273,11 @@ def item_tensors(
         schema: of the attributes; None for a model without.
         attributes: values that hold where the item does not say otherwise.
         on_error: `"raise"`, or `"report"`, which keeps the error in the item.
+        invert: as for `CXRImageProcessor.examine`.
 
     Returns:
         `pixel_values` (1, 1, S, S), `attributes` (1, n) raw with NaN for unknown (n is 0 without a schema), and the
-        `item` itself, which carries the error where one is reported.
+        `item` itself, which carries the error where one is reported, and what is unusual about the image.
     """
     if not isinstance(item, PipelineItem):
         item = as_item(item, schema.names if schema else ())
@@ -285,7 +290,7 @@ def item_tensors(
         image = item.image
         if hasattr(image, "read") and not isinstance(image, io.TextIOBase):
             image = image.read()  # once: pixels and header are read of it
-        pixel_values = image_processor(image, return_tensors="pt")["pixel_values"]
+        pixel_values, unusual = image_processor.examine(image, invert)
         from_file = add_header_attributes(raw, image, schema, item.name) if schema else ()
         failure = None
     except Exception as error:
@@ -293,11 +298,20 @@ def item_tensors(
             error = type(error)(f"{item.name}: {error}")
         if on_error == "raise":
             raise error
-        failure, from_file = error, ()
+        failure, from_file, unusual = error, (), None
         pixel_values = torch.zeros(1, 1, *image_processor.size.values())
         raw = torch.zeros(1, count)
-    item = replace(item, image=None, error=failure, from_file=from_file)
+    item = replace(item, image=None, error=failure, from_file=from_file, unusual=unusual)
     return {"pixel_values": pixel_values, "attributes": raw, "item": item}
+
+
+def warn_if_unusual(item: PipelineItem) -> str | None:
+    """Warns about an image that is unlike those of the training; returns what was said, without its name."""
+    if item.unusual is None:
+        return None
+    text = describe(item.unusual)
+    warnings.warn(f"{item.name}: {text}", OutOfDistributionWarning, stacklevel=3)
+    return text
 
 
 def add_header_attributes(raw: Tensor, image: Any, schema: AttributeSchema, name: str) -> tuple[str, ...]:

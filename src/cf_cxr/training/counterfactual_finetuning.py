@@ -41,6 +41,7 @@ from .matched_targets import (
 )
 from .pictures import image_grid
 from .trainer import CXRTrainer, build_accelerator
+from .usual_films import record_usual_films
 
 
 @dataclass
@@ -578,4 +579,7 @@ def main(argv: Sequence[str] | None = None) -> nn.Module:
         readout_mechanisms=mechanisms,
     )
     trainer.train()
+    if accelerator.is_main_process:
+        record_usual_films(loop.output_dir, train, validation)
+    accelerator.wait_for_everyone()
     return model

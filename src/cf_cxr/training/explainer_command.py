@@ -36,7 +36,7 @@ from .natural_change import NaturalChange
 from .output_dir import prepare_output_dir
 from .posterior_cache import ExplainerBatches, bin_counts, cached_posterior, describe_empty_bins
 from .trainer import build_accelerator
-from .usual_images import record_usual_images
+from .usual_films import record_usual_films
 
 logger = logging.getLogger(__name__)
 
@@ -289,7 +289,7 @@ def main(argv: Sequence[str] | None = None) -> ProgressiveExplainerModel:
     )
     trainer.train()
     if accelerator.is_main_process:
-        record_usual_images(loop.output_dir, train, validation, accelerator.device)
+        record_usual_films(loop.output_dir, train, validation)
     accelerator.wait_for_everyone()
     return model
 

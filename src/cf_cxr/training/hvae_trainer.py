@@ -19,6 +19,7 @@ from .augmentation import CXRAugmentation
 from .data import load_schema, make_datasets
 from .pictures import image_grid
 from .trainer import CXRTrainer, build_accelerator
+from .usual_films import record_usual_films
 
 PRESETS: dict[int, dict[str, Any]] = {
     16: {
@@ -222,4 +223,7 @@ def main(argv: Sequence[str] | None = None) -> CausalHVAEModel:
         stage_args=stage,
     )
     trainer.train()
+    if accelerator.is_main_process:
+        record_usual_films(loop.output_dir, train, validation)
+    accelerator.wait_for_everyone()
     return model

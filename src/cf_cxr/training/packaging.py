@@ -92,6 +92,17 @@ def load_image_mechanism(path: str | Path) -> PreTrainedModel:
     return model
 
 
+def load_image_processor(path: str | Path, size: int) -> CXRImageProcessor:
+    """The processor that was saved with an image mechanism, which knows its usual films; else one of this size."""
+    folder = Path(path)
+    if folder in checkpointing.list_checkpoints(folder.parent):
+        path = folder.parent
+    try:
+        return CXRImageProcessor.from_pretrained(path)
+    except OSError:
+        return CXRImageProcessor(size=size)
+
+
 def assemble(args: PackagingArguments) -> DeepSCMModel:
     """The DeepSCM of the parts; raises ValueError where they do not fit together."""
     scm = AttributeSCMModel.from_pretrained(args.attribute_scm)
@@ -155,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         )
     facts, results = read_facts(args.card), read_config(args.results) if args.results else None
     model = assemble(args)
-    processor = CXRImageProcessor(size=model.config.image_config.image_size)
+    processor = load_image_processor(args.image_mechanism, model.config.image_config.image_size)
     model.save_pretrained(folder, state_dict=stored_weights(model, args.storage_dtype or args.dtype))
     processor.save_pretrained(folder)
     write_model_card(folder / "README.md", model.config, facts, results, args.push_to_hub)
