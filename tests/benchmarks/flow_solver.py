@@ -2,7 +2,7 @@
 
     python tests/benchmarks/flow_solver.py --model FOLDER --data_dir PARQUET_FOLDER
 
-FOLDER holds a CausalFlowModel, PARQUET_FOLDER a validation split of its resolution. The reference is Heun's method,
+FOLDER holds a CausalFlowModel, PARQUET_FOLDER films of its resolution, of which the first of `--split` are looked at. The reference is Heun's method,
 50 steps from image to noise and 50 back, which carries nothing but the noise. Columns, all mean |difference| in grey
 levels of 255:
 
@@ -49,14 +49,13 @@ def main() -> None:
     parser.add_argument("--data_dir", required=True)
     parser.add_argument("--cache_dir")
     parser.add_argument("--images", type=int, default=8)
+    parser.add_argument("--split", default="test")
     parser.add_argument("--steps", type=int, nargs="+", default=[8, 12, 16, 24])
     args = parser.parse_args()
     model = CausalFlowModel.from_pretrained(args.model)
     schema, _ = cxr_schema("parquet")
     size = model.config.image_size
-    rows = load_cxr("parquet", data_dir=args.data_dir, resolution=size, cache_dir=args.cache_dir)[
-        "validation"
-    ]
+    rows = load_cxr("parquet", data_dir=args.data_dir, resolution=size, cache_dir=args.cache_dir)[args.split]
     collate = CXRCollator(schema, CXRImageProcessor(size=size))
     batch = collate([rows[i] for i in range(args.images)])
     x, raw = batch["pixel_values"], batch["attributes"]
@@ -71,7 +70,7 @@ def main() -> None:
         return images.clamp(-1, 1), heun(factual, noise, times[::-1])
 
     reference, _ = by_heun(50)
-    print(f"commit {git_commit()}, {args.images} images, {torch.get_num_threads()} threads")
+    print(f"commit {git_commit()}, {args.images} {args.split} images, {torch.get_num_threads()} threads")
     print(f"mean change of the reference {grey_levels(reference, x):.2f}/255\n")
     print("| steps | passes | counterfactual | null | without drift | Heun | Heun + residual | s |")
     print("|---|---|---|---|---|---|---|---|")

@@ -45,7 +45,7 @@ def black_box(fn=service, **options):
 
 @pytest.fixture(scope="module")
 def student():
-    return distil(black_box(), images(400, seed=1), **QUICK)
+    return distil(black_box(), images(800, seed=1), **QUICK)
 
 
 def test_a_student_is_faithful_on_images_it_never_saw_and_says_how_much(student):
@@ -55,7 +55,7 @@ def test_a_student_is_faithful_on_images_it_never_saw_and_says_how_much(student)
     assert (answers - expected).abs().mean() < 0.1
     assert np.corrcoef(answers, expected)[0, 1] > 0.9
     assert report.mean_difference == pytest.approx((answers - expected).abs().mean().item(), abs=0.03)
-    assert report.n_train == 320 and report.n_held_out == 80 and not report.by_patient and report.seed == 0
+    assert report.n_train == 640 and report.n_held_out == 160 and not report.by_patient and report.seed == 0
     assert student.class_name == "effusion" and student.threshold == 0.45
     assert "mean |difference|" in str(report) and str(report) in repr(student)
 

@@ -181,6 +181,7 @@ def test_a_classifier_of_transformers(tmp_path, cache, phantoms):
     check_network(folder, load_image_classifier(name, FINDING), phantoms, given=name)
 
 
+@pytest.mark.slow  # test_explainer_trainer.py has a smaller one
 def test_a_function_without_gradients(tmp_path, cache, phantoms, monkeypatch):
     service = black_boxes.fit_logistic_regression(phantoms["train"])
     monkeypatch.setattr(black_boxes.named, "service", service, raising=False)

@@ -132,26 +132,28 @@ def test_a_resolution_without_preset_needs_shape():
 
 @pytest.mark.slow
 def test_a_phantom_counterfactual_is_nearer_to_the_truth_than_the_start():
-    """A few minutes of training at 32 x 32: under do(site), x* is nearer to the re-rendered image than x is."""
+    """Half a minute of training at 16 x 16: under do(sex), x* is nearer to the re-rendered image than x is."""
     schema, _ = cxr_schema("phantom")
-    phantom = ChestPhantom(PhantomConfig(resolution=32))
-    attributes, noise = phantom.attributes_at(0, range(1100)), phantom.noise_at(0, range(1100))
+    phantom = ChestPhantom(PhantomConfig(resolution=16))
+    attributes, noise = phantom.attributes_at(0, range(4100)), phantom.noise_at(0, range(4100))
     x = phantom.render(attributes, noise).pixel_values
     torch.manual_seed(0)
-    model = CausalFlowModel(build_flow_config(FlowArguments(), 32, schema)).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    model = CausalFlowModel(build_flow_config(FlowArguments(), 16, schema)).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=500)
     parents = schema.encode(attributes)
-    for _ in range(1500):
-        rows = torch.randint(1000, (32,))
+    for _ in range(500):
+        rows = torch.randint(4000, (64,))
         loss = model(x[rows], parents[rows]).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        schedule.step()
     model.eval()
-    changed = opposite(attributes[1000:], schema, "site")
-    truth = phantom.render(changed, noise[1000:]).pixel_values
+    changed = opposite(attributes[4000:], schema, "sex")
+    truth = phantom.render(changed, noise[4000:]).pixel_values
     with torch.no_grad():
-        found = model.decode(model.abduct(x[1000:], parents[1000:]), schema.encode(changed))
-    errors = [(image - truth).abs().flatten(1).mean(1) for image in (found, x[1000:])]
-    assert errors[0].mean() < 0.7 * errors[1].mean()
-    assert (errors[0] < errors[1]).float().mean() > 0.9
+        found = model.decode(model.abduct(x[4000:], parents[4000:]), schema.encode(changed))
+    errors = [(image - truth).abs().flatten(1).mean(1) for image in (found, x[4000:])]
+    assert errors[0].mean() < 0.85 * errors[1].mean()
+    assert (errors[0] < errors[1]).float().mean() > 0.8
