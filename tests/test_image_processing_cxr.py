@@ -482,6 +482,7 @@ def test_sizes_are_understood_in_every_form():
         ({"size": "large"}, "size='large'"),
         ({"size": {"height": 32, "width": 48}}, "not a square"),
         ({"size": {"shortest_edge": 32}}, "not a square"),
+        ({"size": 10**9}, "at most 4096"),
         ({"crop_mode": "stretch"}, "crop_mode='stretch'.*center_crop.*pad"),
         ({"resample": PIL.Image.Resampling.NEAREST}, "not antialiased"),
         ({"resample": 77}, "77"),

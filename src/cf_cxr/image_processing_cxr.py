@@ -20,6 +20,7 @@ CROP_MODES = ("center_crop", "pad")
 OUTPUT_TYPES = ("pil", "np", "pt")
 INVERT = (False, True, "auto")
 MIN_LEVELS = 8  # of 256: see check_content
+MAX_SIDE = 4096  # of what a model sees
 OUTPUT_TOLERANCE = 1e-2  # overshoot beyond [-1, 1] that postprocess clips instead of refusing
 
 
@@ -413,9 +414,10 @@ def _square_side(size: Any) -> int:
         except (TypeError, ValueError) as error:
             raise ValueError(f"size={size!r} is not a size. Give the side in pixels.") from error
         sides = sides.get("height") if sides and set(sides.values()) == {sides.get("height")} else None
-    if not isinstance(sides, int) or isinstance(sides, bool) or sides < 1:
+    if not isinstance(sides, int) or isinstance(sides, bool) or not 1 <= sides <= MAX_SIDE:
         raise ValueError(
-            f"size={size!r} is not a square of at least one pixel. Give one integer, the side in pixels."
+            f"size={size!r} is not a square of at least one pixel, and at most {MAX_SIDE} a side. Give one integer, the "
+            "side in pixels."
         )
     return sides
 

@@ -94,6 +94,7 @@ def test_missing_data_or_model(script, tmp_path, capsys):
     [
         ("package_model", "--card"),
         ("package_explainer", "--card"),
+        ("package_model", "--results"),
         ("train_hvae", "--init_from"),
         ("train_flow", "--init_from"),
         ("train_explainer", "--init_from"),
@@ -107,6 +108,8 @@ def test_other_files(name, flag, tmp_path, capsys):
     if flag == "--card":
         value, part = tmp_path / "card.yaml", "licence"
         value.write_text("licence: mit\n", encoding="utf-8")
+    if flag == "--results":
+        value, part = Path(__file__), "test_scripts.py is no JSON"
     words = [flag, value, "--output_dir", tmp_path / "out"]
     if flag == "--init_from":
         words += [

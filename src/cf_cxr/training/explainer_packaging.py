@@ -9,8 +9,8 @@ from pathlib import Path
 from ..image_processing_cxr import CXRImageProcessor
 from ..model_cards import explainer_card
 from ..models.progressive_explainer import ProgressiveExplainerModel
-from .arguments import parse_arguments, read_config
-from .packaging import push_folder, read_facts, stored_weights
+from .arguments import parse_arguments
+from .packaging import push_folder, read_facts, read_results, stored_weights
 from .trainer import OutputDirectoryError
 
 
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
             f"{args.output_dir!r} already holds a model; use another --output_dir or --overwrite_output_dir."
         )
     facts = read_facts(args.card, name="explainer")
-    results = read_config(args.results) if args.results else None
+    results = read_results(args.results)
     model = ProgressiveExplainerModel.from_pretrained(args.explainer).eval()
     processor = CXRImageProcessor.from_pretrained(args.explainer)
     model.save_pretrained(folder, state_dict=stored_weights(model, args.storage_dtype))

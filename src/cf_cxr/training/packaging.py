@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -143,6 +144,16 @@ def read_facts(path: str | Path | None, **defaults: Any) -> ModelCardFacts:
     return ModelCardFacts(**given)
 
 
+def read_results(path: str | Path | None) -> dict[str, Any] | None:
+    """An evaluation's results.json; ValueError where it is no JSON."""
+    try:
+        return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"--results {path} is no JSON ({error}); give results.json of an evaluation."
+        ) from error
+
+
 def push_folder(folder: Path, repo_id: str) -> None:
     """Uploads a packaged model as it lies there: weights at their stored precision, processor and card."""
     api = HfApi()
@@ -164,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         raise OutputDirectoryError(
             f"{args.output_dir!r} already holds a model; use another --output_dir or --overwrite_output_dir."
         )
-    facts, results = read_facts(args.card), read_config(args.results) if args.results else None
+    facts, results = read_facts(args.card), read_results(args.results)
     model = assemble(args)
     processor = load_image_processor(args.image_mechanism, model.config.image_config.image_size)
     model.save_pretrained(folder, state_dict=stored_weights(model, args.storage_dtype or args.dtype))
