@@ -31,9 +31,8 @@ def test_every_example_is_explained(explanations):
         assert before != after and e.counterfactual is e.images[e.counterfactual_index]
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_explains_the_same(explanations, dtype):
-    half = pipeline("chest-xray-explanation", dtype=dtype)(cf_cxr.example_images()[0].path)
+def test_half_precision_explains_the_same(explanations):
+    half = pipeline("chest-xray-explanation", dtype="float16")(cf_cxr.example_images()[0].path)
     assert half.counterfactual_index == explanations[0].counterfactual_index
     assert half.posteriors == pytest.approx(explanations[0].posteriors, abs=0.03)
 

@@ -44,7 +44,7 @@ def fetch(folder: Path) -> None:
         SystemExit: the archive is of another version than the installed one, or lacks a file.
     """
     version = transformers.__version__
-    wanted = [f"transformers=={version}", "--no-binary", ":all:", "--no-deps", "--no-build-isolation"]
+    wanted = [f"transformers=={version}", "--no-binary", "transformers", "--no-deps"]
     subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "-d", folder, *wanted], check=True)
     package = folder / PACKAGE
     package.mkdir()

@@ -216,10 +216,9 @@ class ModelCommonTestsMixin:
         assert {p.device.type for p in model.parameters()} == {"meta"}
         assert model.num_parameters() == self.model_class(self.config()).num_parameters()
 
-    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
-    def test_builds_in_half_precision(self, dtype):
-        model = self.model_class._from_config(self.config(), dtype=dtype).eval()
-        assert {p.dtype for p in model.parameters()} == {dtype}
+    def test_builds_in_half_precision(self):
+        model = self.model_class._from_config(self.config(), dtype=torch.float16).eval()
+        assert {p.dtype for p in model.parameters()} == {torch.float16}
         assert self.forward(model).loss.isfinite()
 
     def test_no_loose_tensors(self):
@@ -271,6 +270,7 @@ class ModelCommonTestsMixin:
             per_device_train_batch_size=len(rows),
             max_steps=1,
             report_to="none",
+            save_strategy="no",
             use_cpu=True,
             disable_tqdm=True,
             **kwargs,

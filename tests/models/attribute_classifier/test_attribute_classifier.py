@@ -98,6 +98,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path, steps):
         optim="sgd",
         use_cpu=True,
         report_to="none",
+        save_strategy="no",
         disable_tqdm=True,
     )
     trainer = Trainer(
