@@ -133,7 +133,12 @@ def test_the_bundled_record_knows_films_from_others(film):
 def test_the_bundled_record_knows_other_pictures():
     y, x = np.mgrid[:128, :128] / 127
     noise = np.random.default_rng(0).integers(0, 256, (128, 128))
-    for picture in (noise, 255 * x, 200 * np.exp(-8 * ((x - 0.5) ** 2 + (y - 0.5) ** 2)), 180 * (x > y) + 60 * x):
+    for picture in (
+        noise,
+        255 * x,
+        200 * np.exp(-8 * ((x - 0.5) ** 2 + (y - 0.5) ** 2)),
+        180 * (x > y) + 60 * x,
+    ):
         assert PROCESSOR.examine(picture.astype(np.uint8))[1] is not None
 
 

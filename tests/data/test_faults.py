@@ -277,7 +277,7 @@ def test_a_range_must_be_finite(tmp_path, definition):
     root = folder(tmp_path)
     text = '{"attributes": [{"name": "age", "kind": "continuous", ' + definition + "}]}"
     (root / "schema.json").write_text(text)
-    with pytest.raises(CXRDataError, match="schema.json.*'age'.* (no bound of a range|within 1e.30)"):
+    with pytest.raises(CXRDataError, match="schema.json.*'age'.* within 1e.30"):
         load_cxr(root, resolution=16)
 
 
