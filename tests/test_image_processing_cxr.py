@@ -182,6 +182,18 @@ def test_sixteen_bits_come_through_in_full_depth(kind, tmp_path):
     np.testing.assert_allclose(pixels_of(image, size=256, do_quantize=False), levels / 32767.5 - 1, atol=1e-6)
 
 
+@pytest.mark.parametrize("type", [np.uint8, np.uint16, np.float32])
+def test_white_is_zero_in_a_tiff_of_any_depth(type, tmp_path):
+    white = 1 if type is np.float32 else np.iinfo(type).max
+    stored = ((255 - LEVELS.astype(np.float64)) / 255 * white).astype(type)
+    PIL.Image.fromarray(stored).save(tmp_path / "chest.tif")
+    data = (tmp_path / "chest.tif").read_bytes()
+    entry = b"\x06\x01\x03\x00\x01\x00\x00\x00"  # PhotometricInterpretation, one short number
+    where = data.index(entry) + len(entry)
+    image = data[:where] + b"\0\0" + data[where + 2 :]  # Pillow writes another, whatever it is told
+    np.testing.assert_allclose(pixels_of(image), LEVELS / 127.5 - 1, atol=0.01)
+
+
 def test_exif_orientation_is_applied(tmp_path):
     exif = PIL.Image.Exif()
     exif[0x0112] = 6  # the camera was turned: show it rotated by 90 degrees clockwise

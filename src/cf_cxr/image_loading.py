@@ -35,6 +35,7 @@ LUMA = (0.299, 0.587, 0.114)  # red, green, blue: ITU-R BT.601, as Pillow's conv
 COLOUR_DIFFERENCE = 20 / 255  # largest minus smallest channel, above which a pixel counts as coloured
 COLOUR_SHARE = 0.05  # share of coloured pixels above which a picture counts as a colour photograph
 RANGE_TOLERANCE = 1e-4  # overshoot forgiven (and clipped), as a share of the range
+PHOTOMETRIC_INTERPRETATION = 262  # TIFF's tag: 0 is "white is zero"
 DICOM_SUFFIXES = (".dcm", ".dicom")
 
 
@@ -262,6 +263,7 @@ def _open_pil(source: Any, name: str) -> PIL.Image.Image:
 
 def _from_pil(image: PIL.Image.Image, name: str, limits: dict, input_range) -> np.ndarray:
     check_image_size(image.height, image.width, name, **limits)
+    white_is_zero = image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0
     try:
         frames = (
             1 if image.format == "MPO" else getattr(image, "n_frames", 1)
@@ -275,7 +277,10 @@ def _from_pil(image: PIL.Image.Image, name: str, limits: dict, input_range) -> n
         ) from error
     if frames > 1:
         raise CXRImageError(f"{name} holds {frames} pictures. Save the one you mean to a file of its own.")
-    return _from_array(_pil_to_numpy(image, name, input_range), name, limits, input_range)
+    pixels = _from_array(_pil_to_numpy(image, name, input_range), name, limits, input_range)
+    return (
+        1 - pixels if white_is_zero and image.mode not in ("1", "L") else pixels
+    )  # those Pillow has inverted
 
 
 def _pil_to_numpy(image: PIL.Image.Image, name: str, input_range) -> np.ndarray:
