@@ -320,6 +320,7 @@ def test_frontals_are_not_taken_for_laterals(tmp_path, elements):
         ({"Rows": 1, "Columns": 1, "PixelData": b"\0\0"}, "1 x 1 pixels is too small"),
         ({"BitsAllocated": 32, "BitsStored": 32}, "32 bits stored in 32 allocated"),
         ({"PixelData": b"\0" * 100}, "cannot be decoded"),
+        ({"BitsAllocated": 16, "BitsStored": 12, "HighBit": 15}, "HighBit 15 of 12 bits stored must be 11"),
     ],
 )
 def test_unusable_dicom_is_refused_with_its_name(tmp_path, elements, message):

@@ -215,6 +215,11 @@ def check_header(dataset: pydicom.Dataset, name: str, min_side: int, max_pixels:
             f"{name}: {dataset.BitsStored} bits stored in {dataset.BitsAllocated} allocated; supported are 8 "
             "and 16 bits allocated. Convert it, or give the pixels as an array with input_range."
         )
+    if dataset.get("HighBit") not in (None, dataset.BitsStored - 1):
+        raise CXRImageError(
+            f"{name}: HighBit {dataset.HighBit} of {dataset.BitsStored} bits stored must be {dataset.BitsStored - 1}: "
+            "where the pixel values are is unknown. Export the file again."
+        )
     check_image_size(int(dataset.Rows), int(dataset.Columns), name, min_side, max_pixels)
 
 
