@@ -162,7 +162,8 @@ def test_spaces_around_a_patient_make_no_other_patient(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "marker", ["", "nan", "NaN", "NA", "N/A", "n/a", "?", "unknown", "Unknown", "-", " "]
+    "marker",
+    ["", "nan", "NaN", "NA", "N/A", "n/a", "?", "unknown", "Unknown", "missing", "#N/A", ".", "-", " "],
 )
 def test_missing_markers_are_missing(tmp_path, marker):
     root = folder(

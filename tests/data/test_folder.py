@@ -76,7 +76,10 @@ def test_schema_json_is_followed(tmp_path):
     assert read(root).rows["sex"].tolist() == [1, 0] * 6  # in the order of schema.json
 
 
-@pytest.mark.parametrize("text", ["{", '{"attributes": [{"name": "age"}]}', "[1]", '{"graph": {}}'])
+MISSPELT = '{"attributes": [{"name": "age", "kind": "continuous", "minimum": 0, "maximum": 9}], "grpah": {"age": []}}'
+
+
+@pytest.mark.parametrize("text", ["{", '{"attributes": [{"name": "age"}]}', "[1]", '{"graph": {}}', MISSPELT])
 def test_a_bad_schema_json_is_explained(tmp_path, text):
     root = layouts.folder(tmp_path)
     (root / "schema.json").write_text(text)

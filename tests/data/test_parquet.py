@@ -199,6 +199,7 @@ def test_labels_in_a_text_are_whole_names_between_separators(tmp_path):
         "small effusion",
         "['Effusion']",
         "Heart normal.",
+        "No Finding|Effusion",
     ],
 )
 def test_free_text_is_no_label(tmp_path, text):

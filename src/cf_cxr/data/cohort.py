@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from .report import LoadReport
 
 #: Text, in any case, that stands for an unknown value (unless it is a class of the attribute).
-MISSING = frozenset(("", "nan", "na", "n/a", "n.a.", "<na>", "null", "?", "-", "--", "unknown"))
+MISSING = frozenset(
+    ("", "nan", "na", "n/a", "n.a.", "<na>", "#n/a", "null", "?", ".", "-", "--", "missing", "unknown")
+)
 NEGATIVE = frozenset(("no finding", "normal", "none", "negative", "absent", "no", "false", "0"))
 #: What divides labels in one text.
 SEPARATORS = re.compile(r"[|;,]")

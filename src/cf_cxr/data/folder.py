@@ -132,6 +132,8 @@ def folder_schema(
             )
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
+            if odd := sorted(set(content) - {"attributes", "graph"}):
+                raise ValueError(f"unknown key {odd[0]!r}")
             schema = AttributeSchema(content["attributes"])
             graph = CausalGraph(content.get("graph") or _default_graph(schema), schema.names)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

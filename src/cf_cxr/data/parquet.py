@@ -143,7 +143,10 @@ def label_names(value: Any) -> list[str] | None:
 
 
 def label_fault(names: list[str] | None, finding: str) -> str:
-    """Why these are no labels that can be compared whole with `finding`, or ""."""
+    """Why these are no labels that can be compared whole with `finding`, or contradict each other; or ""."""
+    keys = {*map(_key, names or ())}
+    if finding in keys and keys & NORMAL:
+        return f"findings={'|'.join(names)!r} has {finding!r} and no finding at once; leave one."
     for name in names or ():
         if _key(name) != finding and (
             is_free_text(name) or re.search(rf"\b{re.escape(finding)}\b", name, re.I)
