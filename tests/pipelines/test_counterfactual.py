@@ -210,7 +210,7 @@ def test_attributes_go_with_their_image(pipe, images):
 
 def test_rows_of_a_data_set_bring_their_attributes(pipe, images):
     table = datasets.Dataset.from_dict(
-        {"image": images[:2], "age": [40.0, None], "sex": [1, 0], "patient_id": ["a", "b"]},
+        {"image": images[:3], "age": [40.0, None, 50.0], "sex": [1, 0, -1], "patient_id": ["a", "b", "c"]},
         features=datasets.Features(
             {
                 "image": datasets.Image(),
@@ -220,7 +220,8 @@ def test_rows_of_a_data_set_bring_their_attributes(pipe, images):
             }
         ),
     )
-    first, second = pipe(table, do={}, batch_size=2)
+    first, second, third = pipe(table, do={}, batch_size=2)
+    assert "sex" in third["inferred"]  # -1 is what `datasets` writes for a label that is not known
     assert first["factual_attributes"]["age"] == 40 and first["factual_attributes"]["sex"] == "Male"
     assert first["inferred"] == ["site", "finding"]
     assert second["factual_attributes"]["sex"] == "Female" and "age" in second["inferred"]

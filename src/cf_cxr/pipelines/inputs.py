@@ -176,14 +176,13 @@ def undecoded(inputs: Any) -> Any:
 
 
 def _with_class_names(row: Any, source: Any) -> Any:
-    """A row of a data set with class labels as names, so that their order need not be the model's."""
+    """A row of a data set with class labels as names, so that their order need not be the model's; -1 is unknown."""
     features = getattr(source, "features", None)
     if not isinstance(row, Mapping) or not isinstance(features, Mapping):
         return row
+    labels = {key for key in row if hasattr(features.get(key), "int2str")}
     return {
-        key: features[key].int2str(value)
-        if value is not None and hasattr(features.get(key), "int2str")
-        else value
+        key: value if key not in labels else None if value in (None, -1) else features[key].int2str(value)
         for key, value in row.items()
     }
 
