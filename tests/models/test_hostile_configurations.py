@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from functools import partial
 
 import pytest
 from transformers import AutoConfig, BitConfig, PreTrainedConfig
@@ -181,6 +182,19 @@ def test_files_nested_without_end(tmp_path, depth):
     for auto in (cf_cxr.AttributeClassifierConfig, cf_cxr.AttributeClassifierModel):
         with pytest.raises(ValueError, match="nested"):
             auto.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["null", "[]", "NaN", '"text"', "1"])
+def test_files_that_are_no_dictionary(tmp_path, text):
+    (tmp_path / "config.json").write_text(text, encoding="utf-8")
+    for load in (
+        load_config,
+        partial(load_complete, cf_cxr.AttributeClassifierModel),
+        cf_cxr.AttributeClassifierConfig.from_pretrained,
+        cf_cxr.AttributeClassifierModel.from_pretrained,
+    ):
+        with pytest.raises(ValueError, match="config.json"):
+            load(tmp_path)
 
 
 def test_presets_and_large_published_networks_pass():

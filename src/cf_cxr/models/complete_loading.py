@@ -36,7 +36,7 @@ def load_config(name_or_path: str | os.PathLike, error: type[Exception] = ValueE
         check_is_no_path(name_or_path)
     try:
         config = AutoConfig.from_pretrained(name_or_path)
-    except (StrictDataclassError, RecursionError) as reason:
+    except (StrictDataclassError, RecursionError, TypeError) as reason:
         raise error(_bad_config(name, reason)) from reason
     if other := getattr(config, "transformers_weights", None):
         raise error(_bad_config(name, f"transformers_weights={other!r} names weights of its own; remove it."))

@@ -52,13 +52,17 @@ class CXRConfig(PreTrainedConfig):
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
-        """As transformers'; raises ConfigurationError for a file that is nested without end."""
+        """As transformers'; raises ConfigurationError for a file that is nested without end, or no dictionary."""
+        name = pretrained_model_name_or_path
         try:
-            return super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+            values, kwargs = super().get_config_dict(name, **kwargs)
         except RecursionError as error:
-            raise ConfigurationError(
-                f"{pretrained_model_name_or_path}: its config.json is nested without end."
-            ) from error
+            raise ConfigurationError(f"{name}: its config.json is nested without end.") from error
+        except TypeError as error:  # null or a number, which transformers looks a key up in
+            raise ConfigurationError(f"{name}: its config.json holds no dictionary.") from error
+        if not isinstance(values, dict):
+            raise ConfigurationError(f"{name}: its config.json holds no dictionary.")
+        return values, kwargs
 
     def _remove_keys_not_serialized(self, d: dict[str, Any]) -> None:
         super()._remove_keys_not_serialized(d)

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, cached_file
 
+from ..files import special_file
 from ..model_cards import PushesOwnCard
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".bin.index.json")
@@ -72,7 +73,10 @@ def check_weight_files(name_or_path: str | os.PathLike, **options: Any) -> None:
 def check_is_no_path(name_or_path: str | os.PathLike) -> None:
     """Raises FileNotFoundError for what must be meant as a folder, and not as a name on the Hub."""
     name = os.fspath(name_or_path)
-    if isinstance(name_or_path, os.PathLike) or name.startswith((".", "~", os.sep)) or name.count("/") > 1:
+    is_path = (
+        isinstance(name_or_path, os.PathLike) or name.startswith((".", "~", os.sep)) or name.endswith(os.sep)
+    )
+    if is_path or not name or name.count("/") > 1 or special_file(name):
         raise FileNotFoundError(
             f"There is no model folder {name!r}. Check the path (now in {os.getcwd()!r})."
         )
