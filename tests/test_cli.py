@@ -131,6 +131,8 @@ def test_only_bad_files_leave_nothing_behind(here, model, capsys):
             for d in ("toaster", "mps", "meta", "vulkan", "cuda:7")
         ],
         (["--do", "age=3", "--model", "/nope"], "There is no model folder '/nope'"),
+        (["--do", "age=3", "--model", "nope/"], "There is no model folder 'nope/'"),
+        (["--do", "age=3", "--model", ""], "There is no model folder ''"),
         (["--do", "age=3", "--model", "nope/deeper/still"], "There is no model folder 'nope/deeper/still'"),
     ],
 )
@@ -355,3 +357,21 @@ def test_counterfactual_file_holds_the_pipelines_image(here, model):
     expected = pipeline("chest-xray-counterfactual", model=model)("a.png", do={"sex": "Female"}, seed=0)
     with Image.open("out/a_do_sex=Female.png") as picture:
         np.testing.assert_array_equal(np.asarray(picture), np.asarray(expected["image"]))
+
+
+def test_a_batch_is_no_larger_than_there_are_images(here, model, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(
+        cf_cxr.CounterfactualPipeline, "__call__", lambda *_, **k: sizes.append(k["batch_size"]) or []
+    )
+    cli.main(
+        ["counterfactual", "a.png", "b.png", "--model", model, "--do", "age=3", "--batch-size", "1000000000"]
+    )
+    assert sizes == [2]  # torch makes a list as long as the batch
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_is_no_name_on_the_hub(here, capsys):
+    os.mkfifo("pipe")
+    assert cli.main(["counterfactual", "a.png", "--model", "pipe", "--do", "age=3"]) == 2
+    assert "There is no model folder 'pipe'" in capsys.readouterr().err

@@ -207,7 +207,7 @@ def run_counterfactual(arguments: argparse.Namespace) -> int:
         do=dos,
         num_samples=arguments.num_samples,
         seed=arguments.seed,
-        batch_size=arguments.batch_size,
+        batch_size=min(arguments.batch_size, len(arguments.images)),
         on_error="report",
         invert=INVERT[arguments.invert],
         **options,

@@ -142,7 +142,7 @@ def run_explain(arguments: argparse.Namespace) -> int:
         outputs = pipe(
             (image for image in arguments.images),
             attributes=known or None,
-            batch_size=arguments.batch_size,
+            batch_size=min(arguments.batch_size, len(arguments.images)),
             on_error="report",
             invert=INVERT[arguments.invert],
             seed=arguments.seed,
