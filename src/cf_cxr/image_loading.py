@@ -278,9 +278,7 @@ def _from_pil(image: PIL.Image.Image, name: str, limits: dict, input_range) -> n
     if frames > 1:
         raise CXRImageError(f"{name} holds {frames} pictures. Save the one you mean to a file of its own.")
     pixels = _from_array(_pil_to_numpy(image, name, input_range), name, limits, input_range)
-    return (
-        1 - pixels if white_is_zero and image.mode not in ("1", "L") else pixels
-    )  # those Pillow has inverted
+    return 1 - pixels if white_is_zero and image.mode not in ("1", "L") else pixels  # these Pillow inverts
 
 
 def _pil_to_numpy(image: PIL.Image.Image, name: str, input_range) -> np.ndarray:
