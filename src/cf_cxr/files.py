@@ -3,6 +3,7 @@
 import os
 import stat
 
+DICOM_SUFFIXES = (".dcm", ".dicom")
 SPECIAL = {
     "a pipe (FIFO)": stat.S_ISFIFO,
     "a socket": stat.S_ISSOCK,

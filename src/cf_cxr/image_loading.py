@@ -16,7 +16,7 @@ import PIL.Image
 import PIL.ImageOps
 import torch
 
-from .files import special_file
+from .files import DICOM_SUFFIXES, special_file
 from .image_errors import (
     CXRImageError,
     CXRImageNotFoundError,
@@ -35,7 +35,6 @@ LUMA = (0.299, 0.587, 0.114)  # red, green, blue: ITU-R BT.601, as Pillow's conv
 COLOUR_DIFFERENCE = 20 / 255  # largest minus smallest channel, above which a pixel counts as coloured
 COLOUR_SHARE = 0.05  # share of coloured pixels above which a picture counts as a colour photograph
 RANGE_TOLERANCE = 1e-4  # overshoot forgiven (and clipped), as a share of the range
-DICOM_SUFFIXES = (".dcm", ".dicom")
 
 
 def load_grayscale(
