@@ -22,11 +22,7 @@ from .inputs import (
     whole_number,
 )
 from .memory import check_draws_fit
-from .per_item import compute_per_item, failure
-
-ON_ERROR = ("raise", "report")
-# transformers.pipeline hands its own loading options on to the pipeline class.
-_LOADING_OPTIONS = {"local_files_only"}
+from .per_item import LOADING_OPTIONS, check_on_error, compute_per_item, finish_item
 
 
 class CounterfactualPipeline(PushesOwnCard, Pipeline):
@@ -161,7 +157,7 @@ class CounterfactualPipeline(PushesOwnCard, Pipeline):
     def _sanitize_parameters(self, **kwargs):
         options = set(getattr(self.model, "mechanism_options", ()))
         allowed = {"do", "attributes", "num_samples", "seed", "generator", "on_error", "invert"} | options
-        if unknown := set(kwargs) - allowed - _LOADING_OPTIONS:
+        if unknown := set(kwargs) - allowed - LOADING_OPTIONS:
             raise TypeError(
                 f"The counterfactual pipeline has no argument {', '.join(sorted(unknown))}; "
                 f"it takes {', '.join(sorted(allowed))}."
@@ -186,8 +182,7 @@ class CounterfactualPipeline(PushesOwnCard, Pipeline):
         if "generator" in kwargs:
             forward |= {"seed": None, "generator": kwargs["generator"]}
         if "on_error" in kwargs:
-            if kwargs["on_error"] not in ON_ERROR:
-                raise ValueError(f"on_error={kwargs['on_error']!r}; choose one of {', '.join(ON_ERROR)}.")
+            check_on_error(kwargs["on_error"])
             for stage in (preprocess, forward, postprocess):
                 stage["on_error"] = kwargs["on_error"]
         if "invert" in kwargs:
@@ -279,18 +274,8 @@ class CounterfactualPipeline(PushesOwnCard, Pipeline):
         self, outputs: dict[str, Any], as_list: bool = False, on_error: str = "raise"
     ) -> dict | list[dict]:
         """Tensors of one image to the dictionaries that `__call__` describes."""
-        result = outputs["results"]
-        result = result[0] if isinstance(result, list) else result
-        item: PipelineItem = result["item"]
-        if item.error is not None:
-            return failure(item, item.error)
-        try:
-            records = self._records(result)
-        except Exception as error:
-            if on_error == "raise":
-                raise
-            return failure(item, error)
-        return records if as_list else records[0]
+        records = finish_item(outputs, self._records, on_error)
+        return records[0] if isinstance(records, list) and not as_list else records
 
     def _records(self, result: Mapping[str, Any]) -> list[dict]:
         item: PipelineItem = result["item"]

@@ -13,22 +13,22 @@ from torch import Tensor
 from transformers import Pipeline
 
 from ..attributes import AttributeSchema
+from ..black_box.checks import check_repeated
+from ..black_box.classifier import shift_posterior
 from ..explanation import Explanation, ExplanationSeries, build_explanation
 from ..image_processing_cxr import check_invert
 from ..model_cards import PushesOwnCard
 from .counterfactual import item_generator
 from .explained_classifier import check_explains, explained_classifier
 from .inputs import (
-    PipelineItem,
     check_attributes,
     item_tensors,
     pipeline_inputs,
     warn_if_unusual,
     whole_number,
 )
-from .per_item import compute_per_item, failure
+from .per_item import LOADING_OPTIONS, check_on_error, compute_per_item, finish_item
 
-ON_ERROR = ("raise", "report")
 MAX_STEPS = 1000
 _OPTIONS = (
     "classifier",
@@ -43,8 +43,6 @@ _OPTIONS = (
     "invert",
 )
 _CAUSAL_OPTIONS = ("variable", "attributes")
-# transformers.pipeline hands its own loading options on to the pipeline class.
-_LOADING_OPTIONS = {"local_files_only"}
 
 
 class ExplanationPipeline(PushesOwnCard, Pipeline):
@@ -200,7 +198,7 @@ class ExplanationPipeline(PushesOwnCard, Pipeline):
             )
 
     def _sanitize_parameters(self, **kwargs):
-        if unknown := set(kwargs) - {*_OPTIONS, "notes"} - _LOADING_OPTIONS:
+        if unknown := set(kwargs) - {*_OPTIONS, "notes"} - LOADING_OPTIONS:
             raise TypeError(
                 f"The explanation pipeline has no argument {', '.join(sorted(unknown))}; "
                 f"it takes {', '.join(_OPTIONS)}."
@@ -219,8 +217,7 @@ class ExplanationPipeline(PushesOwnCard, Pipeline):
         if "target" in given:
             forward["target"] = _probability("target", given["target"])
         if "on_error" in given:
-            if given["on_error"] not in ON_ERROR:
-                raise ValueError(f"on_error={given['on_error']!r}; choose one of {', '.join(ON_ERROR)}.")
+            check_on_error(given["on_error"])
             for stage in (preprocess, forward, postprocess):
                 stage["on_error"] = given["on_error"]
         if "invert" in given:
@@ -253,9 +250,6 @@ class ExplanationPipeline(PushesOwnCard, Pipeline):
         **options,
     ) -> dict[str, list[dict]]:
         """Asks the classifier about the images of a batch that could be read, explains, and asks about the series."""
-        from ..black_box.checks import check_repeated
-        from ..black_box.classifier import shift_posterior
-
         if target is not None and classifier.operating_point is not None:
             target = shift_posterior(target, classifier.operating_point)
 
@@ -303,20 +297,10 @@ class ExplanationPipeline(PushesOwnCard, Pipeline):
 
     def postprocess(self, outputs: dict[str, Any], on_error: str = "raise") -> Explanation | dict[str, str]:
         """Tensors of one image to its `Explanation`."""
-        result = outputs["results"]
-        result = result[0] if isinstance(result, list) else result
-        item: PipelineItem = result["item"]
-        if item.error is not None:
-            return failure(item, item.error)
-        try:
-            return self._explanation(result, item)
-        except Exception as error:
-            if on_error == "raise":
-                raise
-            return failure(item, error)
+        return finish_item(outputs, self._explanation, on_error)
 
-    def _explanation(self, result: Mapping[str, Any], item: PipelineItem) -> Explanation:
-        notes = result["notes"]
+    def _explanation(self, result: Mapping[str, Any]) -> Explanation:
+        item, notes = result["item"], result["notes"]
         if doubt := warn_if_unusual(item):
             notes = [*notes, doubt[0].upper() + doubt[1:]]
         return build_explanation(
