@@ -11,7 +11,6 @@ from torch import Tensor
 from transformers import Pipeline
 
 from ..attributes import AttributeSchema
-from ..image_processing_cxr import check_invert
 from ..model_cards import PushesOwnCard
 from .inputs import (
     PipelineItem,
@@ -22,7 +21,7 @@ from .inputs import (
     whole_number,
 )
 from .memory import check_draws_fit
-from .per_item import LOADING_OPTIONS, check_on_error, compute_per_item, finish_item
+from .per_item import LOADING_OPTIONS, compute_per_item, finish_item, set_common_options
 
 
 class CounterfactualPipeline(PushesOwnCard, Pipeline):
@@ -181,13 +180,7 @@ class CounterfactualPipeline(PushesOwnCard, Pipeline):
             forward |= {"seed": whole_number("seed", kwargs["seed"], minimum=0), "generator": None}
         if "generator" in kwargs:
             forward |= {"seed": None, "generator": kwargs["generator"]}
-        if "on_error" in kwargs:
-            check_on_error(kwargs["on_error"])
-            for stage in (preprocess, forward, postprocess):
-                stage["on_error"] = kwargs["on_error"]
-        if "invert" in kwargs:
-            check_invert(kwargs["invert"], self.image_processor)
-            preprocess["invert"] = kwargs["invert"]
+        set_common_options(kwargs, self.image_processor, preprocess, forward, postprocess)
         return preprocess, forward, postprocess
 
     def _check_do(self, do: Any) -> list[dict[str, float]]:

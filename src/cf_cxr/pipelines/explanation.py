@@ -16,7 +16,6 @@ from ..attributes import AttributeSchema
 from ..black_box.checks import check_repeated
 from ..black_box.classifier import shift_posterior
 from ..explanation import Explanation, ExplanationSeries, build_explanation
-from ..image_processing_cxr import check_invert
 from ..model_cards import PushesOwnCard
 from .counterfactual import item_generator
 from .explained_classifier import check_explains, explained_classifier
@@ -27,7 +26,7 @@ from .inputs import (
     warn_if_unusual,
     whole_number,
 )
-from .per_item import LOADING_OPTIONS, check_on_error, compute_per_item, finish_item
+from .per_item import LOADING_OPTIONS, compute_per_item, finish_item, set_common_options
 
 MAX_STEPS = 1000
 _OPTIONS = (
@@ -216,13 +215,7 @@ class ExplanationPipeline(PushesOwnCard, Pipeline):
             forward["seed"] = whole_number("seed", given["seed"], minimum=0)
         if "target" in given:
             forward["target"] = _probability("target", given["target"])
-        if "on_error" in given:
-            check_on_error(given["on_error"])
-            for stage in (preprocess, forward, postprocess):
-                stage["on_error"] = given["on_error"]
-        if "invert" in given:
-            check_invert(given["invert"], self.image_processor)
-            preprocess["invert"] = given["invert"]
+        set_common_options(given, self.image_processor, preprocess, forward, postprocess)
         for name in ("classifier", "class_name", "force", "variable", "notes"):
             if name in given:
                 forward[name] = given[name]

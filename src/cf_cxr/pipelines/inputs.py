@@ -20,7 +20,7 @@ from torch.utils.data import Dataset, IterableDataset
 from ..attributes import AttributeValueError
 from ..image_errors import CXRImageError
 from ..image_processing_cxr import is_single_image
-from ..usual_films import OutOfDistributionWarning, describe
+from ..usual_films import OutOfDistributionWarning, describe_unusual
 
 if TYPE_CHECKING:
     from ..attributes import AttributeSchema
@@ -309,7 +309,7 @@ def warn_if_unusual(item: PipelineItem) -> str | None:
     """Warns about an image that is unlike those of the training; returns what was said, without its name."""
     if item.unusual is None:
         return None
-    text = describe(item.unusual)
+    text = describe_unusual(item.unusual)
     warnings.warn(f"{item.name}: {text}", OutOfDistributionWarning, stacklevel=3)
     return text
 

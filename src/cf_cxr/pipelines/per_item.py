@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..black_box.probes import probe_images
+from ..image_processing_cxr import CXRImageProcessor, check_invert
 from .inputs import PipelineItem
 
 ON_ERROR = ("raise", "report")
@@ -76,7 +77,19 @@ def finish_item(outputs: Mapping[str, Any], make: Callable[[dict[str, Any]], Any
     return {"error": f"{failure}" or type(failure).__name__, "file": item.name}
 
 
-def check_on_error(on_error: Any) -> None:
-    """Raises ValueError for anything but "raise" and "report"."""
-    if on_error not in ON_ERROR:
-        raise ValueError(f"on_error={on_error!r}; choose one of {', '.join(ON_ERROR)}.")
+def set_common_options(
+    given: Mapping[str, Any], processor: CXRImageProcessor, preprocess: dict, forward: dict, postprocess: dict
+) -> None:
+    """Checks `on_error` and `invert` and hands them to the stages that take them.
+
+    Raises:
+        ValueError: `on_error` is neither "raise" nor "report", or as `check_invert`.
+    """
+    if "on_error" in given:
+        if given["on_error"] not in ON_ERROR:
+            raise ValueError(f"on_error={given['on_error']!r}; choose one of {', '.join(ON_ERROR)}.")
+        for stage in (preprocess, forward, postprocess):
+            stage["on_error"] = given["on_error"]
+    if "invert" in given:
+        check_invert(given["invert"], processor)
+        preprocess["invert"] = given["invert"]
