@@ -3,6 +3,7 @@
 import os
 import stat
 
+MAX_BYTES = 256 * 2**20  # of an image's file or download
 DICOM_SUFFIXES = (".dcm", ".dicom")
 SPECIAL = {
     "a pipe (FIFO)": stat.S_ISFIFO,

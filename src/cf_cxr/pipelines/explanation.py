@@ -15,8 +15,10 @@ from transformers import Pipeline
 from ..attributes import AttributeSchema
 from ..black_box.checks import check_repeated
 from ..black_box.classifier import shift_posterior
+from ..causal_explanation import causal_series, explained_value
 from ..explanation import Explanation, ExplanationSeries, build_explanation
 from ..model_cards import PushesOwnCard
+from ..progressive_explanation import progressive_series
 from .counterfactual import item_generator
 from .explained_classifier import check_explains, explained_classifier
 from .inputs import (
@@ -184,8 +186,6 @@ class ExplanationPipeline(PushesOwnCard, Pipeline):
         return classifier
 
     def _explained_value(self, classifier, forward: Mapping) -> tuple[str, int]:
-        from ..causal_explanation import explained_value
-
         return explained_value(self.model, forward.get("variable") or classifier.class_name)
 
     def _refuse_causal_options(self, options: Mapping) -> None:
@@ -250,16 +250,12 @@ class ExplanationPipeline(PushesOwnCard, Pipeline):
             before = classifier.posterior(pixel_values)
             settings = {"threshold": classifier.threshold, "steps": steps, "target": target}
             if self.is_causal:
-                from ..causal_explanation import causal_series
-
                 generators = [item_generator(seed, index) for index in indices]
                 variable = self._explained_value(classifier, options)
                 series = causal_series(
                     self.model, pixel_values, attributes, before, variable, generators=generators, **settings
                 )
             else:
-                from ..progressive_explanation import progressive_series
-
                 series = progressive_series(self.model, pixel_values, before, **settings)
             asked = [*(s.images for s in series), pixel_values.float()]
             *reached, again = classifier.posterior(torch.cat(asked)).split([len(images) for images in asked])

@@ -11,20 +11,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from ..attributes import AttributeValueError
+from ..attributes import AttributeSchema, AttributeValueError
 from ..image_errors import CXRImageError
-from ..image_processing_cxr import is_single_image
+from ..image_processing_cxr import CXRImageProcessor, is_single_image
 from ..usual_films import OutOfDistributionWarning, describe_unusual
-
-if TYPE_CHECKING:
-    from ..attributes import AttributeSchema
-    from ..image_processing_cxr import CXRImageProcessor
 
 
 @dataclass
