@@ -116,11 +116,8 @@ def model_card(
     schema = AttributeSchema(config.scm_config.attributes)
     graph = CausalGraph(config.scm_config.graph, schema.names)
     data = ModelCardData(
-        license=facts.license,
-        library_name="cf_cxr",
-        pipeline_tag="image-to-image",
+        **_hub_data(facts),
         tags=["chest-xray", "counterfactual", "causal", "medical-imaging", "chest-xray-counterfactual"],
-        datasets=facts.datasets or None,
         model_name=facts.name if results else None,
         eval_results=_eval_results(results, facts) if results else None,
     )
@@ -150,11 +147,8 @@ def explainer_card(
         repo_id: as for `model_card`.
     """
     data = ModelCardData(
-        license=facts.license,
-        library_name="cf_cxr",
-        pipeline_tag="image-to-image",
+        **_hub_data(facts),
         tags=["chest-xray", "explainability", "counterfactual", "medical-imaging", "chest-xray-explanation"],
-        datasets=facts.datasets or None,
     )
     moved = ""
     if config.operating_point is not None:
@@ -189,6 +183,12 @@ def explainer_card(
         "Attribution": facts.attribution,
     }
     return _card(data, facts.name, facts.summary, sections)
+
+
+def _hub_data(facts: ModelCardFacts) -> dict[str, Any]:
+    """The Hub's metadata that do not depend on the kind of model."""
+    data = {"license": facts.license, "library_name": "cf_cxr", "pipeline_tag": "image-to-image"}
+    return {**data, "datasets": facts.datasets or None}
 
 
 def _part_card(model: PreTrainedModel, repo_id: str) -> ModelCard:
