@@ -72,6 +72,9 @@ def test_an_inverted_film_is_said_and_put_right_when_asked(here, tmp_path_factor
     assert cli.main([*command, "--output", "second", "--invert", "auto"]) == 0
     [line] = capsys.readouterr().err.splitlines()
     assert line == "cf-cxr: warning: negative.png: the image looked inverted and was inverted back."
+    for folder, corrected in (("first", False), ("second", True)):
+        odd, usual = json.loads((here / folder / "counterfactual.json").read_text())["images"]
+        assert odd["out_of_distribution"]["corrected"] is corrected and usual["out_of_distribution"] is None
 
 
 def test_joint_makes_one_intervention(here, model, capsys):

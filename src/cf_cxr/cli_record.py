@@ -89,6 +89,7 @@ def counterfactual_entry(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]
         "given_by": first["given_by"],
         "units": first["units"],
         "predictions": first["predictions"]["before"],
+        "out_of_distribution": first["out_of_distribution"],
         "counterfactuals": [
             {
                 "do": result["do"],

@@ -22,8 +22,8 @@ from pydicom.filereader import read_dataset
 from pydicom.pixels import get_decoder, pixel_array
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from .files import DICOM_SUFFIXES, MAX_BYTES
 from .image_errors import CXRImageError, NotAChestRadiographWarning, check_image_size
-from .image_loading import DICOM_SUFFIXES, MAX_BYTES
 
 PHOTOMETRIC = ("MONOCHROME1", "MONOCHROME2")
 RADIOGRAPHY = ("CR", "DX", "DR", "RG", "RF", "PX", "OT", "SC")

@@ -3,6 +3,8 @@
 import os
 import stat
 
+MAX_BYTES = 256 * 2**20  # of an image's file or download
+DICOM_SUFFIXES = (".dcm", ".dicom")
 SPECIAL = {
     "a pipe (FIFO)": stat.S_ISFIFO,
     "a socket": stat.S_ISSOCK,

@@ -16,7 +16,7 @@ import PIL.Image
 import PIL.ImageOps
 import torch
 
-from .files import special_file
+from .files import DICOM_SUFFIXES, MAX_BYTES, special_file
 from .image_errors import (
     CXRImageError,
     CXRImageNotFoundError,
@@ -28,7 +28,6 @@ from .image_errors import (
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "JPEG2000", "PPM", "GIF")
 MIN_SIDE = 16
 MAX_PIXELS = 80_000_000  # five times the largest radiographs; below the limit at which Pillow starts to warn
-MAX_BYTES = 256 * 2**20  # of a file or a download
 SILENCE = 20.0  # seconds for a server to connect, and between two packets
 TIMEOUT = 120.0  # seconds for a download from first to last: 256 MiB at some 18 Mbit/s
 LUMA = (0.299, 0.587, 0.114)  # red, green, blue: ITU-R BT.601, as Pillow's convert("L")
@@ -36,7 +35,6 @@ COLOUR_DIFFERENCE = 20 / 255  # largest minus smallest channel, above which a pi
 COLOUR_SHARE = 0.05  # share of coloured pixels above which a picture counts as a colour photograph
 RANGE_TOLERANCE = 1e-4  # overshoot forgiven (and clipped), as a share of the range
 PHOTOMETRIC_INTERPRETATION = 262  # TIFF's tag: 0 is "white is zero"
-DICOM_SUFFIXES = (".dcm", ".dicom")
 
 
 def load_grayscale(

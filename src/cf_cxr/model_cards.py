@@ -16,6 +16,8 @@ from transformers import PreTrainedModel
 
 from .attributes import AttributeSchema
 from .causal_graph import CausalGraph
+from .explanation_reports import results_markdown
+from .reports import markdown_table
 
 _PLACE = "path/to/"  # before a name in an example, until the model has a place on the Hub
 INTENDED_USE = (
@@ -75,8 +77,6 @@ def results_section(results: Mapping[str, Any] | None, schema: AttributeSchema, 
     """The measured numbers with intervals, and what they were measured on."""
     if results is None:
         return "Not evaluated."
-    from .reports import markdown_table
-
     who = results["identity"]
     itself = who.get("judge_is_training_classifier", False)
     judge = (
@@ -116,11 +116,8 @@ def model_card(
     schema = AttributeSchema(config.scm_config.attributes)
     graph = CausalGraph(config.scm_config.graph, schema.names)
     data = ModelCardData(
-        license=facts.license,
-        library_name="cf_cxr",
-        pipeline_tag="image-to-image",
+        **_hub_data(facts),
         tags=["chest-xray", "counterfactual", "causal", "medical-imaging", "chest-xray-counterfactual"],
-        datasets=facts.datasets or None,
         model_name=facts.name if results else None,
         eval_results=_eval_results(results, facts) if results else None,
     )
@@ -137,8 +134,7 @@ def model_card(
         "Ethical notes": facts.ethics,
         "Attribution": facts.attribution,
     }
-    body = "\n\n".join(f"## {title}\n\n{text.strip()}" for title, text in sections.items() if text.strip())
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {facts.name}\n\n{facts.summary.strip()}\n\n{body}\n")
+    return _card(data, facts.name, facts.summary, sections)
 
 
 def explainer_card(
@@ -148,14 +144,11 @@ def explainer_card(
 
     Args:
         results: of `evaluate_explainer.py`.
-        repo_id: as for `write_model_card`.
+        repo_id: as for `model_card`.
     """
     data = ModelCardData(
-        license=facts.license,
-        library_name="cf_cxr",
-        pipeline_tag="image-to-image",
+        **_hub_data(facts),
         tags=["chest-xray", "explainability", "counterfactual", "medical-imaging", "chest-xray-explanation"],
-        datasets=facts.datasets or None,
     )
     moved = ""
     if config.operating_point is not None:
@@ -172,8 +165,6 @@ def explainer_card(
     )
     measured = "Not evaluated."
     if results is not None:
-        from .training.explanation_evaluation.tables import results_markdown
-
         command = facts.evaluation_command
         measured = (
             f"Code at commit `{results['identity']['commit']}`, seed {results['identity']['seed']}.\n\n```\n{command}\n```"
@@ -191,8 +182,13 @@ def explainer_card(
         "Ethical notes": facts.ethics,
         "Attribution": facts.attribution,
     }
-    body = "\n\n".join(f"## {title}\n\n{text.strip()}" for title, text in sections.items() if text.strip())
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {facts.name}\n\n{facts.summary.strip()}\n\n{body}\n")
+    return _card(data, facts.name, facts.summary, sections)
+
+
+def _hub_data(facts: ModelCardFacts) -> dict[str, Any]:
+    """The Hub's metadata that do not depend on the kind of model."""
+    data = {"license": facts.license, "library_name": "cf_cxr", "pipeline_tag": "image-to-image"}
+    return {**data, "datasets": facts.datasets or None}
 
 
 def _part_card(model: PreTrainedModel, repo_id: str) -> ModelCard:
@@ -200,11 +196,15 @@ def _part_card(model: PreTrainedModel, repo_id: str) -> ModelCard:
     kind, name = model.config.model_type, type(model).__name__
     tags = ["chest-xray", "medical-imaging", kind.replace("_", "-")]
     data = ModelCardData(library_name="cf_cxr", pipeline_tag=_PART_TAGS.get(kind), tags=tags)
-    return ModelCard(
-        f"---\n{data.to_yaml()}\n---\n\n# {repo_id.split('/')[-1]}\n\nA `{name}` of cf_cxr.\n\n## Use\n\n"
-        f'```python\nimport cf_cxr\n\nmodel = cf_cxr.{name}.from_pretrained("{repo_id}")\n```\n\n'
-        f"## Intended use\n\n{INTENDED_USE}\n"
-    )
+    usage = f'```python\nimport cf_cxr\n\nmodel = cf_cxr.{name}.from_pretrained("{repo_id}")\n```'
+    sections = {"Use": usage, "Intended use": INTENDED_USE}
+    return _card(data, repo_id.split("/")[-1], f"A `{name}` of cf_cxr.", sections)
+
+
+def _card(data: ModelCardData, name: str, summary: str, sections: Mapping[str, str]) -> ModelCard:
+    """Metadata, title, summary and those sections that are not empty."""
+    body = "\n\n".join(f"## {title}\n\n{text.strip()}" for title, text in sections.items() if text.strip())
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {name}\n\n{summary.strip()}\n\n{body}\n")
 
 
 class PushesOwnCard:

@@ -2,11 +2,10 @@
 
 Of a film two things are looked at, in units of its own contrast: its layout, 16 x 16 mean grey levels, and how much fine
 detail there is in 4 x 4 fields. Two numbers come of them. The distance is the root mean square z-score against the films
-of the training (about 1 for those): noise, drawings, other pictures. The log odds are those of a linear classifier between
-films as they are and the same films inverted, rotated, or within a frame, against the film being as it should: a diagonal
-Gaussian cannot see these well, because they are made of the same grey levels. Both limits are high quantiles over held-out
-films. A kind is only named where putting it right
-(a frame stays) gives a film at a usual distance.
+of the training (about 1 for those): noise, drawings, other pictures. The log odds, of a linear classifier, are those of the
+film being inverted, rotated or within a frame, against its being as it should: the distance cannot see these well, because
+they are made of the same grey levels. Both limits are high quantiles over held-out films. A kind is only named where
+putting it right (a frame stays) gives a film at a usual distance.
 
 `CXRImageProcessor.usual_films` holds the record, in JSON's types; `training.usual_films` measures it.
 """
@@ -133,7 +132,7 @@ class UsualFilms:
         }
 
 
-def describe(finding: Mapping[str, Any]) -> str:
+def describe_unusual(finding: Mapping[str, Any]) -> str:
     """What `UsualFilms.unusual` found, as a sentence about "the image"."""
     if finding["corrected"]:
         still = (

@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from ..files import DICOM_SUFFIXES
 from .base import IDENTIFIERS, NOT_ATTRIBUTES, SPLITS, SourceTable, checked_schema
 from .cohort import NEGATIVE, SEPARATORS, is_free_text, is_missing, listed, parse_column, refuse
 from .errors import BadRowError, CXRDataError, MissingDataError
 from .report import LoadReport
 from .schemas import DEFAULT_ATTRIBUTES, NO_FINDING, SEXES
 from .splits import DEFAULT_FRACTIONS, split_by_patient
-from .tables import path_inside, read_table
+from .tables import check_columns, check_regular_file, path_inside, read_table
 
 if TYPE_CHECKING:
     from ..attributes import Attribute, AttributeSchema
@@ -75,8 +76,7 @@ def read_folder(
     if schema is None:
         schema, graph = folder_schema(folder, attributes)
     schema = checked_schema(schema)
-    if missing := [name for name in schema.names if name not in data]:
-        raise MissingDataError(f"{path} has no column {missing[0]!r}; it has {', '.join(data.columns)}.")
+    check_columns(path, schema.names, data.columns)
     data = _with_identifiers(data, path)
     data["split"] = _splits(data, path, splits, fractions, seed)
     bad = ~data["split"].isin(SPLITS)
@@ -88,7 +88,7 @@ def read_folder(
         data = data[good].reset_index(drop=True)
     rows = _with_files(data, folder, path, report)
     columns = [name for name in ("image", "split", *IDENTIFIERS) if name in rows]
-    dicom = rows["image"].str.lower().str.endswith((".dcm", ".dicom")).any()
+    dicom = rows["image"].str.lower().str.endswith(DICOM_SUFFIXES).any()
     return SourceTable(
         rows=rows[[*columns, *schema.names]],
         schema=schema,
@@ -107,8 +107,7 @@ def _metadata(folder: Path) -> tuple[Path, pd.DataFrame]:
             f"{folder} has no {METADATA}. Write one with a column file_name and one column per attribute."
         )
     data = read_table(path)
-    if "file_name" not in data:
-        raise MissingDataError(f"{path} has no column 'file_name'; it has {', '.join(data.columns)}.")
+    check_columns(path, ["file_name"], data.columns)
     if data.empty:
         raise CXRDataError(f"{path} has no rows.")
     return path, data
@@ -126,10 +125,7 @@ def folder_schema(
 
     path = Path(folder) / SCHEMA
     if path.exists():
-        if not path.is_file():
-            raise CXRDataError(
-                f"{path} is not a regular file; it was not opened. Put the schema itself there."
-            )
+        check_regular_file(path, "schema")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             if odd := sorted(set(content) - {"attributes", "graph"}):
@@ -170,15 +166,15 @@ def infer_schema(folder: str | Path, attributes: Sequence[str] | None = None) ->
     path, data = _metadata(Path(folder))
     names = [name for name in data.columns if name not in NOT_ATTRIBUTES]
     meanings = (*NOT_ATTRIBUTES, *USUAL, "finding")
-    for name in names if attributes is None else attributes:
-        if name not in data:
-            raise MissingDataError(f"{path} has no column {name!r}; it has {', '.join(data.columns)}.")
+    chosen = names if attributes is None else attributes
+    check_columns(path, chosen, data.columns)
+    for name in chosen:
         if name not in meanings and (meant := name.casefold().replace(" ", "_")) in meanings:
             raise CXRDataError(
                 f"{path}: is the column {name!r} what this package calls {meant!r}? Rename it."
             )
     found: list[Attribute] = []
-    for name in names if attributes is None else attributes:
+    for name in chosen:
         known = ~is_missing(data[name])
         values, images = data[name][known], data["file_name"][known]
         attribute, fault = _infer(name, values, images, bool(data[name].isna().any()))

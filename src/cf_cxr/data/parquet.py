@@ -31,6 +31,7 @@ from .cohort import (
 from .errors import CXRDataError, MissingDataError
 from .report import LoadReport
 from .schemas import NO_FINDING, cxr_schema, finding_class
+from .tables import check_columns, check_regular_file
 
 NORMAL = frozenset((NO_FINDING.casefold(), "normal"))
 
@@ -96,10 +97,7 @@ def _read_file(path: Path, schema: AttributeSchema, finding: str, report: LoadRe
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if not path.is_file():
-        raise CXRDataError(
-            f"{path} is not a regular file; it was not opened. Put the parquet file itself there."
-        )
+    check_regular_file(path, "parquet file")
     try:
         wanted = _columns(path, pq.read_schema(path).names, schema)
         table = pq.read_table(path, columns=wanted)
@@ -164,11 +162,8 @@ def _key(name: str) -> str:
 
 def _columns(path: Path, names: list[str], schema: AttributeSchema) -> list[str]:
     attributes = ["findings" if a == "finding" and "finding" not in names else a for a in schema.names]
-    if missing := [name for name in ("image", "patient_id", *attributes) if name not in names]:
-        raise MissingDataError(
-            f"{path} has no column {', '.join(repr(m) for m in missing)}; it has {', '.join(names)}. "
-            "Pass schema=... to choose other attributes."
-        )
+    remedy = " Pass schema=... to choose other attributes."
+    check_columns(path, ("image", "patient_id", *attributes), names, remedy)
     return attributes + [name for name in IDENTIFIERS if name in names]
 
 

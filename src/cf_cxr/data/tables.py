@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path, PureWindowsPath
 
 import pandas as pd
@@ -44,8 +44,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame
         MissingDataError: a column is missing; the message names it and those there are.
         CXRDataError: the file is no readable table, or has a column twice.
     """
-    if not path.is_file():
-        raise CXRDataError(f"{path} is not a regular file; it was not opened. Put the table itself there.")
+    check_regular_file(path, "table")
     try:
         table = _read_any(path)
     except ImportError as error:
@@ -64,9 +63,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame
     names = [name.strip() for name in table.iloc[0].fillna("")]
     if columns is None:
         columns = list(dict.fromkeys(name for name in names if name))
-    if missing := [column for column in columns if column not in names]:
-        there = ", ".join(name for name in names if name)
-        raise MissingDataError(f"{path} has no column {', '.join(repr(c) for c in missing)}; it has {there}.")
+    check_columns(path, columns, [name for name in names if name])
     for column in columns:
         if (times := names.count(column)) > 1:
             raise CXRDataError(
@@ -75,6 +72,20 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame
     table = table.iloc[1:, [names.index(column) for column in columns]].reset_index(drop=True)
     table.columns = list(columns)
     return table.apply(lambda cells: cells.str.strip()).replace("", float("nan"))
+
+
+def check_regular_file(path: Path, what: str) -> None:
+    """Raises CXRDataError for what may never end, a pipe for instance, where the file `what` should be."""
+    if not path.is_file():
+        raise CXRDataError(f"{path} is not a regular file; it was not opened. Put the {what} itself there.")
+
+
+def check_columns(path: Path, wanted: Iterable[str], there: Collection[str], remedy: str = "") -> None:
+    """Raises MissingDataError, naming the columns of `path` that are missing and those that are there."""
+    if missing := [name for name in wanted if name not in there]:
+        raise MissingDataError(
+            f"{path} has no column {', '.join(map(repr, missing))}; it has {', '.join(there)}.{remedy}"
+        )
 
 
 def _read_any(path: Path) -> pd.DataFrame:

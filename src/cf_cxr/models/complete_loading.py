@@ -54,7 +54,8 @@ def load_complete(
     """`model_class.from_pretrained(name_or_path, **kwargs)`, which must find every weight.
 
     Raises:
-        error: weights that are pickled or outside the folder, damaged, of other shapes, or missing, or a configuration whose values cannot be.
+        error: weights that are pickled or outside the folder, damaged, of other shapes, or missing, or a
+            configuration whose values cannot be.
         OSError, ValueError: as `from_pretrained`.
     """
     try:

@@ -95,7 +95,7 @@ def checked_config(cls: type) -> type:
     @functools.wraps(init)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         try:
-            check_values(kwargs)
+            _check_values(kwargs)
             _check_fields(cls, kwargs)
             init(self, *args, **kwargs)
         except StrictDataclassError as error:
@@ -107,7 +107,7 @@ def checked_config(cls: type) -> type:
     return cls
 
 
-def check_values(values: Mapping[str, Any]) -> None:
+def _check_values(values: Mapping[str, Any]) -> None:
     """Refuses what no configuration of this package has, whatever the key.
 
     Raises:
@@ -158,7 +158,7 @@ def nested_config(key: str, settings: Mapping[str, Any], default_type: str | Non
     _check_numbers(key, settings)
     try:
         _check_fields(config_class, settings)
-        check_types(config_class, settings)
+        _check_types(config_class, settings)
         return config_class(**settings)
     except (
         StrictDataclassError,
@@ -204,7 +204,7 @@ def _check_numbers(key: str, values: Mapping[str, Any]) -> None:
                 raise ConfigurationError(f"{key}.{name}={_short(value)} is beyond {bound}.")
 
 
-def check_types(cls: type, values: Mapping[str, Any]) -> None:
+def _check_types(cls: type, values: Mapping[str, Any]) -> None:
     """Checks values against the annotations of a configuration class, those of its base classes included.
 
     Raises:
@@ -242,7 +242,7 @@ def _check_fields(cls: type, values: Mapping[str, Any]) -> None:
         can_be_set = inherited is None or (isinstance(inherited, property) and inherited.fset)
         if not can_be_set and key not in {f.name for f in fields(cls)} and key != "model_type":
             raise ConfigurationError(f"{key}={_short(value)}: a configuration has no such key; remove it.")
-    check_types(PreTrainedConfig, values)
+    _check_types(PreTrainedConfig, values)
     _check_labels(values)
     for key in ("dtype", "torch_dtype"):
         name = values.get(key)
@@ -287,10 +287,10 @@ __all__ = [
     "CXRConfig",
     "ConfigurationError",
     "MAX_BLOCKS",
+    "MAX_LENGTH",
     "MAX_SIZE",
     "bounded",
     "check_backbone",
-    "check_values",
     "check_weights",
     "checked_config",
     "nested_config",

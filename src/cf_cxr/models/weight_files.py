@@ -52,9 +52,8 @@ def check_weight_files(name_or_path: str | os.PathLike, **options: Any) -> None:
         hub = {name: options[name] for name in _HUB_OPTIONS if options.get(name) is not None}
         quiet = dict.fromkeys(("gated_repo", "missing_entries", "connection_errors"), False)
         quiet = {f"_raise_exceptions_for_{reason}": value for reason, value in quiet.items()}
-        cached_file(
-            os.fspath(name_or_path), CONFIG_NAME, **hub
-        )  # says what is wrong with the name or the connection
+        # the first says what is wrong with the name or the connection
+        cached_file(os.fspath(name_or_path), CONFIG_NAME, **hub)
         index = cached_file(os.fspath(name_or_path), SAFE_WEIGHTS_INDEX_NAME, **hub, **quiet)
         return _check_index(Path(index)) if index else None
     names = sorted(path.name for path in folder.iterdir())

@@ -11,7 +11,6 @@ from torch import Tensor
 from transformers import Pipeline
 
 from ..attributes import AttributeSchema
-from ..image_processing_cxr import check_invert
 from ..model_cards import PushesOwnCard
 from .inputs import (
     PipelineItem,
@@ -22,11 +21,7 @@ from .inputs import (
     whole_number,
 )
 from .memory import check_draws_fit
-from .per_item import compute_per_item, failure
-
-ON_ERROR = ("raise", "report")
-# transformers.pipeline hands its own loading options on to the pipeline class.
-_LOADING_OPTIONS = {"local_files_only"}
+from .per_item import LOADING_OPTIONS, compute_per_item, finish_item, set_common_options
 
 
 class CounterfactualPipeline(PushesOwnCard, Pipeline):
@@ -161,7 +156,7 @@ class CounterfactualPipeline(PushesOwnCard, Pipeline):
     def _sanitize_parameters(self, **kwargs):
         options = set(getattr(self.model, "mechanism_options", ()))
         allowed = {"do", "attributes", "num_samples", "seed", "generator", "on_error", "invert"} | options
-        if unknown := set(kwargs) - allowed - _LOADING_OPTIONS:
+        if unknown := set(kwargs) - allowed - LOADING_OPTIONS:
             raise TypeError(
                 f"The counterfactual pipeline has no argument {', '.join(sorted(unknown))}; "
                 f"it takes {', '.join(sorted(allowed))}."
@@ -185,14 +180,7 @@ class CounterfactualPipeline(PushesOwnCard, Pipeline):
             forward |= {"seed": whole_number("seed", kwargs["seed"], minimum=0), "generator": None}
         if "generator" in kwargs:
             forward |= {"seed": None, "generator": kwargs["generator"]}
-        if "on_error" in kwargs:
-            if kwargs["on_error"] not in ON_ERROR:
-                raise ValueError(f"on_error={kwargs['on_error']!r}; choose one of {', '.join(ON_ERROR)}.")
-            for stage in (preprocess, forward, postprocess):
-                stage["on_error"] = kwargs["on_error"]
-        if "invert" in kwargs:
-            check_invert(kwargs["invert"], self.image_processor)
-            preprocess["invert"] = kwargs["invert"]
+        set_common_options(kwargs, self.image_processor, preprocess, forward, postprocess)
         return preprocess, forward, postprocess
 
     def _check_do(self, do: Any) -> list[dict[str, float]]:
@@ -279,18 +267,8 @@ class CounterfactualPipeline(PushesOwnCard, Pipeline):
         self, outputs: dict[str, Any], as_list: bool = False, on_error: str = "raise"
     ) -> dict | list[dict]:
         """Tensors of one image to the dictionaries that `__call__` describes."""
-        result = outputs["results"]
-        result = result[0] if isinstance(result, list) else result
-        item: PipelineItem = result["item"]
-        if item.error is not None:
-            return failure(item, item.error)
-        try:
-            records = self._records(result)
-        except Exception as error:
-            if on_error == "raise":
-                raise
-            return failure(item, error)
-        return records if as_list else records[0]
+        records = finish_item(outputs, self._records, on_error)
+        return records[0] if isinstance(records, list) and not as_list else records
 
     def _records(self, result: Mapping[str, Any]) -> list[dict]:
         item: PipelineItem = result["item"]

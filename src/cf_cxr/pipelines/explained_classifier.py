@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ..black_box import BlackBoxError, ImageClassifier, as_image_classifier, from_attribute_classifier
+from ..black_box.attribute_adapter import attribute_of_class
+from ..black_box.errors import same_name
+from ..models.complete_loading import load_complete, load_config
 from ..models.deep_scm import DeepSCMConfig, DeepSCMModel
-
-if TYPE_CHECKING:
-    from ..black_box import ImageClassifier
 
 
 class ExplainerMismatchError(ValueError):
@@ -35,8 +36,6 @@ def explained_classifier(
         BlackBoxError: for something that is no classifier, or an unknown class.
         ValueError: no classifier is given, and none of the bundled ones is the explainer's.
     """
-    from ..black_box import ImageClassifier, as_image_classifier
-
     is_causal = isinstance(model, DeepSCMModel)
     if classifier is None and is_causal:
         classifier = model
@@ -48,9 +47,6 @@ def explained_classifier(
         class_name = getattr(model.config, "class_name", None)
     is_loaded_here = isinstance(classifier, (str, os.PathLike))
     if is_loaded_here:
-        from ..black_box import BlackBoxError
-        from ..models.complete_loading import load_complete, load_config
-
         if isinstance(load_config(classifier, BlackBoxError), DeepSCMConfig):
             classifier = load_complete(DeepSCMModel, classifier, BlackBoxError)
     if isinstance(classifier, DeepSCMModel):
@@ -122,8 +118,6 @@ def _renamed(classifier: ImageClassifier, config: Any) -> ImageClassifier | None
 
 def _as_in_training(classifier: ImageClassifier, config: Any) -> ImageClassifier:
     """The classifier with the explainer's threshold and spelling, if that makes it the one of the training."""
-    from ..black_box.errors import same_name
-
     twin = _renamed(classifier, config)
     if twin is None or not same_name(twin.class_name, classifier.class_name):
         return classifier
@@ -137,8 +131,6 @@ def _settings(classifier: ImageClassifier) -> tuple:
 
 def _bundled_classifier(model: Any, class_name: str | None) -> ImageClassifier:
     """The bundled classifier with the explainer's fingerprint; of another class where one is named."""
-    from ..black_box import BlackBoxError, as_image_classifier, from_attribute_classifier
-    from ..black_box.attribute_adapter import attribute_of_class
     from . import default_model_path
 
     config = model.config

@@ -13,22 +13,23 @@ from torch import Tensor
 from transformers import Pipeline
 
 from ..attributes import AttributeSchema
+from ..black_box.checks import check_repeated
+from ..black_box.classifier import shift_posterior
+from ..causal_explanation import causal_series, explained_value
 from ..explanation import Explanation, ExplanationSeries, build_explanation
-from ..image_processing_cxr import check_invert
 from ..model_cards import PushesOwnCard
+from ..progressive_explanation import progressive_series
 from .counterfactual import item_generator
 from .explained_classifier import check_explains, explained_classifier
 from .inputs import (
-    PipelineItem,
     check_attributes,
     item_tensors,
     pipeline_inputs,
     warn_if_unusual,
     whole_number,
 )
-from .per_item import compute_per_item, failure
+from .per_item import LOADING_OPTIONS, compute_per_item, finish_item, set_common_options
 
-ON_ERROR = ("raise", "report")
 MAX_STEPS = 1000
 _OPTIONS = (
     "classifier",
@@ -43,8 +44,6 @@ _OPTIONS = (
     "invert",
 )
 _CAUSAL_OPTIONS = ("variable", "attributes")
-# transformers.pipeline hands its own loading options on to the pipeline class.
-_LOADING_OPTIONS = {"local_files_only"}
 
 
 class ExplanationPipeline(PushesOwnCard, Pipeline):
@@ -187,8 +186,6 @@ class ExplanationPipeline(PushesOwnCard, Pipeline):
         return classifier
 
     def _explained_value(self, classifier, forward: Mapping) -> tuple[str, int]:
-        from ..causal_explanation import explained_value
-
         return explained_value(self.model, forward.get("variable") or classifier.class_name)
 
     def _refuse_causal_options(self, options: Mapping) -> None:
@@ -200,7 +197,7 @@ class ExplanationPipeline(PushesOwnCard, Pipeline):
             )
 
     def _sanitize_parameters(self, **kwargs):
-        if unknown := set(kwargs) - {*_OPTIONS, "notes"} - _LOADING_OPTIONS:
+        if unknown := set(kwargs) - {*_OPTIONS, "notes"} - LOADING_OPTIONS:
             raise TypeError(
                 f"The explanation pipeline has no argument {', '.join(sorted(unknown))}; "
                 f"it takes {', '.join(_OPTIONS)}."
@@ -218,14 +215,7 @@ class ExplanationPipeline(PushesOwnCard, Pipeline):
             forward["seed"] = whole_number("seed", given["seed"], minimum=0)
         if "target" in given:
             forward["target"] = _probability("target", given["target"])
-        if "on_error" in given:
-            if given["on_error"] not in ON_ERROR:
-                raise ValueError(f"on_error={given['on_error']!r}; choose one of {', '.join(ON_ERROR)}.")
-            for stage in (preprocess, forward, postprocess):
-                stage["on_error"] = given["on_error"]
-        if "invert" in given:
-            check_invert(given["invert"], self.image_processor)
-            preprocess["invert"] = given["invert"]
+        set_common_options(given, self.image_processor, preprocess, forward, postprocess)
         for name in ("classifier", "class_name", "force", "variable", "notes"):
             if name in given:
                 forward[name] = given[name]
@@ -253,9 +243,6 @@ class ExplanationPipeline(PushesOwnCard, Pipeline):
         **options,
     ) -> dict[str, list[dict]]:
         """Asks the classifier about the images of a batch that could be read, explains, and asks about the series."""
-        from ..black_box.checks import check_repeated
-        from ..black_box.classifier import shift_posterior
-
         if target is not None and classifier.operating_point is not None:
             target = shift_posterior(target, classifier.operating_point)
 
@@ -263,16 +250,12 @@ class ExplanationPipeline(PushesOwnCard, Pipeline):
             before = classifier.posterior(pixel_values)
             settings = {"threshold": classifier.threshold, "steps": steps, "target": target}
             if self.is_causal:
-                from ..causal_explanation import causal_series
-
                 generators = [item_generator(seed, index) for index in indices]
                 variable = self._explained_value(classifier, options)
                 series = causal_series(
                     self.model, pixel_values, attributes, before, variable, generators=generators, **settings
                 )
             else:
-                from ..progressive_explanation import progressive_series
-
                 series = progressive_series(self.model, pixel_values, before, **settings)
             asked = [*(s.images for s in series), pixel_values.float()]
             *reached, again = classifier.posterior(torch.cat(asked)).split([len(images) for images in asked])
@@ -303,20 +286,10 @@ class ExplanationPipeline(PushesOwnCard, Pipeline):
 
     def postprocess(self, outputs: dict[str, Any], on_error: str = "raise") -> Explanation | dict[str, str]:
         """Tensors of one image to its `Explanation`."""
-        result = outputs["results"]
-        result = result[0] if isinstance(result, list) else result
-        item: PipelineItem = result["item"]
-        if item.error is not None:
-            return failure(item, item.error)
-        try:
-            return self._explanation(result, item)
-        except Exception as error:
-            if on_error == "raise":
-                raise
-            return failure(item, error)
+        return finish_item(outputs, self._explanation, on_error)
 
-    def _explanation(self, result: Mapping[str, Any], item: PipelineItem) -> Explanation:
-        notes = result["notes"]
+    def _explanation(self, result: Mapping[str, Any]) -> Explanation:
+        item, notes = result["item"], result["notes"]
         if doubt := warn_if_unusual(item):
             notes = [*notes, doubt[0].upper() + doubt[1:]]
         return build_explanation(

@@ -11,20 +11,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from ..attributes import AttributeValueError
+from ..attributes import AttributeSchema, AttributeValueError
 from ..image_errors import CXRImageError
-from ..image_processing_cxr import is_single_image
-from ..usual_films import OutOfDistributionWarning, describe
-
-if TYPE_CHECKING:
-    from ..attributes import AttributeSchema
-    from ..image_processing_cxr import CXRImageProcessor
+from ..image_processing_cxr import CXRImageProcessor, is_single_image
+from ..usual_films import OutOfDistributionWarning, describe_unusual
 
 
 @dataclass
@@ -308,7 +304,7 @@ def warn_if_unusual(item: PipelineItem) -> str | None:
     """Warns about an image that is unlike those of the training; returns what was said, without its name."""
     if item.unusual is None:
         return None
-    text = describe(item.unusual)
+    text = describe_unusual(item.unusual)
     warnings.warn(f"{item.name}: {text}", OutOfDistributionWarning, stacklevel=3)
     return text
 

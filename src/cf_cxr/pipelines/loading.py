@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from transformers import AutoModel
 
+from ..models.complete_loading import load_complete
 from ..models.weight_files import UnsafeWeightsError, check_weight_files
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
@@ -61,10 +63,6 @@ class CounterfactualModelLoader:
             ModelFileError: a folder without weights, a weight file that cannot be read, or weights that are missing or
                 do not fit the configuration.
         """
-        from transformers import AutoModel
-
-        from ..models.complete_loading import load_complete
-
         if os.path.isdir(name_or_path):
             _check_folder(Path(name_or_path))
         return load_complete(AutoModel, name_or_path, ModelFileError, **kwargs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,8 +10,12 @@ import torch
 from torch import Tensor
 
 from ..black_box.probes import probe_images
+from ..image_processing_cxr import CXRImageProcessor, check_invert
 from .inputs import PipelineItem
 
+ON_ERROR = ("raise", "report")
+#: transformers.pipeline hands its own loading options on to the pipeline class.
+LOADING_OPTIONS = {"local_files_only"}
 #: `(pixel_values, attributes, indices) -> [dict, ...]`, one dictionary per film.
 Compute = Callable[[Tensor, Tensor, Sequence[int]], list[dict[str, Any]]]
 
@@ -57,6 +61,35 @@ def compute_per_item(inputs: dict[str, Any], compute: Compute, on_error: str = "
     return results
 
 
-def failure(item: PipelineItem, error: Exception) -> dict[str, str]:
-    """What stands in the place of a film that failed."""
-    return {"error": f"{error}" or type(error).__name__, "file": item.name}
+def finish_item(outputs: Mapping[str, Any], make: Callable[[dict[str, Any]], Any], on_error: str) -> Any:
+    """What `make` gives of a film's result from `compute_per_item`, or `{"error", "file"}` in the place of a film
+    that failed at any stage, this one included."""
+    result = outputs["results"]
+    result = result[0] if isinstance(result, list) else result
+    item: PipelineItem = result["item"]
+    if (failure := item.error) is None:
+        try:
+            return make(result)
+        except Exception as error:
+            if on_error == "raise":
+                raise
+            failure = error
+    return {"error": f"{failure}" or type(failure).__name__, "file": item.name}
+
+
+def set_common_options(
+    given: Mapping[str, Any], processor: CXRImageProcessor, preprocess: dict, forward: dict, postprocess: dict
+) -> None:
+    """Checks `on_error` and `invert` and hands them to the stages that take them.
+
+    Raises:
+        ValueError: `on_error` is neither "raise" nor "report", or as `check_invert`.
+    """
+    if "on_error" in given:
+        if given["on_error"] not in ON_ERROR:
+            raise ValueError(f"on_error={given['on_error']!r}; choose one of {', '.join(ON_ERROR)}.")
+        for stage in (preprocess, forward, postprocess):
+            stage["on_error"] = given["on_error"]
+    if "invert" in given:
+        check_invert(given["invert"], processor)
+        preprocess["invert"] = given["invert"]

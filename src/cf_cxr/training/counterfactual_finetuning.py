@@ -41,7 +41,7 @@ from .matched_targets import (
 )
 from .pictures import image_grid
 from .trainer import CXRTrainer, build_accelerator
-from .usual_films import record_usual_films
+from .usual_films import record_after_training
 
 
 @dataclass
@@ -579,7 +579,5 @@ def main(argv: Sequence[str] | None = None) -> nn.Module:
         readout_mechanisms=mechanisms,
     )
     trainer.train()
-    if accelerator.is_main_process:
-        record_usual_films(loop.output_dir, train, validation)
-    accelerator.wait_for_everyone()
+    record_after_training(trainer)
     return model

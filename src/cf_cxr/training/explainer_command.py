@@ -36,7 +36,7 @@ from .natural_change import NaturalChange
 from .output_dir import prepare_output_dir
 from .posterior_cache import ExplainerBatches, bin_counts, cached_posterior, describe_empty_bins
 from .trainer import build_accelerator
-from .usual_films import record_usual_films
+from .usual_films import record_after_training
 
 logger = logging.getLogger(__name__)
 
@@ -288,9 +288,7 @@ def main(argv: Sequence[str] | None = None) -> ProgressiveExplainerModel:
         natural_change=natural,
     )
     trainer.train()
-    if accelerator.is_main_process:
-        record_usual_films(loop.output_dir, train, validation)
-    accelerator.wait_for_everyone()
+    record_after_training(trainer)
     return model
 
 

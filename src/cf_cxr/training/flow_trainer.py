@@ -18,7 +18,7 @@ from .augmentation import CXRAugmentation
 from .data import load_schema, make_datasets
 from .pictures import image_grid
 from .trainer import CXRTrainer, build_accelerator
-from .usual_films import record_usual_films
+from .usual_films import record_after_training
 
 #: patch side and widths by resolution
 PRESETS: dict[int, dict[str, Any]] = {
@@ -176,7 +176,5 @@ def main(argv: Sequence[str] | None = None) -> CausalFlowModel:
         stage_args=stage,
     )
     trainer.train()
-    if accelerator.is_main_process:
-        record_usual_films(loop.output_dir, train, validation)
-    accelerator.wait_for_everyone()
+    record_after_training(trainer)
     return model

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...black_box import ImageClassifier
+from ...explanation_reports import results_markdown
 from ...models.attribute_classifier import AttributeClassifierModel
 from ...posterior_bins import PosteriorBins
 from ..arguments import parse_arguments
@@ -37,7 +38,6 @@ from .collecting import ExplanationCollector
 from .data import ExplanationData, load_explanation_data
 from .explainers import load_explainer, object_fingerprint
 from .summary import SummarySettings, summarise
-from .tables import results_markdown
 
 PLOTS = "plots"
 _CHECKED_IMAGES = 16

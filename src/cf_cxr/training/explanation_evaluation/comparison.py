@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...explanation_reports import MEASURE_NAMES, p_text
 from ...reports import MISSING, show, table
 from ..arguments import _option, parse_arguments
 from ..evaluation.command import RESULTS_FILE
 from ..evaluation.comparison import ComparisonError, parse_runs
 from ..evaluation.storage import write_atomically
 from ..manifest import git_commit
-from .tables import MEASURE_NAMES, p_text
 
 COMPARISON_FILE, TABLE_FILE, PLOT_FILE = "comparison.json", "comparison.md", "comparison.png"
 #: What must agree between runs, in words.

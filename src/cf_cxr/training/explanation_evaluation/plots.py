@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from ...evaluation_plots.frame import PALETTE, REAL, add_legend, new_figure, styled
 from ...evaluation_plots.png import write_png
+from ...explanation_reports import MEASURE_NAMES
 from ...visualization import DIFFERENCE_COLOURS, GREY_LEVELS, difference_limit
-from .tables import MEASURE_NAMES
 
 CURVES_FILE, ANATOMY_FILE, EXAMPLES_FILE = "exaggeration.png", "anatomy.png", "examples.png"
 _COLOURS = {"negative": PALETTE[0], "positive": PALETTE[4]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...reports import MISSING, show, table
+from .reports import MISSING, show, table
 
 GROUPS = ("negative", "positive")
 MEASURE_NAMES = {"cardiothoracic_ratio": "CTR", "costophrenic_score": "SCP"}
