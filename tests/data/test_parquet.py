@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 
@@ -65,6 +66,14 @@ def test_values_findings_and_splits(root, tmp_path):
     assert data["test"]["patient_id"][:] == ["11", "12", "13", "14"]
     for i, row in enumerate(data["train"]):
         assert (np.asarray(row["image"]) == layouts.pixels(i)).all()
+
+
+def test_numbers_whose_classes_the_file_does_not_name_are_refused(root, tmp_path):
+    """0 is the first class here, and may be the second elsewhere."""
+    path = root / "train.parquet"
+    pq.write_table(pq.read_table(path).replace_schema_metadata(None), path)
+    with pytest.raises(BadRowError, match="sex='0' is not possible.*give one of 'Male', 'Female'"):
+        load_cxr(root, resolution=16, cache_dir=tmp_path / "cache")
 
 
 def test_another_finding(root, tmp_path):

@@ -38,7 +38,7 @@ NORMAL = frozenset((NO_FINDING.casefold(), "normal"))
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from ..attributes import AttributeSchema
+    from ..attributes import Attribute, AttributeSchema
 
 
 def read_parquet(
@@ -115,7 +115,7 @@ def _read_file(path: Path, schema: AttributeSchema, finding: str, report: LoadRe
     bad = pd.Series(False, index=rows.index)
     for attribute in schema:
         if attribute.name in wanted:
-            rows[attribute.name] = _values(table[attribute.name], class_names.get(attribute.name))
+            rows[attribute.name] = _values(table[attribute.name], attribute, class_names.get(attribute.name))
             rows[attribute.name], good = parse_column(rows, attribute, str(path), report)
             bad |= ~good
     if "findings" in wanted:
@@ -178,9 +178,12 @@ def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
     }
 
 
-def _values(column: pa.ChunkedArray, names: list[str] | None) -> pd.Series:
+def _values(column: pa.ChunkedArray, attribute: Attribute, names: list[str] | None) -> pd.Series:
+    """Human values. A number whose class the file does not name is no class: 0 may be anybody's Female."""
     values = column.to_pylist()
     if names:
         names = dict(enumerate(names))
         values = [None if value is None or value < 0 else names.get(value, str(value)) for value in values]
+    elif attribute.is_discrete:
+        values = [None if value is None else str(value) for value in values]
     return pd.Series(values, dtype=object)

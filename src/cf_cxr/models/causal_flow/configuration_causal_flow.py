@@ -39,7 +39,7 @@ class CausalFlowConfig(CXRConfig):
     block_out_channels: list[int] | tuple[int, ...] = bounded((48, 64, 128, 192), 1, MAX_SIZE)
     layers_per_block: int = bounded(2, 1, MAX_BLOCKS)
     attribute_dropout: float | int = 0.1
-    data_std: float | int = bounded(0.5, 1e-6, 1e6)
+    data_std: float | int = bounded(0.5, 1e-12, 1e6)
     num_inference_steps: int = bounded(16, 1, 1000)
     guidance_scale: float | int | dict[str, float | int] = bounded(1.0, -1000, 1000)
 
