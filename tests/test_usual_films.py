@@ -14,7 +14,7 @@ from cf_cxr.usual_films import (
     KINDS,
     NUM_FEATURES,
     UsualFilms,
-    describe,
+    describe_unusual,
     film_features,
     of_every_kind,
     put_right,
@@ -124,7 +124,7 @@ def test_the_bundled_record_knows_films_from_others(film):
     changed = [255 - image, *(np.rot90(image, quarters) for quarters in (1, 2, 3))]
     for kind, picture in zip(KINDS, changed):
         found = PROCESSOR.examine(picture.copy())[1]
-        assert found["looks"] == kind and kind in describe(found)
+        assert found["looks"] == kind and kind in describe_unusual(found)
     photograph = np.full((160, 160), 200, np.uint8)
     photograph[16:144, 16:144] = image // 2 + 40
     assert PROCESSOR.examine(photograph)[1] is not None
@@ -150,7 +150,7 @@ def test_inverted_films_are_inverted_back_when_asked():
     assert found["looks"] == "inverted" and not found["corrected"]
     assert found["distance"] > 0 and found["limit"] > 1
     pixel_values, found = PROCESSOR.examine(negative, invert="auto")
-    assert pixel_values.equal(right) and found["corrected"] and "inverted back" in describe(found)
+    assert pixel_values.equal(right) and found["corrected"] and "inverted back" in describe_unusual(found)
     assert PROCESSOR.examine(negative, invert=True)[0].equal(right)
     assert PROCESSOR.examine(negative, invert=True)[1] is None
     pixel_values, found = PROCESSOR.examine(FILMS[0], invert="auto")
@@ -168,7 +168,7 @@ def test_an_inverted_film_that_is_odd_when_put_right_is_said_to_be_both():
         255 - levels(FILMS[0]), "auto"
     )[1]
     assert found["corrected"] and found["looks"] == "rotated by 180°"
-    assert "inverted back, but it still looks rotated by 180°" in describe(found)
+    assert "inverted back, but it still looks rotated by 180°" in describe_unusual(found)
 
 
 def test_invert_is_checked():
@@ -185,7 +185,7 @@ def test_a_cause_is_named_only_where_it_explains_the_film():
     weight = [[0.0] * NUM_FEATURES for _ in KINDS]
     usual = UsualFilms.from_dict(record(weight=weight, bias=[9.0, 0, 0, 0, 0], distance_limit=0.1))
     found = usual.unusual(torch.rand(1, 1, 32, 32) * 2 - 1)  # "inverted", but inverting it does not help
-    assert found["looks"] is None and "distance" in describe(found)
+    assert found["looks"] is None and "distance" in describe_unusual(found)
 
 
 def test_a_warning_names_the_image():
