@@ -7,7 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest  # noqa: E402
 
-from .optional_libraries import make_torchvision_importable  # noqa: E402
+from tests.optional_libraries import make_torchvision_importable  # noqa: E402
 
 make_torchvision_importable()
 

@@ -6,8 +6,8 @@
 A method's folders, from training/evaluate_counterfactuals.py, are its seeds. All arguments: `--help`.
 """
 
-from cf_cxr.training.evaluation.comparison import main
-from cf_cxr.training.script import run_script
+from cf_cxr.evaluation.counterfactuals.comparison import main
+from cf_cxr.training.loop.script import run_script
 
 if __name__ == "__main__":
     run_script(main)

@@ -6,8 +6,8 @@
 The folders are from training/evaluate_explainer.py. All arguments: `--help`.
 """
 
-from cf_cxr.training.explanation_evaluation.comparison import main
-from cf_cxr.training.script import run_script
+from cf_cxr.evaluation.explanations.comparison import main
+from cf_cxr.training.loop.script import run_script
 
 if __name__ == "__main__":
     run_script(main)

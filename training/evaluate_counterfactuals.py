@@ -7,8 +7,8 @@ With `--dataset phantom` also the error to the true counterfactual. Any number o
 an interrupted run goes on when it is started again. All arguments: `python training/evaluate_counterfactuals.py --help`.
 """
 
-from cf_cxr.training.counterfactual_evaluation import main
-from cf_cxr.training.script import run_script
+from cf_cxr.evaluation.counterfactuals.command import main
+from cf_cxr.training.loop.script import run_script
 
 if __name__ == "__main__":
     run_script(main)

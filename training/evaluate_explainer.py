@@ -9,8 +9,8 @@ do(finding): `--explainer outputs/deep_scm --method causal`. Any number of proce
 is started again. All arguments: `python training/evaluate_explainer.py --help`.
 """
 
-from cf_cxr.training.explanation_evaluation.command import main
-from cf_cxr.training.script import run_script
+from cf_cxr.evaluation.explanations.command import main
+from cf_cxr.training.loop.script import run_script
 
 if __name__ == "__main__":
     run_script(main)

@@ -7,8 +7,8 @@
 All arguments: `python training/finetune_soft.py --help`; or put them into a YAML file: `finetune_soft.py run.yaml`.
 """
 
-from cf_cxr.training.counterfactual_finetuning import main
-from cf_cxr.training.script import run_script
+from cf_cxr.training.counterfactual_finetuning.command import main
+from cf_cxr.training.loop.script import run_script
 
 if __name__ == "__main__":
     run_script(main)

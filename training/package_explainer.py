@@ -7,8 +7,8 @@
 All arguments: `--help`.
 """
 
-from cf_cxr.training.explainer_packaging import main
-from cf_cxr.training.script import run_script
+from cf_cxr.packaging.explainer import main
+from cf_cxr.training.loop.script import run_script
 
 if __name__ == "__main__":
     run_script(main)

@@ -6,8 +6,8 @@
 All arguments: `python training/package_model.py --help`.
 """
 
-from cf_cxr.training.packaging import main
-from cf_cxr.training.script import run_script
+from cf_cxr.packaging.deep_scm import main
+from cf_cxr.training.loop.script import run_script
 
 if __name__ == "__main__":
     run_script(main)

@@ -5,8 +5,8 @@
 All arguments: `python training/run_plan.py --help`.
 """
 
+from cf_cxr.training.loop.script import run_script
 from cf_cxr.training.plan import main
-from cf_cxr.training.script import run_script
 
 if __name__ == "__main__":
     run_script(main)

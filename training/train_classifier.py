@@ -7,8 +7,8 @@ All arguments: `python training/train_classifier.py --help`; or put them into a 
 `train_classifier.py run.yaml`.
 """
 
-from cf_cxr.training.classifier_trainer import main
-from cf_cxr.training.script import run_script
+from cf_cxr.training.attribute_classifier.trainer import main
+from cf_cxr.training.loop.script import run_script
 
 if __name__ == "__main__":
     run_script(main)

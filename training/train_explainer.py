@@ -6,8 +6,8 @@
 All arguments: `python training/train_explainer.py --help`.
 """
 
-from cf_cxr.training.explainer_command import main
-from cf_cxr.training.script import run_script
+from cf_cxr.training.loop.script import run_script
+from cf_cxr.training.progressive_explainer.command import main
 
 if __name__ == "__main__":
     run_script(main)

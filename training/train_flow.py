@@ -6,8 +6,8 @@
 All arguments: `python training/train_flow.py --help`; or put them into a YAML file: `train_flow.py run.yaml`.
 """
 
-from cf_cxr.training.flow_trainer import main
-from cf_cxr.training.script import run_script
+from cf_cxr.training.causal_flow.trainer import main
+from cf_cxr.training.loop.script import run_script
 
 if __name__ == "__main__":
     run_script(main)

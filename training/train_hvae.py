@@ -6,8 +6,8 @@
 All arguments: `python training/train_hvae.py --help`; or put them into a YAML file: `train_hvae.py run.yaml`.
 """
 
-from cf_cxr.training.hvae_trainer import main
-from cf_cxr.training.script import run_script
+from cf_cxr.training.causal_hvae.trainer import main
+from cf_cxr.training.loop.script import run_script
 
 if __name__ == "__main__":
     run_script(main)

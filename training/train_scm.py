@@ -5,8 +5,8 @@
 All arguments: `python training/train_scm.py --help`; or put them into a YAML file: `train_scm.py run.yaml`.
 """
 
-from cf_cxr.training.scm_trainer import main
-from cf_cxr.training.script import run_script
+from cf_cxr.training.attribute_scm.trainer import main
+from cf_cxr.training.loop.script import run_script
 
 if __name__ == "__main__":
     run_script(main)

@@ -11,7 +11,7 @@ from .version import __version__
 _PUBLIC = {
     "attributes": ["Attribute", "AttributeSchema", "AttributeValueError", "UnknownAttributeError"],
     "causal_graph": ["CausalGraph", "CausalGraphError"],
-    "image_processing_cxr": ["CXRImageProcessor"],
+    "images.image_processing_cxr": ["CXRImageProcessor"],
     "models.attribute_scm": ["AttributeSCMConfig", "AttributeSCMModel"],
     "models.attribute_classifier": ["AttributeClassifierConfig", "AttributeClassifierModel"],
     "models.causal_flow": ["CausalFlowConfig", "CausalFlowModel"],
@@ -35,13 +35,13 @@ _PUBLIC = {
         "as_image_classifier",
         "distil",
     ],
-    "posterior_bins": ["PosteriorBins"],
+    "models.progressive_explainer.posterior_bins": ["PosteriorBins"],
     "pipelines": ["CounterfactualPipeline", "ExplanationPipeline"],
-    "explanation": ["Explanation"],
-    "usual_films": ["OutOfDistributionWarning"],
+    "explaining.explanation": ["Explanation"],
+    "images.usual_films": ["OutOfDistributionWarning"],
     "data": ["load_cxr", "cxr_schema"],
-    "visualization": ["counterfactual_grid"],
-    "explanation_pictures": ["contact_sheet"],
+    "visualization.counterfactuals": ["counterfactual_grid"],
+    "visualization.explanations": ["contact_sheet"],
     "examples": ["example_images"],
 }
 _WHERE = {name: module for module, names in _PUBLIC.items() for name in names}

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .tensor_values import has_values
+from .tensor_checks import has_values
 
 KINDS = ("continuous", "binary", "categorical")
 MAX_CATEGORIES = 1000

@@ -2,7 +2,7 @@
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
-from .image_processing_cxr import CXRImageProcessor
+from .images.image_processing_cxr import CXRImageProcessor
 from .models.anatomy_segmenter import AnatomySegmenterConfig, AnatomySegmenterModel
 from .models.attribute_classifier import AttributeClassifierConfig, AttributeClassifierModel
 from .models.attribute_scm import AttributeSCMConfig, AttributeSCMModel

@@ -43,7 +43,7 @@ from cf_cxr.models.attribute_classifier import AttributeClassifierConfig, Attrib
 from cf_cxr.models.causal_hvae import CausalHVAEModel
 from cf_cxr.models.causal_hvae.convert_causal_hvae_original import config_from_hparams, convert_state_dict
 from cf_cxr.models.image_mechanism import repeat_noise
-from cf_cxr.training.losses import (
+from cf_cxr.training.counterfactual_finetuning.losses import (
     FreeEnergyConstraint,
     attribute_target_loss,
     counterfactual_targets,

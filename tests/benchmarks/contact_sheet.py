@@ -16,9 +16,9 @@ from PIL import Image
 
 from cf_cxr import CXRImageProcessor, DeepSCMModel, load_cxr
 from cf_cxr.data import CXRCollator
-from cf_cxr.training.flow_trainer import opposite
-from cf_cxr.training.manifest import git_commit
-from cf_cxr.training.pictures import image_grid
+from cf_cxr.images.grey_levels import image_grid
+from cf_cxr.training.causal_flow.trainer import opposite
+from cf_cxr.training.loop.run_folder import git_commit
 
 
 @torch.no_grad()

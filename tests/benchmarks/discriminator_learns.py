@@ -19,7 +19,7 @@ from cf_cxr.models.progressive_explainer import (
     ExplainerDiscriminatorConfig,
     ProgressiveExplainerConfig,
 )
-from cf_cxr.training.explainer_losses import discriminator_hinge_loss
+from cf_cxr.training.progressive_explainer.losses import discriminator_hinge_loss
 
 SEED, IMAGES, HELD_OUT, BATCH = 5, 3000, 400, 8
 REPORTED = (100, 250, 500)

@@ -23,8 +23,8 @@ import torch
 
 from cf_cxr import CausalFlowModel, CXRImageProcessor, cxr_schema, load_cxr
 from cf_cxr.data import CXRCollator
-from cf_cxr.training.flow_trainer import opposite
-from cf_cxr.training.manifest import git_commit
+from cf_cxr.training.causal_flow.trainer import opposite
+from cf_cxr.training.loop.run_folder import git_commit
 
 
 def heun(field, x, times):

@@ -16,8 +16,8 @@ from contextlib import nullcontext
 import torch
 
 from cf_cxr import CausalFlowConfig, CausalFlowModel
-from cf_cxr.training.flow_trainer import PRESETS
-from cf_cxr.training.manifest import git_commit
+from cf_cxr.training.causal_flow.trainer import PRESETS
+from cf_cxr.training.loop.run_folder import git_commit
 
 
 def best_of_three(function, device: str) -> float:

@@ -26,10 +26,10 @@ from torch.nn import functional as F
 
 from cf_cxr import CausalFlowModel, CXRImageProcessor, cxr_schema, load_cxr
 from cf_cxr.data import CXRCollator
-from cf_cxr.training.data import CXRBatches
-from cf_cxr.training.flow_trainer import opposite
-from cf_cxr.training.manifest import git_commit
-from cf_cxr.training.pictures import image_grid
+from cf_cxr.images.grey_levels import image_grid
+from cf_cxr.training.causal_flow.trainer import opposite
+from cf_cxr.training.loop.batches import CXRBatches
+from cf_cxr.training.loop.run_folder import git_commit
 
 
 def features(images: torch.Tensor) -> np.ndarray:

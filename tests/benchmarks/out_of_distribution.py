@@ -26,8 +26,8 @@ from torch.nn import functional as F
 
 from cf_cxr import CXRImageProcessor, ProgressiveExplainerModel
 from cf_cxr.data.phantom import ChestPhantom, PhantomConfig
-from cf_cxr.pipelines import default_explainer_path, default_model_path
-from cf_cxr.usual_films import UsualFilms
+from cf_cxr.images.usual_films import UsualFilms
+from cf_cxr.pretrained import default_explainer_path, default_model_path
 
 SIDE = 128
 

@@ -21,10 +21,10 @@ import torch
 import cf_cxr
 from cf_cxr import DeepSCMModel
 from cf_cxr.data.phantom import ChestPhantom, PhantomConfig
+from cf_cxr.evaluation.counterfactuals.arguments import EvaluationArguments
+from cf_cxr.evaluation.counterfactuals.data import draw_interventions, load_evaluation_data
 from cf_cxr.metrics.two_sample import two_sample_auc
-from cf_cxr.training.evaluation.arguments import EvaluationArguments
-from cf_cxr.training.evaluation.data import draw_interventions, load_evaluation_data
-from cf_cxr.training.manifest import git_commit
+from cf_cxr.training.loop.run_folder import git_commit
 
 PHANTOMS, DATA_SEED, SEED = 1600, 5, 0
 WEIGHTS = Path(cf_cxr.__file__).parent / "pretrained" / "cf-cxr-nih-128"

@@ -12,10 +12,9 @@ from cf_cxr.black_box import (
     as_image_classifier,
     load_image_classifier,
 )
-
-from ..pipelines.tiny_explainer import random_explainer
-from .helpers import Linear, attribute_model, images
-from .test_transformers_adapter import PROCESSOR, vit
+from tests.black_box.helpers import Linear, attribute_model, images
+from tests.black_box.test_transformers_adapter import PROCESSOR, vit
+from tests.pipelines.tiny_explainer import random_explainer
 
 
 def test_every_kind_finds_its_adapter():

@@ -2,8 +2,7 @@ import pytest
 import torch
 
 from cf_cxr.black_box import BlackBoxError, as_image_classifier, from_attribute_classifier
-
-from .helpers import assert_gradient, attribute_model, images
+from tests.black_box.helpers import assert_gradient, attribute_model, images
 
 
 @pytest.fixture(scope="module")

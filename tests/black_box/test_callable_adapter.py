@@ -3,8 +3,7 @@ import pytest
 import torch
 
 from cf_cxr.black_box import BlackBoxError, as_image_classifier, from_callable, from_module
-
-from .helpers import SIZE, Linear, images
+from tests.black_box.helpers import SIZE, Linear, images
 
 
 def numpy_twin(module):

@@ -4,10 +4,8 @@ import pytest
 import torch
 
 from cf_cxr.black_box import BlackBoxError, check_images, check_not_constant, check_posterior
-from cf_cxr.black_box.checks import check_repeated
-from cf_cxr.black_box.errors import find_name
-
-from .helpers import images
+from cf_cxr.black_box.checks import check_repeated, find_name
+from tests.black_box.helpers import images
 
 
 def test_good_answers_pass_and_keep_their_graph():

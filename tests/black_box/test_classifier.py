@@ -4,8 +4,7 @@ from torch import nn
 
 from cf_cxr.black_box import BlackBoxError, ImageClassifier, from_module, probe_images
 from cf_cxr.black_box.fingerprints import state_digest
-
-from .helpers import SIZE, Linear, images
+from tests.black_box.helpers import SIZE, Linear, images
 
 
 class MeanBrightness(ImageClassifier):

@@ -5,9 +5,8 @@ import torch
 from torch import nn
 
 from cf_cxr.black_box import BlackBoxError, RadiographPreprocessing, as_image_classifier, from_module
-
-from ..optional_libraries import import_optional
-from .helpers import SIZE, Linear, assert_gradient, images
+from tests.black_box.helpers import SIZE, Linear, assert_gradient, images
+from tests.optional_libraries import import_optional
 
 
 def test_a_linear_classifier_has_its_closed_form_posterior_and_gradient():

@@ -13,9 +13,8 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from cf_cxr import CXRImageProcessor
 from cf_cxr.black_box import BlackBoxError, RadiographPreprocessing, as_preprocessing, probe_images
-
-from ..optional_libraries import import_optional
-from .helpers import images
+from tests.black_box.helpers import images
+from tests.optional_libraries import import_optional
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 

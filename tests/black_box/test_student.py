@@ -20,12 +20,11 @@ from cf_cxr.black_box import (
     load_image_classifier,
     measure_fidelity,
 )
-from cf_cxr.black_box.collecting import label_images
+from cf_cxr.black_box.distillation import label_images
 from cf_cxr.models.attribute_classifier import AttributeClassifierConfig, AttributeClassifierModel
-
-from ..training import bad_black_boxes
-from ..training.bad_black_boxes import MESSAGES
-from .helpers import SIZE, TINY_BACKBONE, assert_gradient, attribute_model, images
+from tests.black_box.helpers import SIZE, TINY_BACKBONE, assert_gradient, attribute_model, images
+from tests.training import bad_black_boxes
+from tests.training.bad_black_boxes import MESSAGES
 
 CONFIG = AttributeClassifierConfig(backbone_config=TINY_BACKBONE, standardize=False, pool_grid=2)
 QUICK = {"config": CONFIG, "epochs": 12, "learning_rate": 1e-2, "progress": False, "device": "cpu"}

@@ -5,8 +5,7 @@ import torch
 from torch import nn
 
 from cf_cxr.black_box import BlackBoxError, as_image_classifier, from_torchxrayvision
-
-from .helpers import Linear, assert_gradient, images
+from tests.black_box.helpers import Linear, assert_gradient, images
 
 PATHOLOGIES = ["Effusion", "Pleural_Thickening", "", "Edema"]
 POINTS = [0.2, 0.6, math.nan, math.nan]

@@ -12,8 +12,7 @@ from transformers import (
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from cf_cxr.black_box import BlackBoxError, RadiographPreprocessing, from_transformers, load_image_classifier
-
-from .helpers import assert_gradient, images
+from tests.black_box.helpers import assert_gradient, images
 
 LABELS = {0: "No Finding", 1: "Pleural Effusion", 2: "Cardiomegaly"}
 PROCESSOR = ViTImageProcessorPil(size={"height": 32, "width": 32})

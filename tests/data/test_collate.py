@@ -6,9 +6,8 @@ import torch
 from PIL import Image
 
 from cf_cxr.data import CXRCollator, CXRDataError, cxr_schema
-from cf_cxr.image_processing_cxr import CXRImageProcessor
-
-from . import layouts
+from cf_cxr.images.image_processing_cxr import CXRImageProcessor
+from tests.data import layouts
 
 SCHEMA, _ = cxr_schema("nih_cxr14")
 

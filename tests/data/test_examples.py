@@ -5,7 +5,7 @@ from PIL import Image
 
 from cf_cxr.data import cxr_schema
 from cf_cxr.examples import FOLDER, example_dicom, example_images
-from cf_cxr.image_processing_cxr import CXRImageProcessor
+from cf_cxr.images.image_processing_cxr import CXRImageProcessor
 
 
 def test_four_films_of_both_sexes_views_and_findings():

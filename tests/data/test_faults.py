@@ -21,8 +21,7 @@ from cf_cxr.data import (
     preparation,
 )
 from cf_cxr.examples import example_dicom
-
-from . import layouts
+from tests.data import layouts
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,7 @@ import pytest
 from cf_cxr.attributes import Attribute, AttributeSchema
 from cf_cxr.data import BadRowError, CXRDataError, LoadReport, MissingDataError, cxr_schema, load_cxr
 from cf_cxr.data.folder import folder_schema, infer_schema, read_folder
-
-from . import layouts
+from tests.data import layouts
 
 
 def read(root, on_error="raise", **options):

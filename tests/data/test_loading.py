@@ -5,10 +5,9 @@ import logging
 import pytest
 
 from cf_cxr.data import CXRDataError, MissingDataError, cxr_features, cxr_schema, load_cxr, load_report
-from cf_cxr.data.loading import cache_folder, find_source
-from cf_cxr.data.tables import path_inside
-
-from . import layouts
+from cf_cxr.data.loading import cache_folder
+from cf_cxr.data.tables import find_source, path_inside
+from tests.data import layouts
 
 
 @pytest.mark.parametrize("source", ["nih_cxr14", "mimic_cxr", "chexpert", "padchest", "folder"])

@@ -16,8 +16,7 @@ from cf_cxr.data import (
     load_report,
 )
 from cf_cxr.data.encoding import ParquetImages
-
-from . import layouts
+from tests.data import layouts
 
 FEATURES = Features(
     {

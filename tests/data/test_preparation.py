@@ -21,9 +21,8 @@ from cf_cxr.data import (
     preparation,
 )
 from cf_cxr.data.encoding import ImageEncoder
-from cf_cxr.image_processing_cxr import CXRImageProcessor
-
-from . import layouts
+from cf_cxr.images.image_processing_cxr import CXRImageProcessor
+from tests.data import layouts
 
 FRACTIONS = (0.5, 0.25, 0.25)
 

@@ -20,8 +20,7 @@ from cf_cxr.data.cohort import race_group
 from cf_cxr.data.mimic_cxr import read_mimic_cxr
 from cf_cxr.data.nih_cxr14 import parse_age, read_nih_cxr14
 from cf_cxr.data.padchest import parse_labels, read_padchest
-
-from . import layouts
+from tests.data import layouts
 
 
 def human(table):

@@ -10,8 +10,7 @@ from cf_cxr.metrics.amplification import (
     posterior_drift,
 )
 from cf_cxr.metrics.bootstrap import patient_weights
-
-from .gaussian_toy import GRAPH, SCHEMA, auc, classes, feature, sigmoid
+from tests.metrics.gaussian_toy import GRAPH, SCHEMA, auc, classes, feature, sigmoid
 
 N, D = 2000, 1.5
 

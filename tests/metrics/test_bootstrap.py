@@ -5,6 +5,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from cf_cxr.metrics.bootstrap import (
+    attribute_score,
     bootstrap_interval,
     interval,
     mean_samples,
@@ -12,7 +13,6 @@ from cf_cxr.metrics.bootstrap import (
     patient_weights,
     score_samples,
 )
-from cf_cxr.metrics.discrimination import attribute_score
 
 
 @pytest.fixture

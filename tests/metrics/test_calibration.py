@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from cf_cxr.metrics.calibration import expected_calibration_error
-from cf_cxr.training.calibration import expected_calibration_error as re_exported
+from cf_cxr.training.attribute_classifier.calibration import expected_calibration_error as re_exported
 
 
 def test_constructed_binary_case():

@@ -7,8 +7,7 @@ import torch
 from cf_cxr.metrics.cardiothoracic import cardiothoracic_ratio
 from cf_cxr.metrics.masks import horizontal_width, largest_components
 from cf_cxr.metrics.paired_tests import change_by_decision
-
-from .phantom_reference import explained, rendered
+from tests.metrics.phantom_reference import explained, rendered
 
 
 def chest():

@@ -7,8 +7,7 @@ from sklearn.metrics import roc_auc_score
 
 from cf_cxr.metrics.costophrenic import costophrenic_angles, costophrenic_score
 from cf_cxr.metrics.paired_tests import change_by_decision
-
-from .phantom_reference import explained, rendered
+from tests.metrics.phantom_reference import explained, rendered
 
 SIZE = 200
 

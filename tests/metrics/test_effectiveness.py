@@ -6,8 +6,7 @@ import pytest
 from cf_cxr.metrics.bootstrap import patient_weights, score_samples
 from cf_cxr.metrics.effectiveness import absolute_interval, effectiveness, effectiveness_samples
 from cf_cxr.metrics.fooling import fooling_gap
-
-from .gaussian_toy import auc, classes, feature, sigmoid
+from tests.metrics.gaussian_toy import auc, classes, feature, sigmoid
 
 N = 2000
 WEIGHTS = patient_weights(np.arange(N), 50, seed=0)

@@ -28,8 +28,7 @@ from cf_cxr.metrics.soundness import image_distance
 from cf_cxr.metrics.true_counterfactual import counterfactual_error
 from cf_cxr.metrics.two_sample import two_sample_auc
 from cf_cxr.metrics.validity import counterfactual_validity
-
-from .gaussian_toy import GRAPH, SCHEMA
+from tests.metrics.gaussian_toy import GRAPH, SCHEMA
 
 N = 60
 OPTIONS = {"n_resamples": 20, "seed": 3}

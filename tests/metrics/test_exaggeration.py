@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cf_cxr.metrics.exaggeration import exaggeration_curve, posterior_bin
-from cf_cxr.posterior_bins import PosteriorBins
+from cf_cxr.models.progressive_explainer.posterior_bins import PosteriorBins
 
 CENTRES = (np.arange(10) + 0.5) / 10
 FEW = {"n_resamples": 50, "seed": 1}

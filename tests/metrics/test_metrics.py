@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cf_cxr.metrics.bootstrap import bootstrap_interval, patient_weights
-from cf_cxr.metrics.discrimination import attribute_score
+from cf_cxr.metrics.bootstrap import attribute_score, bootstrap_interval, patient_weights
 from cf_cxr.metrics.exposure import affine_component, exposure_share
 from cf_cxr.metrics.soundness import image_distance
 

@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from cf_cxr.metrics.preservation import foreign_object_preservation, object_overlap
-
-from .phantom_reference import rendered
+from tests.metrics.phantom_reference import rendered
 
 FEW = {"n_resamples": 50}
 

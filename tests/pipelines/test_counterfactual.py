@@ -10,9 +10,9 @@ from torch.utils.data import Dataset
 from transformers import ResNetConfig, ResNetModel, pipeline
 
 import cf_cxr
-from cf_cxr.image_errors import CXRImageError
+from cf_cxr.images.errors import CXRImageError
 from cf_cxr.pipelines import COUNTERFACTUAL_TASK, CounterfactualPipeline
-from tests.dicom_files import make_dicom, save_dicom
+from tests.images.dicom_files import make_dicom, save_dicom
 from tests.pipelines.tiny import (
     SCHEMA,
     SIDE,

@@ -19,16 +19,11 @@ from cf_cxr.black_box import (
     from_module,
     from_transformers,
 )
-from cf_cxr.pipelines import (
-    EXPLANATION_TASK,
-    ExplainerMismatchError,
-    ExplanationPipeline,
-    ModelFileError,
-    default_explainer_path,
-)
-from cf_cxr.pipelines.explained_classifier import check_explains, explained_classifier
+from cf_cxr.explaining.explained_classifier import check_explains, explained_classifier
+from cf_cxr.pipelines import EXPLANATION_TASK, ExplainerMismatchError, ExplanationPipeline, ModelFileError
+from cf_cxr.pretrained import default_explainer_path
 from tests.black_box.helpers import attribute_model
-from tests.dicom_files import make_dicom, save_dicom
+from tests.images.dicom_files import make_dicom, save_dicom
 from tests.optional_libraries import import_optional
 from tests.pipelines.tiny import processor_knowing, tiny_model, tiny_processor
 from tests.pipelines.tiny_explainer import (
@@ -217,7 +212,7 @@ def test_unreadable_images_are_reported_where_asked(pipe, tmp_path):
     images = [flat_with_texture(0.2), str(tmp_path / "bad.png")]
     good, bad = pipe(images, on_error="report", batch_size=2)
     assert good.valid and "bad.png" in bad["error"] and bad["file"].endswith("bad.png")
-    with pytest.raises(cf_cxr.image_errors.CXRImageError, match="bad.png"):
+    with pytest.raises(cf_cxr.images.errors.CXRImageError, match="bad.png"):
         pipe(images)
 
 
@@ -226,7 +221,7 @@ def test_several_films_in_the_place_of_one_are_refused_and_no_film_gets_anothers
     bad, good = pipe([[a, b], c], on_error="report", batch_size=2)
     assert "image 0: a list in the place of one image" in bad["error"]
     assert good.message == pipe(c).message and good.name == "image 1"
-    with pytest.raises(cf_cxr.image_errors.CXRImageError, match="image 0: a list"):
+    with pytest.raises(cf_cxr.images.errors.CXRImageError, match="image 0: a list"):
         pipe([[a, b]])
 
 
@@ -361,7 +356,7 @@ def test_an_unknown_class_is_refused_with_those_that_there_are(pipe):
 def test_an_unknown_class_of_the_default_classifier_is_refused_too():
     """As `cf-cxr explain x.png --class-name Nope` asks."""
     bundled = as_image_classifier(
-        cf_cxr.DeepSCMModel.from_pretrained(cf_cxr.pipelines.default_model_path()).classifier, "finding"
+        cf_cxr.DeepSCMModel.from_pretrained(cf_cxr.pretrained.default_model_path()).classifier, "finding"
     )
     pipe, image = make(known_explainer(classifier=bundled)), flat_with_texture(0.1)
     with pytest.raises(BlackBoxError, match="Unknown class 'Nope'.*'finding=Effusion'.*'sex=Female'"):
@@ -461,7 +456,7 @@ def test_without_a_classifier_only_a_bundled_one_is_found():
         ValueError, match="classifier=.*trained for that of 'effusion'.*not the one in this package"
     ):
         make()(flat_with_texture(0.1))
-    folder = cf_cxr.pipelines.default_model_path()
+    folder = cf_cxr.pretrained.default_model_path()
     bundled = as_image_classifier(cf_cxr.DeepSCMModel.from_pretrained(folder).classifier, "finding")
     explainer = known_explainer(classifier=bundled)
     assert explained_classifier(explainer).fingerprint() == bundled.fingerprint()

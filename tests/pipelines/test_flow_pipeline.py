@@ -8,8 +8,9 @@ from transformers import pipeline
 from transformers.utils import logging
 
 import cf_cxr  # noqa: F401  (registers the task)
-from cf_cxr import DeepSCMConfig, cli
-from cf_cxr.causal_explanation import causal_series
+from cf_cxr import DeepSCMConfig
+from cf_cxr.cli import main as cli
+from cf_cxr.explaining.causal import causal_series
 from cf_cxr.models.deep_scm import DeepSCMModel
 from cf_cxr.pipelines import COUNTERFACTUAL_TASK
 from tests.pipelines.tiny import SCHEMA, SIDE, grey_image, save_tiny, tiny_model

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cf_cxr.training.script import run_script
+from cf_cxr.training.loop.script import run_script
 
 FOLDER = Path(__file__).parents[2] / "training"
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py"))

@@ -12,16 +12,15 @@ import torch
 from cf_cxr.causal_graph import CausalGraph
 from cf_cxr.models.attribute_classifier import AttributeClassifierConfig, AttributeClassifierModel
 from cf_cxr.models.attribute_scm import AttributeSCMConfig, AttributeSCMModel
-from cf_cxr.training.arguments import TrainerArguments
-from cf_cxr.training.classifier_trainer import (
+from cf_cxr.training.attribute_classifier.trainer import (
     ClassifierArguments,
     ClassifierTrainer,
     build_classifier_config,
     classifier_metrics,
 )
-from cf_cxr.training.scm_trainer import SCMTrainer
-
-from .tiny import LOOP, SCHEMA, TinyData, tiny_trainer
+from cf_cxr.training.attribute_scm.trainer import SCMTrainer
+from cf_cxr.training.loop.arguments import TrainerArguments
+from tests.training.loop.tiny import LOOP, SCHEMA, TinyData, tiny_trainer
 
 ROOT = Path(__file__).parents[2]
 BACKBONE = {

@@ -15,17 +15,14 @@ from .adapters import (
     from_module,
     from_torchxrayvision,
     from_transformers,
+    load_image_classifier,
 )
-from .checks import check_images, check_not_constant, check_posterior
+from .checks import BlackBoxError, check_images, check_not_constant, check_posterior
 from .classifier import ImageClassifier
 from .distillation import StudentFidelityError, distil
-from .errors import BlackBoxError
-from .fidelity import FidelityLimits, FidelityReport, measure_fidelity
-from .loading import load_image_classifier
-from .preprocessing import RadiographPreprocessing
-from .probes import probe_images
-from .processor_settings import as_preprocessing
-from .student import StudentClassifier
+from .fingerprints import probe_images
+from .preprocessing import RadiographPreprocessing, as_preprocessing
+from .student import FidelityLimits, FidelityReport, StudentClassifier, measure_fidelity
 
 __all__ = [
     "AttributeImageClassifier",

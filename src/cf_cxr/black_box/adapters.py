@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import os
+import re
+import sys
+from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 from torch import nn
-from transformers import Pipeline, PreTrainedModel
+from transformers import AutoImageProcessor, AutoModelForImageClassification, Pipeline, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
 
-from ..models.attribute_classifier import AttributeClassifierModel
+from ..models.attribute_classifier import AttributeClassifierConfig, AttributeClassifierModel
+from ..models.complete_loading import load_complete, load_config
+from ..models.deep_scm import DeepSCMConfig, DeepSCMModel
 from .attribute_adapter import AttributeImageClassifier, attribute_of_class, from_attribute_classifier
 from .callable_adapter import CallableImageClassifier, from_callable
+from .checks import BlackBoxError, same_name
 from .classifier import ImageClassifier
-from .errors import BlackBoxError, same_name
 from .module_adapter import ModuleImageClassifier, from_module
+from .student import StudentClassifier, is_student_config
 from .torchxrayvision_adapter import TorchXRayVisionClassifier, from_torchxrayvision
 from .transformers_adapter import TransformersImageClassifier, from_transformers
 
@@ -42,7 +52,7 @@ def as_image_classifier(classifier: Any, class_name: str | None = None, **option
     if isinstance(classifier, ImageClassifier):
         return _as_it_is(classifier, class_name, options)
     if isinstance(classifier, (str, os.PathLike)):
-        from .loading import load_image_classifier  # it reads this module
+        pass
 
         return load_image_classifier(classifier, class_name, **options)
     try:
@@ -107,3 +117,132 @@ __all__ = [
     "from_torchxrayvision",
     "from_transformers",
 ]
+
+
+def load_image_classifier(
+    name_or_path: str | os.PathLike, class_name: str | None = None, **options: Any
+) -> ImageClassifier:
+    """A saved student, attribute classifier, or transformers image-classification model with its processor.
+
+    Args:
+        name_or_path: a folder, or a repository on the Hub. Weights must be safetensors.
+        class_name: the class; see `as_image_classifier`. A student knows its own.
+        **options: of the adapter.
+
+    Raises:
+        BlackBoxError: for an unknown class, a model that is no classifier, or weights that are damaged or missing.
+        OSError: where there is no model.
+    """
+    config = load_config(name_or_path, BlackBoxError)
+    if is_student_config(config):
+        return as_image_classifier(StudentClassifier.from_pretrained(name_or_path), class_name, **options)
+    if isinstance(config, AttributeClassifierConfig):
+        model = load_complete(AttributeClassifierModel, name_or_path, BlackBoxError)
+        return as_image_classifier(model, class_name, **options)
+    if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+        raise BlackBoxError(
+            f"{name_or_path} holds a {config.model_type} model, which classifies no images. Give an attribute "
+            "classifier, a student, or a transformers image-classification model."
+        )
+    options.setdefault("processor", None)
+    if options["processor"] is None:
+        options["processor"] = AutoImageProcessor.from_pretrained(name_or_path)
+    model = load_complete(AutoModelForImageClassification, name_or_path, BlackBoxError)
+    return as_image_classifier(model, class_name, **options)
+
+
+__all__ = ["load_image_classifier"]
+
+
+_REFERENCE = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")
+
+
+def is_reference(text: str) -> bool:
+    """Whether a text has the form `package.module:name` (and is no file that exists)."""
+    return bool(_REFERENCE.match(text)) and not os.path.exists(text)
+
+
+def import_object(reference: str) -> Any:
+    """The object of `package.module:name`; modules of the current folder are found too.
+
+    Raises:
+        ValueError: no such module or name in it.
+    """
+    module_name, _, name = reference.partition(":")
+    folder = os.getcwd()
+    added = folder not in sys.path
+    if added:
+        sys.path.insert(0, folder)
+    try:
+        found: Any = import_module(module_name)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"{reference!r}: {error}; run from the folder of the module, or install it."
+        ) from error
+    except AttributeError as error:
+        raise ValueError(f"{reference!r}: the module {module_name} has no {name!r}.") from error
+    finally:
+        if added:
+            sys.path.remove(folder)
+    return found
+
+
+def made_object(reference: str) -> Any:
+    """As `import_object`; a function or class that can be called without arguments is a factory, and is called."""
+    found = import_object(reference)
+    return found() if _is_factory(found) else found
+
+
+def load_black_box(
+    name: str, class_name: str | None = None, options: str | Mapping[str, Any] | None = None
+) -> ImageClassifier:
+    """The classifier that a command names.
+
+    Args:
+        name: a folder or Hub repository (one of this package's classifiers, a student, a `DeepSCMModel`, whose own
+            classifier is meant, or a transformers model), or `package.module:name`: a function from images to probabilities, a network, a pipeline, an
+            `ImageClassifier`, or a factory without arguments that returns one of these.
+        class_name: see `as_image_classifier`.
+        options: of the adapter, as a mapping or as JSON, for instance `{"index": 3, "activation": "softmax"}`.
+
+    Raises:
+        BlackBoxError: for a classifier, class or option that does not fit.
+        ValueError: options that are no JSON object, or an import that fails.
+    """
+    if isinstance(options, str):
+        try:
+            options = json.loads(options)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"--classifier_options {options!r} is no JSON ({error}).") from error
+    if options is not None and not isinstance(options, Mapping):
+        raise ValueError(
+            f'--classifier_options must be a JSON object such as {{"index": 3}}, got {options!r}.'
+        )
+    chosen: Any = name
+    if is_reference(name):
+        chosen = made_object(name)
+        if isinstance(chosen, str):
+            raise BlackBoxError(f"{name!r} is a text ({chosen!r}), no classifier.")
+    elif isinstance(load_config(name, BlackBoxError), DeepSCMConfig):
+        chosen = load_complete(DeepSCMModel, name, BlackBoxError)
+    if isinstance(chosen, DeepSCMModel):
+        chosen = chosen.classifier
+    return as_image_classifier(chosen, class_name, **(options or {}))
+
+
+def _is_factory(found: Any) -> bool:
+    if isinstance(found, nn.Module) or not (inspect.isroutine(found) or inspect.isclass(found)):
+        return False
+    try:
+        parameters = inspect.signature(found).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [p for p in parameters if p.default is p.empty and p.kind not in variable]
+    takes_images = any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters)
+    return not needed and not takes_images
+
+
+__all__ = ["import_object", "is_reference", "load_black_box", "made_object"]

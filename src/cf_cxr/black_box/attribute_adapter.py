@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ..attributes import Attribute
 from ..models.attribute_classifier import AttributeClassifierModel
+from .checks import BlackBoxError, find_name
 from .classifier import ImageClassifier
-from .errors import BlackBoxError, find_name
 from .fingerprints import module_digest
 from .preprocessing import RadiographPreprocessing
 

@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .activations import check_activation, check_index, select_class
+from .checks import BlackBoxError
 from .classifier import ImageClassifier
-from .errors import BlackBoxError
 from .fingerprints import behaviour_digest
-from .module_adapter import describe_preprocessing
-from .processor_settings import as_preprocessing
+from .module_adapter import check_activation, check_index, describe_preprocessing, select_class
+from .preprocessing import as_preprocessing
 
 
 class CallableImageClassifier(ImageClassifier):

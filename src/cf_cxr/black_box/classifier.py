@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from numbers import Real
 from typing import Any
 
@@ -13,16 +14,14 @@ from torch import Tensor, nn
 
 from .checks import (
     MIN_SPREAD,
+    BlackBoxError,
     check_gradient,
     check_images,
     check_not_constant,
     check_posterior,
     check_repeated,
 )
-from .errors import BlackBoxError
-from .evaluation_mode import frozen_evaluation
-from .fingerprints import fingerprint, module_digest
-from .probes import probe_images
+from .fingerprints import fingerprint, module_digest, probe_images
 
 
 def shift_posterior(posterior: Any, operating_point: float) -> Any:
@@ -231,3 +230,27 @@ class ImageClassifier(nn.Module, ABC):
 
     def _who(self) -> str:
         return f"The classifier of {self.class_name!r}"
+
+
+@contextmanager
+def frozen_evaluation(module: nn.Module) -> Iterator[None]:
+    """Inside: evaluation mode, parameters without gradients. Afterwards: every flag as it was.
+
+    In evaluation mode dropout is off and batch norm uses its running statistics, so an answer depends on its
+    image only. Graphs made inside lead to the inputs and not to the parameters. Flags are set one by one, without
+    `train()`, which a model may have overridden. Only modules that are registered are
+    reached, and two threads should not use one module.
+    """
+    training = [m for m in module.modules() if m.training]
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    try:
+        for m in training:
+            m.training = False
+        for p in trainable:
+            p.requires_grad_(False)
+        yield
+    finally:
+        for m in training:
+            m.training = True
+        for p in trainable:
+            p.requires_grad_(True)

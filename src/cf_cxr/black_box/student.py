@@ -7,14 +7,132 @@ is the black box, and the explanation should be confirmed by asking the black bo
 
 from __future__ import annotations
 
+import math
 import os
+from dataclasses import asdict, dataclass, fields
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from ..models.attribute_classifier import AttributeClassifierConfig, AttributeClassifierModel
 from ..models.complete_loading import load_complete, load_config
 from .attribute_adapter import AttributeImageClassifier
-from .errors import BlackBoxError
-from .fidelity import FidelityReport
+from .checks import BlackBoxError
+
+
+@dataclass(frozen=True)
+class FidelityReport:
+    """Agreement of a student with its black box on held-out images.
+
+    Args:
+        mean_difference: mean |student - black box| of the posteriors, in [0, 1]; ideal 0.
+        max_difference: the largest of those.
+        correlation: Pearson's, of the posteriors; None where one of them is constant.
+        agreement: share of images with the same decision; easily high where one decision is rare.
+        balanced_agreement: mean of that share over the images the black box says yes and no to; None where it
+            says only one of them.
+        n_train, n_held_out: images trained on and measured on; of different patients where those are known.
+        black_box_fingerprint: of the black box.
+        by_patient: whether the split was by patient.
+        seed: of the split and the training.
+    """
+
+    mean_difference: float
+    max_difference: float
+    correlation: float | None
+    agreement: float
+    balanced_agreement: float | None
+    n_train: int
+    n_held_out: int
+    black_box_fingerprint: str
+    by_patient: bool
+    seed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """In JSON's types; `from_dict` reads it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> FidelityReport:
+        """The report that `to_dict` wrote; keys of later versions are left out."""
+        return cls(**{f.name: values[f.name] for f in fields(cls)})
+
+    def __str__(self) -> str:
+        correlation = "undefined" if self.correlation is None else f"{self.correlation:.3f}"
+        balanced = "undefined" if self.balanced_agreement is None else f"{self.balanced_agreement:.3f}"
+        return (
+            f"mean |difference| {self.mean_difference:.3f}, correlation {correlation}, same decision "
+            f"{self.agreement:.3f} (balanced {balanced}) on {self.n_held_out} held-out images, after "
+            f"{self.n_train} for training"
+        )
+
+
+@dataclass(frozen=True)
+class FidelityLimits:
+    """What a student must reach to stand in for its black box.
+
+    Args:
+        mean_difference: at most; one bin of ten by default.
+        correlation, balanced_agreement: at least.
+    """
+
+    mean_difference: float = 0.1
+    correlation: float = 0.9
+    balanced_agreement: float = 0.85
+
+    def failures(self, report: FidelityReport) -> list[str]:
+        """What falls short, in words; empty for a faithful student."""
+        failed = []
+        if not report.mean_difference <= self.mean_difference:
+            failed.append(
+                f"mean |difference| {report.mean_difference:.3f} (at most {self.mean_difference:g})"
+            )
+        for name in ("correlation", "balanced_agreement"):
+            value, limit = getattr(report, name), getattr(self, name)
+            if value is None:
+                failed.append(f"{name.replace('_', ' ')} undefined (at least {limit:g})")
+            elif not value >= limit:
+                failed.append(f"{name.replace('_', ' ')} {value:.3f} (at least {limit:g})")
+        return failed
+
+
+def measure_fidelity(student: Tensor, black_box: Tensor, threshold: float = 0.5) -> dict[str, float | None]:
+    """The measures of `FidelityReport` for posteriors `(N,)` of the same images.
+
+    Raises:
+        BlackBoxError: for shapes that differ, or no images.
+    """
+    if student.shape != black_box.shape or student.ndim != 1 or len(student) == 0:
+        raise BlackBoxError(
+            "Fidelity compares posteriors (N,) of the same images, at least one, got "
+            f"{tuple(student.shape)} and {tuple(black_box.shape)}."
+        )
+    a, b = student.detach().double().cpu(), black_box.detach().double().cpu()
+    difference = (a - b).abs()
+    yes = b >= threshold
+    same = (a >= threshold) == yes
+    groups = [same[yes], same[~yes]]
+    balanced = sum(float(g.double().mean()) for g in groups) / 2 if all(len(g) for g in groups) else None
+    deviation = float(a.std(correction=0) * b.std(correction=0))
+    covariance = float(((a - a.mean()) * (b - b.mean())).mean())
+    correlation = covariance / deviation if deviation > 1e-12 else None
+    if correlation is not None:
+        correlation = math.copysign(min(abs(correlation), 1.0), correlation)
+    return {
+        "mean_difference": float(difference.mean()),
+        "max_difference": float(difference.max()),
+        "correlation": correlation,
+        "agreement": float(same.double().mean()),
+        "balanced_agreement": balanced,
+    }
+
+
+def posteriors_on(classifier: Any, images: Tensor, batch_size: int) -> Tensor:
+    """Posteriors of images stored in half precision, on the CPU."""
+    chunks = [classifier.posterior(c.float(), batch_size).cpu() for c in images.split(batch_size)]
+    return torch.cat(chunks)
+
 
 ATTRIBUTE = "black_box"
 RECORD = "distillation"  # entry of the configuration that holds the fidelity

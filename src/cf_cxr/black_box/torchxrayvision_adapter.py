@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import BlackBoxError, find_name
+from .checks import BlackBoxError, find_name
 from .module_adapter import ModuleImageClassifier
 from .preprocessing import RadiographPreprocessing
 

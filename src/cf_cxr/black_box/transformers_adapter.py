@@ -6,9 +6,9 @@ from typing import Any
 
 from transformers import Pipeline, PreTrainedModel
 
-from .errors import BlackBoxError, find_name
+from .checks import BlackBoxError, find_name
 from .module_adapter import ModuleImageClassifier
-from .processor_settings import as_preprocessing
+from .preprocessing import as_preprocessing
 
 
 class TransformersImageClassifier(ModuleImageClassifier):

@@ -25,9 +25,10 @@ from .cohort import (
     refuse,
     to_number,
 )
+from .definitions import NO_FINDING, RACES
 from .errors import BadRowError, CXRDataError
 from .report import LoadReport
-from .schemas import NO_FINDING, RACES, cxr_schema
+from .schemas import cxr_schema
 from .splits import DEFAULT_FRACTIONS, carve_validation, split_by_patient
 from .tables import find_file, path_inside, read_table
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from .definitions import RACES
 from .errors import BadRowError, CXRDataError
-from .schemas import RACES
 
 if TYPE_CHECKING:
     from ..attributes import Attribute

@@ -14,7 +14,7 @@ from .errors import CXRDataError
 
 if TYPE_CHECKING:
     from ..attributes import AttributeSchema
-    from ..image_processing_cxr import CXRImageProcessor
+    from ..images.image_processing_cxr import CXRImageProcessor
 
 
 class CXRCollator:
@@ -64,7 +64,7 @@ class CXRCollator:
 
     def _processor_of(self, size: int) -> CXRImageProcessor:
         """The processor for this size, with the settings of the one that was given."""
-        from ..image_processing_cxr import CXRImageProcessor
+        from ..images.image_processing_cxr import CXRImageProcessor
 
         if self.processor is None:
             self.processor = CXRImageProcessor(size=size)

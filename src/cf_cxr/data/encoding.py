@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import CXRDataError, UnreadableImageError
 
 if TYPE_CHECKING:
-    from ..image_processing_cxr import CXRImageProcessor
+    from ..images.image_processing_cxr import CXRImageProcessor
 
 
 class ImageEncoder:

@@ -25,9 +25,9 @@ import pandas as pd
 from ..files import DICOM_SUFFIXES
 from .base import IDENTIFIERS, NOT_ATTRIBUTES, SPLITS, SourceTable, checked_schema
 from .cohort import NEGATIVE, SEPARATORS, is_free_text, is_missing, listed, parse_column, refuse
+from .definitions import DEFAULT_ATTRIBUTES, NO_FINDING, SEXES
 from .errors import BadRowError, CXRDataError, MissingDataError
 from .report import LoadReport
-from .schemas import DEFAULT_ATTRIBUTES, NO_FINDING, SEXES
 from .splits import DEFAULT_FRACTIONS, split_by_patient
 from .tables import check_columns, check_regular_file, path_inside, read_table
 

@@ -10,27 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .base import SourceTable
-from .errors import CXRDataError, MissingDataError
+from .errors import CXRDataError
 from .report import LoadReport, describe_attributes
-from .schemas import SOURCES
 
 if TYPE_CHECKING:
     import datasets
 
-    from ..image_processing_cxr import CXRImageProcessor
+    from ..images.image_processing_cxr import CXRImageProcessor
+from .tables import find_source
 
 CACHE_VARIABLE = "CF_CXR_CACHE"
 #: Number of phantom images unless num_images is given.
 PHANTOM_IMAGES = {"train": 4000, "validation": 500, "test": 1000}
-#: How a folder is recognised when it is given without the source's name.
-SIGNATURES = {
-    "nih_cxr14": ("Data_Entry_2017*.csv",),
-    "mimic_cxr": ("mimic-cxr-2.*-metadata.csv*",),
-    "padchest": ("PADCHEST_chest_x_ray_images_labels*.csv*",),
-    "parquet": ("train.parquet", "train-*.parquet", "test.parquet", "data/train-*.parquet"),
-    "folder": ("metadata.csv",),
-    "chexpert": ("train.csv",),
-}
 
 
 def load_cxr(
@@ -114,34 +105,6 @@ def load_cxr(
     return result[split]
 
 
-def find_source(name_or_path: str | Path, data_dir: str | Path | None = None) -> tuple[str, Path | None]:
-    """The kind and the folder of a source that is named, or given by its folder.
-
-    Raises:
-        MissingDataError: no such folder.
-        CXRDataError: neither a known name nor a folder of a known kind.
-    """
-    from .tables import data_folder
-
-    if name_or_path == "phantom":
-        return "phantom", None
-    if name_or_path in SOURCES:
-        return str(name_or_path), data_folder(data_dir, str(name_or_path))
-    path = Path(name_or_path).expanduser()
-    if not path.exists():
-        raise MissingDataError(
-            f"{str(name_or_path)!r} is neither a known source ({', '.join(SOURCES)}) nor a folder that exists."
-        )
-    folder = data_folder(path, "data")
-    for source, patterns in SIGNATURES.items():
-        if any(next(folder.glob(pattern), None) for pattern in patterns):
-            return source, folder
-    raise CXRDataError(
-        f"{folder} is no data set of a known kind. Write a metadata.csv into it (columns file_name and "
-        f"attributes), or name its kind: load_cxr(name, data_dir=...) with {', '.join(SOURCES)}."
-    )
-
-
 def read_table_of(
     source: str, folder: Path, report: LoadReport, seed: int, options: dict[str, Any]
 ) -> SourceTable:
@@ -187,7 +150,7 @@ def _check_options(reader: Callable, options: dict[str, Any], source: str) -> No
 
 
 def _processor(resolution: int | None, processor: CXRImageProcessor | None):
-    from ..image_processing_cxr import CXRImageProcessor
+    from ..images.image_processing_cxr import CXRImageProcessor
 
     if resolution is not None and (not isinstance(resolution, int) or not 8 <= resolution <= 4096):
         raise CXRDataError(f"resolution={resolution!r}: give a number of pixels from 8 to 4096, or None.")

@@ -26,9 +26,10 @@ from .cohort import (
     refuse,
     to_number,
 )
+from .definitions import NO_FINDING, RACES
 from .errors import CXRDataError, MissingDataError
 from .report import LoadReport
-from .schemas import NO_FINDING, RACES, cxr_schema
+from .schemas import cxr_schema
 from .splits import DEFAULT_FRACTIONS, split_by_patient
 from .tables import find_file, read_table
 

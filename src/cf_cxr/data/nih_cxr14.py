@@ -23,9 +23,10 @@ from .cohort import (
     known_age,
     refuse,
 )
+from .definitions import NO_FINDING
 from .errors import CXRDataError, MissingDataError
 from .report import LoadReport
-from .schemas import NO_FINDING, cxr_schema
+from .schemas import cxr_schema
 from .splits import DEFAULT_FRACTIONS, carve_validation, split_by_patient
 from .tables import find_file, read_table
 

@@ -13,15 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from .base import SourceTable
-from .cohort import (
-    class_index,
-    drop_other_findings,
-    finding_from_labels,
-    keep,
-    known_age,
-    refuse,
-    to_number,
-)
+from .cohort import class_index, drop_other_findings, finding_from_labels, keep, known_age, refuse, to_number
 from .errors import BadRowError, CXRDataError
 from .report import LoadReport
 from .schemas import cxr_schema

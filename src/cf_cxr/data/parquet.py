@@ -28,9 +28,10 @@ from .cohort import (
     parse_column,
     refuse_values,
 )
+from .definitions import NO_FINDING, finding_class
 from .errors import CXRDataError, MissingDataError
 from .report import LoadReport
-from .schemas import NO_FINDING, cxr_schema, finding_class
+from .schemas import cxr_schema
 from .tables import check_columns, check_regular_file
 
 NORMAL = frozenset((NO_FINDING.casefold(), "normal"))

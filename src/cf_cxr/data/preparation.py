@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import datasets
     import pandas as pd
 
-    from ..image_processing_cxr import CXRImageProcessor
+    from ..images.image_processing_cxr import CXRImageProcessor
 
 FORMAT_VERSION = 2
 SHARD_ROWS = 1024
@@ -219,7 +219,7 @@ def prepare_shard(shard: Shard) -> None:
     import pyarrow as pa
     from datasets.arrow_writer import ArrowWriter
 
-    from ..image_processing_cxr import CXRImageProcessor
+    from ..images.image_processing_cxr import CXRImageProcessor
 
     features = shard.features()
     encode = ImageEncoder(shard.resolution, CXRImageProcessor(**shard.processor))

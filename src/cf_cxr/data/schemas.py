@@ -8,22 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..attributes import AttributeSchema
     from ..causal_graph import CausalGraph
-
-SOURCES = ("phantom", "nih_cxr14", "parquet", "mimic_cxr", "chexpert", "padchest", "folder")
-
-#: The finding column of each source unless another one is asked for, in its owner's spelling.
-DEFAULT_FINDING = {
-    "nih_cxr14": "Effusion",
-    "parquet": "Effusion",
-    "mimic_cxr": "Pleural Effusion",
-    "chexpert": "Pleural Effusion",
-    "padchest": "pleural effusion",
-}
-
-NO_FINDING = "No Finding"
-VIEWS = ("PA", "AP")
-SEXES = ("Male", "Female")
-RACES = ("White", "Asian", "Black")
+from .definitions import DEFAULT_ATTRIBUTES, DEFAULT_FINDING, NO_FINDING, SOURCES, finding_class
 
 _ROOTS = {
     "nih_cxr14": ("age", "sex", "view"),
@@ -32,15 +17,6 @@ _ROOTS = {
     "chexpert": ("age", "race", "sex"),
     "padchest": ("age", "sex", "view"),
 }
-
-
-#: Definitions of the attributes that several sources share.
-DEFAULT_ATTRIBUTES = (
-    {"name": "age", "kind": "continuous", "minimum": 0.0, "maximum": 100.0, "unit": "years"},
-    {"name": "sex", "kind": "binary", "categories": SEXES},
-    {"name": "view", "kind": "binary", "categories": VIEWS},
-    {"name": "race", "kind": "categorical", "categories": RACES},
-)
 
 
 def cxr_schema(
@@ -64,7 +40,7 @@ def cxr_schema(
         ValueError: unknown source, or a finding where there is no choice.
     """
     if name not in SOURCES:
-        from .loading import find_source
+        from .tables import find_source
 
         name, data_dir = find_source(name, data_dir)
     if name == "phantom":
@@ -92,10 +68,3 @@ def _folder_schema(finding, data_dir) -> tuple[AttributeSchema, CausalGraph]:
     from .folder import folder_schema
 
     return folder_schema(data_dir)
-
-
-def finding_class(finding: str) -> str:
-    """Class name of a finding: owners' spellings of pleural effusion all become `"Effusion"`."""
-    if finding.strip().lower() in ("effusion", "pleural effusion", "pleural_effusion"):
-        return "Effusion"
-    return finding.strip().replace("_", " ")

@@ -5,10 +5,15 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path, PureWindowsPath
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from .definitions import SOURCES
 from .errors import BadRowError, CXRDataError, MissingDataError
+
+if TYPE_CHECKING:
+    pass
 
 
 def data_folder(path: str | Path | None, source: str) -> Path:
@@ -122,3 +127,42 @@ def path_inside(root: Path, name: str, table: Path) -> Path:
             "paths below the data folder."
         )
     return root / clean
+
+
+#: How a folder is recognised when it is given without the source's name.
+SIGNATURES = {
+    "nih_cxr14": ("Data_Entry_2017*.csv",),
+    "mimic_cxr": ("mimic-cxr-2.*-metadata.csv*",),
+    "padchest": ("PADCHEST_chest_x_ray_images_labels*.csv*",),
+    "parquet": ("train.parquet", "train-*.parquet", "test.parquet", "data/train-*.parquet"),
+    "folder": ("metadata.csv",),
+    "chexpert": ("train.csv",),
+}
+
+
+def find_source(name_or_path: str | Path, data_dir: str | Path | None = None) -> tuple[str, Path | None]:
+    """The kind and the folder of a source that is named, or given by its folder.
+
+    Raises:
+        MissingDataError: no such folder.
+        CXRDataError: neither a known name nor a folder of a known kind.
+    """
+    from .tables import data_folder
+
+    if name_or_path == "phantom":
+        return "phantom", None
+    if name_or_path in SOURCES:
+        return str(name_or_path), data_folder(data_dir, str(name_or_path))
+    path = Path(name_or_path).expanduser()
+    if not path.exists():
+        raise MissingDataError(
+            f"{str(name_or_path)!r} is neither a known source ({', '.join(SOURCES)}) nor a folder that exists."
+        )
+    folder = data_folder(path, "data")
+    for source, patterns in SIGNATURES.items():
+        if any(next(folder.glob(pattern), None) for pattern in patterns):
+            return source, folder
+    raise CXRDataError(
+        f"{folder} is no data set of a known kind. Write a metadata.csv into it (columns file_name and "
+        f"attributes), or name its kind: load_cxr(name, data_dir=...) with {', '.join(SOURCES)}."
+    )

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, cached_file
 
 from ..files import special_file
-from ..model_cards import PushesOwnCard
+from ..model_cards.card import PushesOwnCard
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".bin.index.json")
 _HUB_OPTIONS = ("cache_dir", "token", "revision", "subfolder", "local_files_only", "force_download")

@@ -7,19 +7,16 @@
 from __future__ import annotations
 
 from importlib import import_module
-from pathlib import Path
+
+from ..pretrained import DEFAULT_EXPLAINER, DEFAULT_MODEL, default_explainer_path, default_model_path
 
 COUNTERFACTUAL_TASK = "chest-xray-counterfactual"
-#: Folder under `cf_cxr/pretrained/` that `pipeline("chest-xray-counterfactual")` loads.
-DEFAULT_MODEL = "cf-cxr-nih-128"
 EXPLANATION_TASK = "chest-xray-explanation"
-#: Folder under `cf_cxr/pretrained/` that `pipeline("chest-xray-explanation")` loads.
-DEFAULT_EXPLAINER = "explainer-nih-128"
 
 _EXPORTS = {
     "CounterfactualPipeline": "counterfactual",
     "CounterfactualModelLoader": "loading",
-    "ExplainerMismatchError": "explained_classifier",
+    "ExplainerMismatchError": ".explaining.explained_classifier",
     "ExplanationPipeline": "explanation",
     "ModelFileError": "loading",
 }
@@ -45,16 +42,6 @@ def __getattr__(name: str):
 
 def __dir__() -> list[str]:
     return __all__
-
-
-def default_model_path() -> Path:
-    """Folder of the bundled model of counterfactuals."""
-    return Path(__file__).resolve().parent.parent / "pretrained" / DEFAULT_MODEL
-
-
-def default_explainer_path() -> Path:
-    """Folder of the bundled explainer, of the bundled classifier's finding."""
-    return Path(__file__).resolve().parent.parent / "pretrained" / DEFAULT_EXPLAINER
 
 
 def register() -> None:

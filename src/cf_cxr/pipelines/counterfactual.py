@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import Pipeline
 
 from ..attributes import AttributeSchema
-from ..model_cards import PushesOwnCard
+from ..model_cards.card import PushesOwnCard
 from .inputs import (
     PipelineItem,
     check_attributes,

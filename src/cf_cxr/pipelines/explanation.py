@@ -15,19 +15,13 @@ from transformers import Pipeline
 from ..attributes import AttributeSchema
 from ..black_box.checks import check_repeated
 from ..black_box.classifier import shift_posterior
-from ..causal_explanation import causal_series, explained_value
-from ..explanation import Explanation, ExplanationSeries, build_explanation
-from ..model_cards import PushesOwnCard
-from ..progressive_explanation import progressive_series
+from ..explaining.causal import causal_series, explained_value
+from ..explaining.explained_classifier import check_explains, explained_classifier
+from ..explaining.explanation import Explanation, ExplanationSeries, build_explanation
+from ..explaining.progressive import progressive_series
+from ..model_cards.card import PushesOwnCard
 from .counterfactual import item_generator
-from .explained_classifier import check_explains, explained_classifier
-from .inputs import (
-    check_attributes,
-    item_tensors,
-    pipeline_inputs,
-    warn_if_unusual,
-    whole_number,
-)
+from .inputs import check_attributes, item_tensors, pipeline_inputs, warn_if_unusual, whole_number
 from .per_item import LOADING_OPTIONS, compute_per_item, finish_item, set_common_options
 
 MAX_STEPS = 1000

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from ..attributes import AttributeSchema, AttributeValueError
-from ..image_errors import CXRImageError
-from ..image_processing_cxr import CXRImageProcessor, is_single_image
-from ..usual_films import OutOfDistributionWarning, describe_unusual
+from ..images.errors import CXRImageError
+from ..images.image_processing_cxr import CXRImageProcessor, is_single_image
+from ..images.usual_films import OutOfDistributionWarning, describe_unusual
 
 
 @dataclass
@@ -318,7 +318,7 @@ def add_header_attributes(raw: Tensor, image: Any, schema: AttributeSchema, name
         schema: a value that it does not have is left out, with a warning.
         name: of the image, for the warning.
     """
-    from ..dicom import header_attributes
+    from ..images.dicom import header_attributes
 
     names = []
     for variable, value in header_attributes(image).items():

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..black_box.probes import probe_images
-from ..image_processing_cxr import CXRImageProcessor, check_invert
+from ..black_box.fingerprints import probe_images
+from ..images.image_processing_cxr import CXRImageProcessor, check_invert
 from .inputs import PipelineItem
 
 ON_ERROR = ("raise", "report")

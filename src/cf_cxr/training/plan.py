@@ -17,8 +17,8 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from .arguments import parse_arguments, read_config
-from .manifest import git_commit
+from .loop.arguments import parse_arguments, read_config
+from .loop.run_folder import git_commit
 
 _TEXT = ("name", "script", "config")
 _KEYS = {*_TEXT, "arguments", "needs", "for"}

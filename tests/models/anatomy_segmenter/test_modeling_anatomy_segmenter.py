@@ -1,8 +1,7 @@
 import torch
 
 from cf_cxr.models.anatomy_segmenter import AnatomySegmenterConfig, AnatomySegmenterModel
-
-from ..test_modeling_common import ModelCommonTestsMixin
+from tests.models.test_modeling_common import ModelCommonTestsMixin
 
 
 class TestAnatomySegmenter(ModelCommonTestsMixin):

@@ -4,8 +4,7 @@ import torch
 
 from cf_cxr.attributes import Attribute, AttributeSchema
 from cf_cxr.models.attribute_classifier import AttributeClassifierConfig, AttributeClassifierModel
-
-from ..test_modeling_common import ModelCommonTestsMixin
+from tests.models.test_modeling_common import ModelCommonTestsMixin
 
 SCHEMA = AttributeSchema(
     [

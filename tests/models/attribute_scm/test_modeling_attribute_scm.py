@@ -6,8 +6,7 @@ import torch
 from cf_cxr.attributes import AttributeValueError, UnknownAttributeError
 from cf_cxr.causal_graph import CausalGraphError
 from cf_cxr.models.attribute_scm import AttributeNoise, AttributeSCMConfig, AttributeSCMModel
-
-from ..test_modeling_common import ModelCommonTestsMixin
+from tests.models.test_modeling_common import ModelCommonTestsMixin
 
 ATTRIBUTES = [
     {"name": "age", "kind": "continuous", "minimum": 18.0, "maximum": 95.0, "unit": "years"},

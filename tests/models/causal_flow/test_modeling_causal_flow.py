@@ -6,8 +6,7 @@ from transformers.utils import logging
 
 from cf_cxr import CausalFlowConfig, CausalFlowModel
 from cf_cxr.models.image_mechanism import ImageMechanism, repeat_noise
-
-from ..test_modeling_common import ModelCommonTestsMixin
+from tests.models.test_modeling_common import ModelCommonTestsMixin
 
 NAMES = ["age", "sex", "site"]
 TINY = {

@@ -16,8 +16,7 @@ from cf_cxr.models.causal_hvae.convert_causal_hvae_original import (
     main,
     rename,
 )
-
-from .literal_reference import (
+from tests.models.causal_hvae.literal_reference import (
     PAPER_A_192,
     PAPER_A_224,
     LiteralHVAE,

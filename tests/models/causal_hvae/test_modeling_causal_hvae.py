@@ -11,8 +11,7 @@ from cf_cxr.models.causal_hvae.modeling_causal_hvae import (
     gaussian_kl,
 )
 from cf_cxr.models.image_mechanism import ImageMechanism, repeat_noise
-
-from ..test_modeling_common import ModelCommonTestsMixin
+from tests.models.test_modeling_common import ModelCommonTestsMixin
 
 TINY = {
     "image_size": 16,

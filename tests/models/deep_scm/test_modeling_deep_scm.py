@@ -12,9 +12,8 @@ from cf_cxr import (
     DeepSCMModel,
     UnknownAttributeError,
 )
-
-from ...pipelines.tiny import GRAPH, SCHEMA, SIDE, tiny_model
-from ..test_modeling_common import ModelCommonTestsMixin, assert_same
+from tests.models.test_modeling_common import ModelCommonTestsMixin, assert_same
+from tests.pipelines.tiny import GRAPH, SCHEMA, SIDE, tiny_model
 
 FACTUAL = [
     {"age": 50, "sex": "Male", "site": "A", "finding": "No Finding"},

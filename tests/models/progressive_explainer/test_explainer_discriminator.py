@@ -8,7 +8,7 @@ from cf_cxr.models.progressive_explainer import (
     ExplainerDiscriminatorConfig,
     ProgressiveExplainerConfig,
 )
-from cf_cxr.training.explainer_losses import discriminator_hinge_loss
+from cf_cxr.training.progressive_explainer.losses import discriminator_hinge_loss
 
 
 def images(batch=4, size=16, seed=0):

@@ -7,8 +7,7 @@ from cf_cxr.models.progressive_explainer import (
     ProgressiveExplainerConfig,
     ProgressiveExplainerModel,
 )
-
-from ..test_modeling_common import ModelCommonTestsMixin
+from tests.models.test_modeling_common import ModelCommonTestsMixin
 
 
 def images(seed=0):

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 
 import torch
 
-from cf_cxr.attributes import Attribute, AttributeSchema
-from cf_cxr.causal_graph import CausalGraph
+from ...attributes import Attribute, AttributeSchema
+from ...causal_graph import CausalGraph
 
 AGE_MEAN, AGE_SD, AGE_MINIMUM, AGE_MAXIMUM = 57.0, 18.0, 18.0, 95.0
 FEMALE_PROBABILITY = 0.48

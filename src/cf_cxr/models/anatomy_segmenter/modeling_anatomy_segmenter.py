@@ -11,10 +11,9 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 from transformers.utils.output_capturing import capture_outputs
 
-from ...posterior_bins import check_probabilities
+from ...tensor_checks import check_pixel_values, check_probabilities
 from ..attribute_classifier.modeling_attribute_classifier import standardize_images
 from ..forward_arguments import check_forward_arguments
-from ..pixel_values import check_pixel_values
 from ..unet import UNetCheckpointingMixin, UNetResnetBlock, make_unet
 from ..weight_files import CXRPreTrainedModel
 from .configuration_anatomy_segmenter import AnatomySegmenterConfig

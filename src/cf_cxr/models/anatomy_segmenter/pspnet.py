@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..pixel_values import check_pixel_values
+from ...tensor_checks import check_pixel_values
 from .modeling_anatomy_segmenter import thresholds_by_label
 
 #: our labels, each the union of these of the PSPNet's `targets`

@@ -26,8 +26,8 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput, logging
 from transformers.utils.output_capturing import capture_outputs
 
+from ...tensor_checks import check_pixel_values
 from ..forward_arguments import check_forward_arguments
-from ..pixel_values import check_pixel_values
 from ..unet import UNetCheckpointingMixin, UNetResnetBlock, make_unet
 from ..weight_files import CXRPreTrainedModel
 from .configuration_causal_flow import CausalFlowConfig

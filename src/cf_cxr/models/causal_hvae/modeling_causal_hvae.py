@@ -20,7 +20,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 from transformers.utils.output_capturing import capture_outputs
 
-from ...tensor_values import has_values
+from ...tensor_checks import has_values
 from ..forward_arguments import check_forward_arguments
 from ..image_mechanism import repeat_noise
 from ..weight_files import CXRPreTrainedModel

@@ -16,11 +16,11 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from ...posterior_bins import PosteriorBins
+from ...tensor_checks import check_pixel_values
 from ..forward_arguments import check_forward_arguments
-from ..pixel_values import check_pixel_values
 from ..weight_files import CXRPreTrainedModel
 from .configuration_explainer_discriminator import ExplainerDiscriminatorConfig
+from .posterior_bins import PosteriorBins
 
 _FIRST_POWER_ITERATIONS = 30
 

@@ -16,12 +16,12 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 from transformers.utils.output_capturing import capture_outputs
 
-from ...posterior_bins import PosteriorBins
+from ...tensor_checks import check_pixel_values
 from ..forward_arguments import check_forward_arguments
-from ..pixel_values import check_pixel_values
 from ..weight_files import CXRPreTrainedModel
 from .conditional_norm import ConditionalNorm2d, count_batches_once
 from .configuration_progressive_explainer import ProgressiveExplainerConfig
+from .posterior_bins import PosteriorBins
 
 
 @dataclass

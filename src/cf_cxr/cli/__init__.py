@@ -1,0 +1,1 @@
+"""The `cf-cxr` command."""

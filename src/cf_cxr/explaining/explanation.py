@@ -1,0 +1,342 @@
+"""The explanation of one decision about one radiograph: a series of images, and what the classifier says of each.
+
+Paper B = Singla et al., "Explaining the black-box smoothly: a counterfactual approach", Medical Image Analysis 84, 2023.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..black_box.classifier import shift_posterior
+from ..images.grey_levels import GREY_LEVELS
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+PRESENT, ABSENT = "present", "absent"
+
+
+def decision_word(posterior: float, threshold: float) -> str:
+    """`"present"` from the threshold on, else `"absent"`."""
+    return PRESENT if posterior >= threshold else ABSENT
+
+
+def probability_text(value: float, threshold: float = 0.5) -> str:
+    """Two decimals, or as many as tell the value from the threshold: 0.4996 is not written as 0.50."""
+    for digits in range(2, 7):
+        text = f"{value:.{digits}f}"
+        if value == threshold or float(text) != round(threshold, digits):
+            return text
+    return text
+
+
+def operating_point_note(operating_point: float, shifted: Sequence[float]) -> str:
+    """Says beside the classifier's own posteriors what they are on the scale that the explainer was trained on.
+
+    Args:
+        operating_point: the classifier's posterior that is 0.5 on the shifted scale.
+        shifted: the first and the last posterior of the message, on the shifted scale.
+    """
+    first, last = (probability_text(value) for value in shifted)
+    return (
+        f" (These are the classifier's own posteriors. On the scale shifted so that its operating point "
+        f"{operating_point:g} is 0.5, {'it is ' + first if first == last else first + ' becomes ' + last}.)"
+    )
+
+
+def first_flip(source_posterior: float, posteriors: Sequence[float], threshold: float) -> int | None:
+    """Position of the first posterior on the other side of the boundary than the query's; None if there is none."""
+    before = source_posterior >= threshold
+    return next((i for i, p in enumerate(posteriors) if (p >= threshold) != before), None)
+
+
+def explanation_message(
+    class_name: str,
+    source_posterior: float,
+    targets: Sequence[float],
+    posteriors: Sequence[float],
+    threshold: float = 0.5,
+    at_target: bool = False,
+) -> str:
+    """One or two sentences: which decision, how far the series got, and whether that is an explanation.
+
+    Args:
+        class_name: the class whose posterior it is.
+        source_posterior: of the query.
+        targets, posteriors: asked for and reached, one per image of the series.
+        threshold: decision boundary.
+        at_target: whether the query needed no change.
+    """
+
+    def text(value: float) -> str:
+        return probability_text(value, threshold)
+
+    word, last = decision_word(source_posterior, threshold), posteriors[-1]
+    journey = f"the posterior of {class_name!r} goes from {text(source_posterior)} to {text(last)}"
+    if at_target:
+        return (
+            f"Already at the target: the classifier says {text(source_posterior)} for {class_name!r} ({word}), and "
+            f"{text(targets[-1])} was asked for, so there is nothing to change and no decision flips."
+        )
+    flip = first_flip(source_posterior, posteriors, threshold)
+    close = (
+        " Already the first image, the query's reconstruction, is across: the query is close to the boundary, or the "
+        "explainer does not know such images."
+        if flip == 0
+        else ""
+    )
+    where = "" if flip is None else f"at image {flip + 1} of {len(posteriors)} ({text(posteriors[flip])})"
+    if flip is not None and decision_word(last, threshold) != word:
+        other = decision_word(last, threshold)
+        return f"Valid: {journey}; the decision flips from {word} to {other} {where}.{close}"
+    if flip is not None:
+        return (
+            f"Not valid: the decision flips {where} and comes back; {journey}, where {text(targets[-1])} was asked "
+            f"for.{close}"
+        )
+    if decision_word(targets[-1], threshold) == word:
+        return (
+            f"Not valid: the target {text(targets[-1])} lies on the query's own side of the boundary {threshold:g} "
+            f"({word}), so no flip was asked for; {journey}."
+        )
+    return (
+        f"Not valid: the decision stays {word}; {journey}, where {text(targets[-1])} was asked for, and does not cross "
+        f"{threshold:g}."
+    )
+
+
+METHODS = ("progressive", "causal")
+
+
+@dataclass
+class ExplanationSeries:
+    """What an explainer makes of one query, before the classifier is asked about it.
+
+    Args:
+        images: `(S, 1, H, W)`, float32, in [-1, 1]; the first is the query as the explainer reproduces it, the last
+            aims at the target.
+        targets: `(S,)`, float32, the posterior that each aims at.
+        at_target: the query needs no change; there is one image then.
+    """
+
+    images: Tensor
+    targets: Tensor
+    at_target: bool = False
+
+
+@dataclass(eq=False)
+class Explanation:
+    """Why a classifier decides as it does about one image: the image changed, step by step, until it decides otherwise.
+
+    The fields can also be read as `explanation["images"]`.
+
+    Attributes:
+        images: S grey PIL images in the order of the change: the first keeps the query's own posterior (its bin in
+            a progressive explanation, the image itself in a causal one), the last is at the target across the
+            decision boundary.
+        targets: `(S,)`, float32: the posterior that each image aims at.
+        posteriors: `(S,)`, float32: the posterior that the classifier gives it. Like all posteriors here on the
+            classifier's own scale, that of `predictions` of the counterfactual pipeline.
+        source_posterior: the classifier's posterior of the query.
+        source_image: the query as the classifier and the explainer see it, cropped and resized.
+        counterfactual: the first of `images` across the decision boundary, or None.
+        counterfactual_index: its place in `images`, or None.
+        difference: counterfactual (else the last image) - query, float32 `(H, W)` in [-2, 2]; images span [-1, 1],
+            so 2/255 is one grey level; positive means brighter than the query.
+        valid: whether the decision about the **last** image is not that about the query, as in paper B's
+            counterfactual validity. A series that crosses the boundary and comes back has a counterfactual and is
+            not valid.
+        message: the above in words; an explanation that fails says so.
+        class_name: the class whose posterior is explained.
+        method: `"progressive"` (paper B) or `"causal"` (do(finding) in a structural causal model).
+        threshold: decision boundary: the class is present from here on.
+        operating_point: the classifier's posterior that is 0.5 on the `shifted` scale, where the explainer was trained
+            on one; else None.
+        name: of the query: its file, its `image_id`, or its position.
+        warnings: reasons for doubt: an image unlike those of the training, an explainer of another classifier.
+        out_of_distribution: None, or what makes the query unlike the images of the training (see
+            `CXRImageProcessor.examine`).
+    """
+
+    images: list[Image.Image]
+    targets: np.ndarray
+    posteriors: np.ndarray
+    source_posterior: float
+    source_image: Image.Image
+    counterfactual: Image.Image | None
+    counterfactual_index: int | None
+    difference: np.ndarray
+    valid: bool
+    message: str
+    class_name: str
+    method: str
+    threshold: float = 0.5
+    operating_point: float | None = None
+    name: str = "the image"
+    warnings: tuple[str, ...] = ()
+    out_of_distribution: Mapping[str, Any] | None = None
+
+    @property
+    def decision(self) -> str:
+        """`"present"` or `"absent"`: what the classifier decides about the query."""
+        return decision_word(self.source_posterior, self.threshold)
+
+    @property
+    def shifted(self) -> dict[str, Any] | None:
+        """Posteriors, targets and threshold on the scale whose log odds are shifted so that the operating point is 0.5:
+        `{"threshold", "source_posterior", "targets", "posteriors"}`; None without an operating point."""
+        if self.operating_point is None:
+            return None
+        names = ("threshold", "source_posterior", "targets", "posteriors")
+        return {name: shift_posterior(getattr(self, name), self.operating_point) for name in names}
+
+    def __len__(self) -> int:
+        """Number of images in the series."""
+        return len(self.images)
+
+    def keys(self) -> Iterator[str]:
+        """Names of the fields."""
+        return (field.name for field in fields(self))
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.keys():
+            raise KeyError(f"An explanation has no {name!r}; it has {', '.join(self.keys())}.")
+        return getattr(self, name)
+
+    def __repr__(self) -> str:
+        return f"Explanation({self.name!r}, {self.method}, {len(self)} images: {self.message})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the pictures, in JSON's types.
+
+        Instead of the difference map it has `mean_change` and `largest_change`, its mean and largest magnitude in
+        grey levels of 255. `shifted` is that property.
+        """
+        shifted = self.shifted
+        change = np.abs(self.difference) * GREY_LEVELS
+        return {
+            "name": self.name,
+            "method": self.method,
+            "class_name": self.class_name,
+            "threshold": self.threshold,
+            "operating_point": self.operating_point,
+            "source_posterior": _rounded(self.source_posterior),
+            "decision": self.decision,
+            "targets": [_rounded(t) for t in self.targets],
+            "posteriors": [_rounded(p) for p in self.posteriors],
+            "shifted": shifted
+            and {
+                name: [_rounded(v) for v in value] if np.ndim(value) else _rounded(value)
+                for name, value in shifted.items()
+            },
+            "counterfactual_index": self.counterfactual_index,
+            "valid": self.valid,
+            "message": self.message,
+            "mean_change": round(float(change.mean()), 3),
+            "largest_change": round(float(change.max()), 3),
+            "warnings": list(self.warnings),
+            "out_of_distribution": self.out_of_distribution,
+        }
+
+
+def build_explanation(
+    series: ExplanationSeries,
+    posteriors: Tensor | Sequence[float],
+    query: Tensor,
+    source_posterior: float,
+    class_name: str,
+    *,
+    method: str,
+    threshold: float = 0.5,
+    operating_point: float | None = None,
+    name: str = "the image",
+    warnings: Sequence[str] = (),
+    out_of_distribution: Mapping[str, Any] | None = None,
+) -> Explanation:
+    """An `Explanation` of a series and the classifier's answers to it.
+
+    With an operating point, posteriors, targets and threshold are given on the shifted scale, as the classifier that was
+    moved there answers; the explanation has them on the classifier's own.
+
+    Args:
+        series: from `progressive_series` or `causal_series`.
+        posteriors: `(S,)` in [0, 1], the classifier's answers to `series.images`.
+        query: `(1, H, W)`, in [-1, 1], on the CPU or not.
+        source_posterior: the classifier's answer to it.
+        class_name, method, threshold, operating_point, name, warnings, out_of_distribution: see `Explanation`.
+
+    Raises:
+        ValueError: for shapes that do not fit together, no images, a posterior that is none, or an unknown method.
+    """
+    from ..images.image_processing_cxr import CXRImageProcessor
+
+    images, query = series.images.detach().float().cpu(), query.detach().float().cpu()
+    targets, reached = _probabilities("targets", series.targets), _probabilities("posteriors", posteriors)
+    [source_posterior] = _probabilities("source_posterior", [source_posterior])
+    if method not in METHODS:
+        raise ValueError(f"method={method!r} is unknown; it is one of {', '.join(METHODS)}.")
+    if not len(images) == len(targets) == len(reached) > 0:
+        raise ValueError(
+            f"A series has one target and one posterior per image and at least one image, got {len(images)} images, "
+            f"{len(targets)} targets and {len(reached)} posteriors."
+        )
+    if images.shape[1:] != query.shape or query.ndim != 3:
+        raise ValueError(
+            f"The images of a series have the query's shape (1, H, W), got {tuple(images.shape[1:])} and "
+            f"{tuple(query.shape)}."
+        )
+    source, threshold = float(source_posterior), float(threshold)
+    flip = None if series.at_target else first_flip(source, reached.tolist(), threshold)
+    last_flips = first_flip(source, reached[-1:].tolist(), threshold) is not None
+    note = ""
+    if operating_point is not None:
+        note = operating_point_note(
+            operating_point, [source, source if series.at_target else float(reached[-1])]
+        )
+        source, threshold, targets, reached = (
+            shift_posterior(value, 1 - operating_point) for value in (source, threshold, targets, reached)
+        )
+    *pictures, source_image = CXRImageProcessor().postprocess(torch.cat([images, query[None]]))
+    return Explanation(
+        images=pictures,
+        targets=targets,
+        posteriors=reached,
+        source_posterior=source,
+        source_image=source_image,
+        counterfactual=None if flip is None else pictures[flip],
+        counterfactual_index=flip,
+        difference=(images[-1 if flip is None else flip] - query)[0].numpy(),
+        valid=last_flips and not series.at_target,
+        message=explanation_message(
+            class_name, source, targets.tolist(), reached.tolist(), threshold, series.at_target
+        )
+        + note,
+        class_name=class_name,
+        method=method,
+        threshold=threshold,
+        operating_point=operating_point,
+        name=name,
+        warnings=tuple(warnings),
+        out_of_distribution=out_of_distribution,
+    )
+
+
+def _probabilities(name: str, values: Tensor | Sequence[float]) -> np.ndarray:
+    values = torch.as_tensor(values).detach().float().cpu().numpy()
+    if values.ndim != 1 or not ((values >= 0) & (values <= 1)).all():  # NaN fails too
+        raise ValueError(f"{name} must be one number in [0, 1] per image, got {values}.")
+    return values
+
+
+def _rounded(value: float) -> float:
+    return round(float(value), 6)
+
+
+__all__ = ["Explanation", "ExplanationSeries", "build_explanation"]

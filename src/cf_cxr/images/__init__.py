@@ -1,0 +1,1 @@
+"""A file becomes `pixel_values`: reading, DICOM, the image processor, errors."""

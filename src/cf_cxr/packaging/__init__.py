@@ -1,0 +1,1 @@
+"""Trained parts become a model folder with a card."""

@@ -1,0 +1,1 @@
+"""Training of segmenters of anatomy and devices, on phantoms of random looks."""

@@ -1,0 +1,416 @@
+"""Domain randomisation: phantoms made to look like any radiograph, so that a segmenter also works on real films.
+
+Geometry moves image and masks alike; tone, blur, noise, text and shutters change the image only, but what a shutter
+covers is no longer seen and leaves the masks, and drawn wires join the mask of the devices. Grey levels are never
+inverted (bone stays bright), and images are never mirrored (the heart lies on one side).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from ..augmentation import AugmentationConfig, CXRAugmentation
+
+_SEGMENTS = 16  # straight pieces of a wire
+_GLYPH = (5, 3)  # rows and columns of a letter's cells
+
+
+def uniform(shape: tuple[int, ...], low: float, high: float, generator: Generator | None = None) -> Tensor:
+    """Uniform numbers in [low, high), float32."""
+    return low + (high - low) * torch.rand(shape, generator=generator)
+
+
+def shutters(
+    count: int, size: tuple[int, int], width: float, tilt: float = 3.0, generator: Generator | None = None
+) -> Tensor:
+    """Collimation: each of the four sides is covered by up to `width`, the frame turned by up to `tilt` degrees."""
+    x, y = _coordinates(size)
+    angle = uniform((count, 1, 1), -math.radians(tilt), math.radians(tilt), generator)
+    u, v = x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
+    left, right, top, bottom = (1 - 2 * uniform((4, count, 1, 1), 0, width, generator)).unbind()
+    inside = torch.stack([u + left, right - u, v + top, bottom - v]).amin(0)
+    return (0.5 - inside * max(size) / 2).clamp(0, 1)[:, None]
+
+
+def wires(
+    count: int, size: tuple[int, int], most: int = 3, generator: Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """Between 1 and `most` smooth wires per image, 0.005 to 0.02 wide, some with a round electrode at their end.
+
+    Returns:
+        The map, and the opacity `(B, 1, 1, 1)` in [0.15, 0.8] with which to draw it.
+    """
+    x, y = _coordinates(size)
+    pixel = 2 / max(size)
+    number = torch.randint(1, most + 1, (count,), generator=generator)
+    drawn = torch.zeros(count, *size)
+    for k in range(most):
+        ends = uniform((count, 3, 2), -1.1, 1.1, generator)
+        half_width = uniform((count, 1, 1), 0.005, 0.02, generator)
+        radius = uniform((count, 1, 1), 0.02, 0.05, generator)
+        radius = torch.where(uniform((count, 1, 1), 0, 1, generator) < 0.4, radius, torch.zeros(()))
+        rows = (number > k).nonzero()[:, 0]
+        if not len(rows):
+            continue
+        t = torch.linspace(0, 1, _SEGMENTS + 1)[None, :, None]
+        p0, p1, p2 = (ends[rows, i, None] for i in range(3))
+        curve = (1 - t) ** 2 * p0 + 2 * t * (1 - t) * p1 + t**2 * p2
+        line = _coverage(_distance_to_curve(x, y, curve), half_width[rows], pixel)
+        centre = ends[rows, 2]
+        away = ((x - centre[:, 0, None, None]) ** 2 + (y - centre[:, 1, None, None]) ** 2).sqrt()
+        disc = _coverage(away, radius[rows], pixel) * (radius[rows] > 0)
+        drawn[rows] = torch.maximum(drawn[rows], torch.maximum(line, disc))
+    return drawn[:, None], uniform((count, 1, 1, 1), 0.15, 0.8, generator)
+
+
+def lettering(
+    count: int, size: tuple[int, int], most: int = 3, generator: Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """Between 1 and `most` words of invented letters per image, mostly near the upper or lower border.
+
+    Returns:
+        The map, and the grey level `(B, 1, 1, 1)` in [0, 1] in which to write: mostly bright, sometimes dark.
+    """
+    written = torch.zeros(count, 1, *size)
+    height, width = size
+    largest = max(1, min(size) // 48)
+    for row in range(count):
+        for _ in range(int(torch.randint(1, most + 1, (), generator=generator))):
+            cell = int(torch.randint(1, largest + 1, (), generator=generator))
+            letters = int(torch.randint(1, 8, (), generator=generator))
+            letters = max(1, min(letters, width // (cell * (_GLYPH[1] + 1)) - 1))
+            glyphs = torch.rand(letters, *_GLYPH, generator=generator) < 0.6
+            word = torch.nn.functional.pad(glyphs, (0, 1)).permute(1, 0, 2).flatten(1).float()
+            word = word.repeat_interleave(cell, 0).repeat_interleave(cell, 1)[:height, :width]
+            h, w = word.shape
+            free = max(0, height - h)
+            where = torch.rand(3, generator=generator).tolist()
+            band = free if where[2] < 0.2 else min(free, round(0.18 * height))
+            top = round(band * where[0])
+            top = free - top if where[2] > 0.6 else top
+            left = round((width - w) * where[1])
+            written[row, 0, top : top + h, left : left + w] = torch.maximum(
+                written[row, 0, top : top + h, left : left + w], word
+            )
+    dark = torch.rand(count, 1, 1, 1, generator=generator) < 0.15
+    bright = uniform((count, 1, 1, 1), 0.8, 1.0, generator)
+    return written, torch.where(dark, 1 - bright, bright)
+
+
+def _coordinates(size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Pixel centres, x `(1, 1, W)` and y `(1, H, 1)`, in [-1, 1]."""
+    rows, columns = ((torch.arange(n) + 0.5) / n * 2 - 1 for n in size)
+    return columns[None, None], rows[None, :, None]
+
+
+def _distance_to_curve(x: Tensor, y: Tensor, curve: Tensor) -> Tensor:
+    """Distance `(B, H, W)` of every pixel to a chain of straight pieces through `(B, K, 2)` points."""
+    nearest = None
+    for start, end in zip(curve[:, :-1].unbind(1), curve[:, 1:].unbind(1)):
+        dx, dy = ((end - start)[:, i, None, None] for i in range(2))
+        px, py = x - start[:, 0, None, None], y - start[:, 1, None, None]
+        along = ((px * dx + py * dy) / (dx**2 + dy**2).clamp_min(1e-12)).clamp(0, 1)
+        square = (px - along * dx) ** 2 + (py - along * dy) ** 2
+        nearest = square if nearest is None else torch.minimum(nearest, square)
+    return nearest.sqrt()
+
+
+def _coverage(distance: Tensor, reach: Tensor, pixel: float) -> Tensor:
+    """1 within `reach`, falling to 0 over one pixel."""
+    return ((reach - distance) / pixel + 0.5).clamp(0, 1)
+
+
+__all__ = ["lettering", "shutters", "uniform", "wires"]
+
+
+_TONE_KNOTS = 8
+_FRACTIONS = (
+    "translation",
+    "bias_field",
+    "blur",
+    "text_probability",
+    "wire_probability",
+    "shutter_probability",
+)
+_HIGHEST = {**dict.fromkeys(_FRACTIONS, 1.0), "crop": 0.4, "shutter_width": 0.25}
+
+
+@dataclass(frozen=True)
+class RandomisationConfig:
+    """Ranges; 0 switches a part off. Parameters are drawn per image, uniformly unless said otherwise.
+
+    Args:
+        crop: largest share of the image cut off at each of the four sides, independently, hence also a change of
+            proportions: real films are framed more tightly than phantoms, and patients differ in build.
+        rotation: largest rotation, degrees, either way.
+        translation: largest shift, fraction of the side, per axis.
+        scale: largest |log| of the zoom factor; beyond the border the last pixels are repeated.
+        tone: standard deviation of the log slopes of the 8 pieces of an increasing tone curve from black to white.
+        gamma, contrast, brightness, bias_field: as in `AugmentationConfig`.
+        local_contrast: largest gain of the difference from a local mean over a quarter of the side (as in films
+            processed for display).
+        resolution_loss: largest factor, minus 1, by which the image is shrunk and enlarged again.
+        blur: largest weight of a 3x3 binomial blur, in [0, 1].
+        noise: largest standard deviation of white noise, on intensities in [0, 1].
+        grain: the same for noise that is smooth over 2 to 4 pixels.
+        shutter_probability, shutter_width: of a collimated film; largest width per side, fraction of the side.
+        text_probability: of one to three burnt-in words or markers.
+        wire_probability: of one to three wires with or without electrodes.
+
+    Raises:
+        ValueError: for a value that is negative, not finite, above 1 where it is a fraction, or a crop or shutter that
+            could take half the film.
+    """
+
+    crop: float = 0.0
+    rotation: float = 0.0
+    translation: float = 0.0
+    scale: float = 0.0
+    tone: float = 0.0
+    gamma: float = 0.0
+    contrast: float = 0.0
+    brightness: float = 0.0
+    bias_field: float = 0.0
+    local_contrast: float = 0.0
+    resolution_loss: float = 0.0
+    blur: float = 0.0
+    noise: float = 0.0
+    grain: float = 0.0
+    shutter_probability: float = 0.0
+    shutter_width: float = 0.12
+    text_probability: float = 0.0
+    wire_probability: float = 0.0
+
+    def __post_init__(self):
+        for field in fields(self):
+            value = getattr(self, field.name)
+            high = _HIGHEST.get(field.name, math.inf)
+            if not (math.isfinite(value) and 0 <= value <= high):
+                allowed = f"in [0, {high:g}]" if math.isfinite(high) else "finite and not negative"
+                raise ValueError(f"Randomisation range {field.name} must be {allowed}, got {value}.")
+
+    @classmethod
+    def from_preset(cls, name: str) -> RandomisationConfig:
+        """`"none"`, `"light"` or `"strong"`; raises ValueError for another name."""
+        if name not in RANDOMISATION_PRESETS:
+            raise ValueError(
+                f"Unknown randomisation preset {name!r}; choose one of {', '.join(RANDOMISATION_PRESETS)}."
+            )
+        return RANDOMISATION_PRESETS[name]
+
+
+RANDOMISATION_PRESETS: dict[str, RandomisationConfig] = {
+    "none": RandomisationConfig(),
+    "light": RandomisationConfig(
+        crop=0.06,
+        rotation=5.0,
+        translation=0.04,
+        scale=0.1,
+        tone=0.3,
+        gamma=0.2,
+        contrast=0.2,
+        brightness=0.06,
+        bias_field=0.05,
+        local_contrast=0.3,
+        resolution_loss=0.3,
+        blur=0.5,
+        noise=0.015,
+        grain=0.015,
+        shutter_probability=0.2,
+        text_probability=0.3,
+        wire_probability=0.2,
+    ),
+    "strong": RandomisationConfig(
+        crop=0.15,
+        rotation=12.0,
+        translation=0.08,
+        scale=0.22,
+        tone=0.6,
+        gamma=0.4,
+        contrast=0.4,
+        brightness=0.12,
+        bias_field=0.15,
+        local_contrast=0.8,
+        resolution_loss=0.8,
+        blur=1.0,
+        noise=0.04,
+        grain=0.04,
+        shutter_probability=0.4,
+        text_probability=0.5,
+        wire_probability=0.4,
+    ),
+}
+
+
+class DomainRandomisation:
+    """Applies a `RandomisationConfig` to a batch of radiographs and their masks.
+
+    Args:
+        config: ranges, or the name of a preset.
+        devices: position of the devices among the masks, which wires join; None draws no wires.
+
+    Raises:
+        ValueError: for an unknown preset.
+    """
+
+    def __init__(self, config: RandomisationConfig | str = "strong", devices: int | None = None):
+        self.config = RandomisationConfig.from_preset(config) if isinstance(config, str) else config
+        self.devices = devices
+        c = self.config
+        self._geometry = CXRAugmentation(
+            AugmentationConfig(rotation=c.rotation, translation=c.translation, scale=c.scale)
+        )
+        self._exposure = CXRAugmentation(
+            AugmentationConfig(
+                gamma=c.gamma, contrast=c.contrast, brightness=c.brightness, bias_field=c.bias_field
+            )
+        )
+        self._texture = CXRAugmentation(AugmentationConfig(blur=c.blur, noise=c.noise))
+
+    def __repr__(self) -> str:
+        return f"DomainRandomisation({self.config}, devices={self.devices})"
+
+    @torch.no_grad()
+    def __call__(
+        self, pixel_values: Tensor, masks: Tensor, generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Randomises every image with parameters of its own.
+
+        Args:
+            pixel_values: `(B, 1, H, W)` in [-1, 1].
+            masks: `(B, L, H, W)`, bool or in [0, 1].
+            generator: on the CPU; makes the draw reproducible.
+
+        Returns:
+            Images in [-1, 1] and masks in [0, 1], float32, of the same shapes. Where geometry moved an edge, a mask
+            says which part of the pixel it covers.
+
+        Raises:
+            ValueError: for tensors of other shapes, or masks of other images.
+        """
+        if pixel_values.ndim != 4 or pixel_values.shape[1] != 1 or not pixel_values.is_floating_point():
+            raise ValueError(
+                "pixel_values must be floating-point images (batch, 1, height, width), got "
+                f"{tuple(pixel_values.shape)} of {pixel_values.dtype}."
+            )
+        if (
+            masks.ndim != 4
+            or masks.shape[0] != len(pixel_values)
+            or masks.shape[2:] != pixel_values.shape[2:]
+        ):
+            raise ValueError(
+                f"masks must be (batch, labels, height, width) of the images {tuple(pixel_values.shape)}, got "
+                f"{tuple(masks.shape)}."
+            )
+        together = torch.cat([pixel_values.float(), masks.float() * 2 - 1], dim=1)
+        together = self._crop(together, generator)
+        x, masks = self._geometry(together, generator).split([1, masks.shape[1]], dim=1)
+        x, masks = (x + 1) / 2, (masks + 1) / 2
+        x, masks = self._wires(x, masks, generator)
+        x = self._tone(x, generator)
+        x = (self._exposure(x * 2 - 1, generator) + 1) / 2
+        x = self._local_contrast(x, generator)
+        x = self._lose_resolution(x, generator)
+        x = (self._texture(x * 2 - 1, generator) + 1) / 2
+        x = self._grain(x, generator)
+        x, masks = self._shutters(x, masks, generator)
+        x = self._text(x, generator)
+        return x.clamp(0, 1) * 2 - 1, masks
+
+    def _crop(self, together: Tensor, generator: Generator | None) -> Tensor:
+        """A rectangle of every image, stretched over the whole of it."""
+        if not self.config.crop:
+            return together
+        low, high = uniform((2, len(together), 2), 0, self.config.crop, generator)
+        theta = torch.zeros(len(together), 2, 3)
+        theta[:, 0, 0], theta[:, 1, 1] = (1 - low - high).unbind(1)
+        theta[:, :, 2] = low - high
+        grid = F.affine_grid(theta.to(together.device), list(together.shape), align_corners=False)
+        return F.grid_sample(together, grid, padding_mode="border", align_corners=False)
+
+    def _wires(self, x: Tensor, masks: Tensor, generator: Generator | None) -> tuple[Tensor, Tensor]:
+        rows = _chosen(x, self.config.wire_probability, generator)
+        if self.devices is None or not len(rows):
+            return x, masks
+        drawn, opacity = (v.to(x.device) for v in wires(len(rows), x.shape[2:], generator=generator))
+        x, masks = x.clone(), masks.clone()
+        x[rows] += opacity * drawn * (1 - x[rows])
+        masks[rows, self.devices] = torch.maximum(masks[rows, self.devices], drawn[:, 0])
+        return x, masks
+
+    def _tone(self, x: Tensor, generator: Generator | None) -> Tensor:
+        """A piecewise linear, strictly increasing curve per image that keeps black and white."""
+        if not self.config.tone:
+            return x
+        slopes = (torch.randn(len(x), _TONE_KNOTS, generator=generator) * self.config.tone).exp()
+        heights = F.pad((slopes / slopes.sum(1, keepdim=True)).cumsum(1), (1, 0)).to(x.device)
+        position = x.clamp(0, 1).flatten(1) * _TONE_KNOTS
+        piece = position.long().clamp_max(_TONE_KNOTS - 1)
+        low, high = heights.gather(1, piece), heights.gather(1, piece + 1)
+        return torch.lerp(low, high, position - piece).view_as(x)
+
+    def _local_contrast(self, x: Tensor, generator: Generator | None) -> Tensor:
+        if not self.config.local_contrast:
+            return x
+        cells = [max(2, side // 4) for side in x.shape[2:]]
+        window = [2 * (cell // 2) + 1 for cell in cells]
+        mean = x
+        for kernel in ((window[0], 1), (1, window[1])):  # one axis after the other: many times faster
+            mean = F.avg_pool2d(mean, kernel, 1, [k // 2 for k in kernel], count_include_pad=False)
+        gain = uniform((len(x), 1, 1, 1), 0, self.config.local_contrast, generator).to(x.device)
+        return (x + gain * (x - mean)).clamp(0, 1)
+
+    def _lose_resolution(self, x: Tensor, generator: Generator | None) -> Tensor:
+        """One factor per batch: images of different sizes cannot be computed together."""
+        if not self.config.resolution_loss:
+            return x
+        factor = 1 + float(uniform((1,), 0, self.config.resolution_loss, generator))
+        small = [max(2, round(side / factor)) for side in x.shape[2:]]
+        shrunk = F.interpolate(x, size=small, mode="bilinear", antialias=True)
+        return F.interpolate(shrunk, size=x.shape[2:], mode="bilinear")
+
+    def _grain(self, x: Tensor, generator: Generator | None) -> Tensor:
+        if not self.config.grain:
+            return x
+        coarseness = int(torch.randint(2, 5, (), generator=generator))
+        small = [max(2, side // coarseness) for side in x.shape[2:]]
+        noise = torch.randn(len(x), 1, *small, generator=generator)
+        strength = uniform((len(x), 1, 1, 1), 0, self.config.grain, generator)
+        return x + (F.interpolate(noise, size=x.shape[2:], mode="bilinear") * strength).to(x.device)
+
+    def _shutters(self, x: Tensor, masks: Tensor, generator: Generator | None) -> tuple[Tensor, Tensor]:
+        rows = _chosen(x, self.config.shutter_probability, generator)
+        if not len(rows) or not self.config.shutter_width:
+            return x, masks
+        covered = shutters(len(rows), x.shape[2:], self.config.shutter_width, generator=generator).to(
+            x.device
+        )
+        black = uniform((len(rows), 1, 1, 1), 0, 0.1, generator).to(x.device)
+        x, masks = x.clone(), masks.clone()
+        x[rows] = torch.lerp(x[rows], black.expand_as(x[rows]), covered)
+        masks[rows] *= 1 - covered
+        return x, masks
+
+    def _text(self, x: Tensor, generator: Generator | None) -> Tensor:
+        rows = _chosen(x, self.config.text_probability, generator)
+        if not len(rows):
+            return x
+        written, level = (v.to(x.device) for v in lettering(len(rows), x.shape[2:], generator=generator))
+        x = x.clone()
+        x[rows] = torch.lerp(x[rows], level.expand_as(x[rows]), written)
+        return x
+
+
+def _chosen(x: Tensor, probability: float, generator: Generator | None) -> Tensor:
+    """Rows for which a coin of this probability fell."""
+    if not probability:
+        return torch.zeros(0, dtype=torch.long, device=x.device)
+    return (torch.rand(len(x), generator=generator) < probability).nonzero()[:, 0].to(x.device)
+
+
+__all__ = ["RANDOMISATION_PRESETS", "DomainRandomisation", "RandomisationConfig"]

@@ -1,0 +1,1 @@
+"""Counterfactual fine-tuning of image mechanisms, with hard, soft or matched targets."""

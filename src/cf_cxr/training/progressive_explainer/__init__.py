@@ -1,0 +1,1 @@
+"""Training of progressive explainers of a black box."""

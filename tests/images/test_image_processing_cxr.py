@@ -1,0 +1,523 @@
+"""CXRImageProcessor: every kind of input, geometry and value range with known answers, and the way back."""
+
+import contextlib
+import http.server
+import io
+import json
+import pickle
+import socket
+import threading
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from transformers import AutoImageProcessor, PreTrainedConfig
+
+from cf_cxr.images.image_processing_cxr import CXRImageError, CXRImageProcessor, NotAChestRadiographWarning
+from cf_cxr.images.loading import load_grayscale
+from tests.images.dicom_files import make_dicom, save_dicom
+
+LEVELS = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
+
+
+def gradient(height: int, width: int) -> np.ndarray:
+    """uint8 (height, width) whose columns and rows all differ."""
+    return (np.arange(height)[:, None] * 3 + np.arange(width)[None]).astype(np.uint8)
+
+
+def pixels_of(image, **settings) -> np.ndarray:
+    """The (S, S) output for one image, S = 32 unless given."""
+    return CXRImageProcessor(**{"size": 32, **settings})(image)["pixel_values"][0, 0].numpy()
+
+
+# --- 8-bit images pass unchanged, there and back
+
+
+def test_an_image_of_the_right_size_keeps_its_levels_exactly():
+    output = CXRImageProcessor(size=32)(PIL.Image.fromarray(LEVELS))
+    assert list(output) == ["pixel_values"]
+    pixel_values = output["pixel_values"]
+    assert pixel_values.shape == (1, 1, 32, 32) and pixel_values.dtype == torch.float32
+    assert pixel_values[0, 0].equal(torch.tensor(LEVELS).float() / 127.5 - 1)
+
+
+@pytest.mark.parametrize("output_type", ["pil", "np", "pt"])
+def test_postprocess_inverts_preprocess(output_type):
+    processor = CXRImageProcessor(size=32)
+    back = processor.postprocess(processor([LEVELS, 255 - LEVELS])["pixel_values"], output_type)
+    assert len(back) == 2
+    if output_type == "pil":
+        assert all(image.mode == "L" and image.size == (32, 32) for image in back)
+        np.testing.assert_array_equal(np.stack([np.asarray(image) for image in back]), [LEVELS, 255 - LEVELS])
+    else:
+        assert isinstance(back, np.ndarray if output_type == "np" else torch.Tensor)
+        assert back.shape == (2, 32, 32)
+        np.testing.assert_allclose(np.asarray(back)[0], LEVELS / 255, atol=1e-6)
+
+
+def test_preprocessing_again_changes_nothing():
+    processor = CXRImageProcessor(size=32)
+    once = processor(gradient(50, 70))["pixel_values"]
+    assert processor(processor.postprocess(once))["pixel_values"].equal(once)
+
+
+def test_postprocess_rounds_to_the_nearest_level():
+    values = torch.tensor([-1.0, -1 + 0.49 / 127.5, -1 + 0.51 / 127.5, 1.0, 1.004, 0.0]).view(1, 1, 1, 6)
+    np.testing.assert_array_equal(
+        np.asarray(CXRImageProcessor().postprocess(values)[0])[0, :5], [0, 0, 1, 255, 255]
+    )
+    bfloat = CXRImageProcessor().postprocess(values.bfloat16().requires_grad_(), "pt")
+    assert bfloat.dtype == torch.float32 and not bfloat.requires_grad
+
+
+# --- kinds of input
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "LA", "I", "F", "I;16", "CMYK"])
+def test_pil_modes_hold_the_same_picture(mode):
+    if mode == "F":
+        image = PIL.Image.fromarray((LEVELS / 255).astype(np.float32))
+    elif mode == "I;16":
+        image = PIL.Image.fromarray(LEVELS.astype(np.uint16) * 257)
+    else:
+        image = PIL.Image.fromarray(LEVELS).convert(mode)
+    assert image.mode == mode
+    np.testing.assert_allclose(CXRImageProcessor().load(image), LEVELS / 255, atol=1e-6)
+
+
+def test_pil_mode_1_is_black_and_white():
+    image = PIL.Image.fromarray((LEVELS > 100).astype(np.uint8) * 255).convert("1")
+    np.testing.assert_array_equal(CXRImageProcessor().load(image), (LEVELS > 100).astype(np.float32))
+
+
+def test_transparency_lies_over_black():
+    alpha = np.zeros((32, 32), dtype=np.uint8)
+    alpha[:, 16:] = 255
+    image = PIL.Image.merge("LA", [PIL.Image.fromarray(LEVELS), PIL.Image.fromarray(alpha)])
+    pixels = CXRImageProcessor().load(image)
+    assert (pixels[:, :16] == 0).all()
+    np.testing.assert_allclose(pixels[:, 16:], LEVELS[:, 16:] / 255, atol=1e-6)
+
+
+ARRAYS = {
+    "uint8": LEVELS,
+    "uint8 HxWx1": LEVELS[:, :, None],
+    "uint8 1xHxW": LEVELS[None],
+    "uint8 HxWx3": np.repeat(LEVELS[:, :, None], 3, axis=2),
+    "uint8 3xHxW": np.repeat(LEVELS[None], 3, axis=0),
+    "uint16": LEVELS.astype(np.uint16) * 257,
+    "uint16 big-endian": (LEVELS.astype(np.uint16) * 257).astype(">u2"),
+    "float32": (LEVELS / 255).astype(np.float32),
+    "float64 in [-1, 1]": LEVELS / 127.5 - 1,
+    "float32 HxWx3": np.repeat((LEVELS / 255).astype(np.float32)[:, :, None], 3, axis=2),
+}
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+def test_arrays_and_tensors_hold_the_same_picture(kind):
+    array = ARRAYS[kind]
+    np.testing.assert_allclose(pixels_of(array), LEVELS / 127.5 - 1, atol=1e-6)
+    if array.dtype.isnative:
+        np.testing.assert_allclose(pixels_of(torch.from_numpy(array)), LEVELS / 127.5 - 1, atol=1e-6)
+
+
+def test_tensors_of_half_precision_and_with_gradient():
+    for dtype in (torch.float16, torch.bfloat16):
+        tensor = (torch.tensor(LEVELS) / 255).to(dtype).requires_grad_()
+        np.testing.assert_allclose(CXRImageProcessor().load(tensor), LEVELS / 255, atol=4e-3)
+
+
+def test_bool_array_is_black_and_white():
+    np.testing.assert_array_equal(CXRImageProcessor().load(LEVELS > 100), LEVELS > 100)
+
+
+def test_files_bytes_open_files_and_datasets_dictionaries(tmp_path):
+    path = tmp_path / "chest.png"
+    PIL.Image.fromarray(LEVELS).save(path)
+    with path.open("rb") as file:
+        sources = [str(path), path, path.read_bytes(), bytearray(path.read_bytes()), file]
+        sources += [{"bytes": path.read_bytes(), "path": None}, {"bytes": None, "path": str(path)}]
+        for source in sources:
+            np.testing.assert_array_equal(pixels_of(source), pixels_of(LEVELS))
+
+
+def test_home_directory_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    PIL.Image.fromarray(LEVELS).save(tmp_path / "chest.png")
+    np.testing.assert_array_equal(pixels_of("~/chest.png"), pixels_of(LEVELS))
+
+
+def test_sixteen_bit_png(tmp_path):
+    PIL.Image.fromarray(LEVELS.astype(np.uint16) * 257).save(tmp_path / "chest16.png")
+    np.testing.assert_allclose(pixels_of(tmp_path / "chest16.png"), LEVELS / 127.5 - 1, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "kind", ["array", "tensor", "I;16", "I;16B", "I", "png", "tiff", "jp2", "dcm", "row"]
+)
+def test_sixteen_bits_come_through_in_full_depth(kind, tmp_path):
+    """65 536 different values in, as many out."""
+    levels = np.random.default_rng(0).permutation(2**16).astype(np.uint16).reshape(256, 256)
+    picture, path = PIL.Image.fromarray(levels), tmp_path / f"chest.{kind}"
+    if kind == "array":
+        image = levels
+    elif kind == "tensor":
+        image = torch.from_numpy(levels)
+    elif kind == "I":
+        image = PIL.Image.fromarray(levels.astype(np.int32))
+    elif kind == "I;16B":
+        image = PIL.Image.frombytes("I;16B", (256, 256), levels.astype(">u2").tobytes())
+    elif kind == "dcm":
+        image = save_dicom(make_dicom(levels, WindowCenter=2**15, WindowWidth=2**16), path)
+    elif kind == "I;16":
+        image = picture
+    else:
+        picture.save(path, format="PNG" if kind == "row" else None)
+        image = {"bytes": path.read_bytes(), "path": path.name} if kind == "row" else path
+    np.testing.assert_allclose(pixels_of(image, size=256, do_quantize=False), levels / 32767.5 - 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("type", [np.uint8, np.uint16, np.float32])
+def test_white_is_zero_in_a_tiff_of_any_depth(type, tmp_path):
+    white = 1 if type is np.float32 else np.iinfo(type).max
+    stored = ((255 - LEVELS.astype(np.float64)) / 255 * white).astype(type)
+    PIL.Image.fromarray(stored).save(tmp_path / "chest.tif")
+    data = (tmp_path / "chest.tif").read_bytes()
+    entry = b"\x06\x01\x03\x00\x01\x00\x00\x00"  # PhotometricInterpretation, one short number
+    where = data.index(entry) + len(entry)
+    image = data[:where] + b"\0\0" + data[where + 2 :]  # Pillow writes another, whatever it is told
+    np.testing.assert_allclose(pixels_of(image), LEVELS / 127.5 - 1, atol=0.01)
+
+
+def test_exif_orientation_is_applied(tmp_path):
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show it rotated by 90 degrees clockwise
+    PIL.Image.fromarray(LEVELS).save(tmp_path / "turned.png", exif=exif)
+    np.testing.assert_array_equal(pixels_of(tmp_path / "turned.png"), np.rot90(pixels_of(LEVELS), -1))
+
+
+def test_datasets_column_decoded_and_not():
+    datasets = pytest.importorskip("datasets")
+    rows = {"image": [PIL.Image.fromarray(LEVELS), PIL.Image.fromarray(255 - LEVELS)]}
+    dataset = datasets.Dataset.from_dict(rows, features=datasets.Features({"image": datasets.Image()}))
+    expected = np.stack([LEVELS, 255 - LEVELS]) / 127.5 - 1
+    processor = CXRImageProcessor(size=32)
+    for column in (dataset["image"], dataset.cast_column("image", datasets.Image(decode=False))["image"]):
+        np.testing.assert_allclose(processor(column)["pixel_values"][:, 0], expected, atol=1e-6)
+
+
+# --- batches
+
+
+def test_lists_iterators_and_stacked_arrays_are_batches():
+    processor, images = CXRImageProcessor(size=32), [LEVELS, 255 - LEVELS, LEVELS.T]
+    expected = torch.cat([processor(image)["pixel_values"] for image in images])
+    stacked = np.stack(images)[:, None]
+    for batch in (images, tuple(images), iter(images), stacked, torch.from_numpy(stacked)):
+        assert processor(batch)["pixel_values"].equal(expected)
+
+
+def test_images_of_different_sizes_and_kinds_make_one_batch():
+    output = CXRImageProcessor(size=24)([gradient(40, 30), PIL.Image.fromarray(gradient(24, 36)), LEVELS])
+    assert output["pixel_values"].shape == (3, 1, 24, 24)
+
+
+@pytest.mark.parametrize(("return_tensors", "kind"), [("pt", torch.Tensor), ("np", np.ndarray), (None, list)])
+def test_return_tensors(return_tensors, kind):
+    pixel_values = CXRImageProcessor(size=32)([LEVELS, LEVELS], return_tensors=return_tensors)["pixel_values"]
+    assert isinstance(pixel_values, kind)
+    assert len(pixel_values) == 2 and tuple(pixel_values[0].shape) == (1, 32, 32)
+
+
+# --- value ranges
+
+
+@pytest.mark.parametrize(
+    ("largest", "white"), [(200, 255), (255, 255), (256, 511), (4000, 4095), (40000, 65535)]
+)
+def test_sixteen_bit_images_are_scaled_by_the_bits_they_use(largest, white):
+    levels = np.linspace(0, largest, 1024).astype(np.uint16).reshape(32, 32)
+    np.testing.assert_allclose(CXRImageProcessor().load(levels), levels / white, atol=1e-6)
+
+
+def test_input_range_overrides_what_the_values_suggest():
+    levels = np.linspace(0, 4000, 1024).astype(np.uint16).reshape(32, 32)
+    np.testing.assert_allclose(
+        CXRImageProcessor(input_range=(0, 65535)).load(levels), levels / 65535, atol=1e-6
+    )
+    bright = (LEVELS / 255).astype(np.float32)
+    np.testing.assert_allclose(
+        CXRImageProcessor(input_range=(-1, 1)).load(bright), (bright + 1) / 2, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        CXRImageProcessor(input_range=(-1024, 1023)).load(np.arange(-1024, 1024).reshape(32, 64)),
+        np.linspace(0, 1, 2048).reshape(32, 64),
+        atol=1e-6,
+    )
+    np.testing.assert_allclose(CXRImageProcessor(input_range=(0, 1)).load(LEVELS), LEVELS / 255, atol=1e-6)
+
+
+def test_rounding_noise_beyond_the_range_is_clipped():
+    values = LEVELS / 255
+    values[0, :2] = -1e-6, 1 + 1e-6
+    pixels = CXRImageProcessor().load(values)
+    assert pixels.min() == 0 and pixels.max() == 1
+
+
+def test_output_without_quantisation_keeps_float_values():
+    values = np.random.default_rng(1).uniform(-1, 1, (32, 32)).astype(np.float32)
+    np.testing.assert_allclose(pixels_of(values, do_quantize=False), values, atol=1e-6)
+    quantised = (pixels_of(values) + 1) * 127.5
+    np.testing.assert_allclose(quantised, np.rint(quantised), atol=1e-4)
+    assert np.abs(pixels_of(values) - values).max() <= 0.5001 / 127.5
+
+
+# --- geometry
+
+
+def test_center_crop_cuts_the_longer_side_equally():
+    wide, tall = gradient(32, 48), gradient(49, 32)
+    np.testing.assert_allclose(pixels_of(wide), wide[:, 8:40] / 127.5 - 1, atol=1e-6)
+    np.testing.assert_allclose(pixels_of(tall), tall[8:40] / 127.5 - 1, atol=1e-6)
+
+
+def test_pad_adds_black_to_the_shorter_side():
+    pixels = pixels_of(gradient(32, 48) | 1, crop_mode="pad", size=48)
+    np.testing.assert_allclose(pixels[8:40], (gradient(32, 48) | 1) / 127.5 - 1, atol=1e-6)
+    assert (pixels[:8] == -1).all() and (pixels[40:] == -1).all()
+
+
+@pytest.mark.parametrize("resample", list(set(PIL.Image.Resampling) - {PIL.Image.Resampling.NEAREST}))
+def test_reduction_is_antialiased(resample):
+    stripes = gradient(256, 256) // 2 + np.tile(np.array([0, 127], dtype=np.uint8), (256, 128))  # the finest
+    smooth = gradient(256, 256) // 2 + 63.5
+    inside = (pixels_of(stripes, resample=resample) - pixels_of(smooth / 255, resample=resample))[4:-4, 4:-4]
+    assert np.abs(inside).max() < 0.05  # grey, not moire
+
+
+def test_reduction_by_a_whole_factor_with_the_box_filter_is_the_mean():
+    image = np.random.default_rng(2).integers(0, 256, (64, 64), dtype=np.uint8)
+    expected = image.reshape(32, 2, 32, 2).mean(axis=(1, 3)) / 127.5 - 1
+    output = pixels_of(image, resample=PIL.Image.Resampling.BOX, do_quantize=False)
+    np.testing.assert_allclose(output, expected, atol=1e-6)
+
+
+def test_overshoot_of_the_filter_is_clipped():
+    edge = np.zeros((64, 64), dtype=np.uint8)
+    edge[:32] = np.arange(100, 164)  # levels for the check of content
+    edge[32:, 33:] = 255
+    raw = PIL.Image.fromarray(edge.astype(np.float32)).resize((32, 32), PIL.Image.Resampling.LANCZOS)
+    assert np.asarray(raw).max() > 256  # the filter does overshoot here
+    pixels = pixels_of(edge, do_quantize=False)
+    assert pixels.min() == -1 and pixels.max() == 1
+
+
+def test_settings_of_one_call_leave_the_processor_alone():
+    processor = CXRImageProcessor(size=32)
+    assert processor(gradient(40, 60), size=20, crop_mode="pad")["pixel_values"].shape == (1, 1, 20, 20)
+    assert processor.size == {"height": 32, "width": 32} and processor.crop_mode == "center_crop"
+
+
+def test_load_keeps_the_native_resolution():
+    pixels = CXRImageProcessor(size=32).load(gradient(40, 60))
+    assert pixels.shape == (40, 60) and pixels.dtype == np.float32
+    np.testing.assert_allclose(pixels, gradient(40, 60) / 255, atol=1e-6)
+
+
+# --- colour
+
+
+def colour_photograph() -> np.ndarray:
+    image = np.zeros((32, 32, 3), dtype=np.uint8)
+    image[:, :16, 0], image[:, 16:, 2] = 200, 100
+    return image
+
+
+def test_colour_photograph_warns_and_is_read_in_grey(tmp_path):
+    PIL.Image.fromarray(colour_photograph()).save(tmp_path / "holiday.png")
+    with pytest.warns(NotAChestRadiographWarning, match="holiday.png.*coloured"):
+        pixels = CXRImageProcessor().load(tmp_path / "holiday.png")
+    np.testing.assert_allclose(pixels[0, [0, 31]], [0.299 * 200 / 255, 0.114 * 100 / 255], atol=1e-6)
+    assert issubclass(NotAChestRadiographWarning, UserWarning)
+
+
+@pytest.mark.filterwarnings("error")
+def test_grey_picture_stored_in_colour_does_not_warn(tmp_path):
+    smooth = PIL.Image.fromarray(gradient(64, 64)).convert("RGB")
+    smooth.save(tmp_path / "grey.jpg", quality=85)
+    marked = np.asarray(smooth).copy()
+    marked[:6, :10] = 255, 255, 0  # a small coloured annotation
+    tinted = np.stack([np.minimum(LEVELS, 240)] * 3, axis=2) + np.array(
+        [0, 4, 12], dtype=np.uint8
+    )  # blue film
+    for image in (tmp_path / "grey.jpg", marked, tinted):
+        CXRImageProcessor().load(image)
+
+
+def test_long_strip_warns():
+    with pytest.warns(NotAChestRadiographWarning, match="100 x 20 pixels is far from square"):
+        CXRImageProcessor().load(gradient(20, 100))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        CXRImageProcessor().load(gradient(30, 50))
+
+
+# --- addresses
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A server on loopback: its address, and the table of path -> body that it serves."""
+    bodies: dict[str, bytes] = {}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            body = bodies.get(self.path)
+            self.send_response(404 if body is None else 500 if self.path == "/broken" else 200)
+            self.end_headers()
+            self.wfile.write(body or b"")
+
+        def log_message(self, *args):
+            pass
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    service = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=service.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{service.server_port}", bodies
+    service.shutdown()
+    service.server_close()
+    thread.join()
+
+
+def png_bytes(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(array).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def test_image_from_an_address(server):
+    address, bodies = server
+    bodies["/chest.png"] = png_bytes(LEVELS)
+    np.testing.assert_array_equal(pixels_of(f"{address}/chest.png"), pixels_of(LEVELS))
+
+
+def test_addresses_that_give_no_image(server, monkeypatch):
+    address, bodies = server
+    bodies.update({"/page": b"<html>Sign in</html>", "/broken": b"oops", "/large.png": png_bytes(LEVELS)})
+    with pytest.raises(FileNotFoundError, match="missing.png.*404"):
+        pixels_of(f"{address}/missing.png")
+    with pytest.raises(ValueError, match="/page' is not an image"):
+        pixels_of(f"{address}/page")
+    with pytest.raises(ValueError, match="broken.*download failed.*500"):
+        pixels_of(f"{address}/broken")
+    with pytest.raises(ValueError, match="download failed"):
+        pixels_of("http://127.0.0.1:9/nobody-listens.png")
+    monkeypatch.setattr("cf_cxr.images.loading.MAX_BYTES", 100)
+    with pytest.raises(ValueError, match="large.png.*download was stopped"):
+        pixels_of(f"{address}/large.png")
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nX-Wait: ", b"HTTP/1.1 200 OK\r\n\r\n"])
+def test_a_server_that_drips_is_given_up(monkeypatch, head):
+    """In the headers, and in the body: each wait is short, the whole is not."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    given_up = threading.Event()
+
+    def drip():
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):  # the client goes
+            connection.recv(4096)
+            connection.sendall(head)
+            while not given_up.wait(0.05):
+                connection.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=drip, daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/chest.png"
+        begin = time.monotonic()
+        with pytest.raises(CXRImageError, match="chest.png.*not complete after 0.5 seconds.*given up"):
+            load_grayscale(url, timeout=0.5)
+        assert time.monotonic() - begin < 2
+        given_up.set()
+        thread.join(5)
+
+
+# --- saving, Auto classes, settings
+
+
+def test_saved_and_loaded_again(tmp_path):
+    processor = CXRImageProcessor(
+        size=48, crop_mode="pad", input_range=(0, 4095), do_quantize=False, max_pixels=10**6
+    )
+    processor.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    assert saved["image_processor_type"] == "CXRImageProcessor" and saved["size"] == {
+        "height": 48,
+        "width": 48,
+    }
+    loaded = CXRImageProcessor.from_pretrained(tmp_path)
+    assert loaded.to_dict() == processor.to_dict()
+    assert loaded.input_range == (0, 4095) and loaded.do_quantize is False
+    image = gradient(60, 90).astype(np.uint16) * 16
+    assert loaded(image)["pixel_values"].equal(processor(image)["pixel_values"])
+    assert CXRImageProcessor.from_pretrained(tmp_path, size=64).size == {"height": 64, "width": 64}
+    assert pickle.loads(pickle.dumps(loaded)).to_dict() == loaded.to_dict()
+
+
+def test_auto_image_processor_finds_it_once_registered(tmp_path):
+    class ProbeConfig(PreTrainedConfig):
+        model_type = "cxr_processor_probe"
+
+    AutoImageProcessor.register(ProbeConfig, image_processor_classes={"pil": CXRImageProcessor})
+    CXRImageProcessor(size=40).save_pretrained(tmp_path)
+    loaded = AutoImageProcessor.from_pretrained(tmp_path)
+    assert type(loaded) is CXRImageProcessor and loaded.size["height"] == 40
+    assert CXRImageProcessor.model_input_names == ["pixel_values"]
+
+
+def test_sizes_are_understood_in_every_form():
+    for size in (96, {"height": 96, "width": 96}, CXRImageProcessor(size=96).size):
+        assert CXRImageProcessor(size=size).size == {"height": 96, "width": 96}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"size": 0}, "size=0"),
+        ({"size": "large"}, "size='large'"),
+        ({"size": {"height": 32, "width": 48}}, "not a square"),
+        ({"size": {"shortest_edge": 32}}, "not a square"),
+        ({"size": 10**9}, "at most 4096"),
+        ({"crop_mode": "stretch"}, "crop_mode='stretch'.*center_crop.*pad"),
+        ({"resample": PIL.Image.Resampling.NEAREST}, "not antialiased"),
+        ({"resample": 77}, "77"),
+        ({"input_range": (1, 0)}, "black below white"),
+        ({"input_range": 255}, "input_range=255"),
+        ({"max_pixels": 0}, "max_pixels=0"),
+        ({"min_side": 1.5}, "min_side=1.5"),
+    ],
+)
+def test_impossible_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        CXRImageProcessor(**settings)
+    with pytest.raises(ValueError, match=message):
+        CXRImageProcessor()(LEVELS, **settings)
+
+
+def test_misspelt_settings_are_refused():
+    with pytest.raises(TypeError, match="no setting 'crop_mod'.*crop_mode"):
+        CXRImageProcessor(crop_mod="pad")
+    with pytest.raises(TypeError, match="no setting 'do_normalize'.*crop_mode"):
+        CXRImageProcessor()(LEVELS, do_normalize=False)
+
+
+def test_paths_may_be_path_objects_and_strings_alike(tmp_path):
+    PIL.Image.fromarray(LEVELS).save(tmp_path / "a.tif")
+    assert isinstance(tmp_path, Path)
+    np.testing.assert_array_equal(pixels_of(tmp_path / "a.tif"), pixels_of(str(tmp_path / "a.tif")))

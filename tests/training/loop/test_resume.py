@@ -1,0 +1,208 @@
+"""A run that was killed and resumed ends with the same bits as one that was not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cf_cxr.training.loop import checkpointing
+from cf_cxr.training.loop.checkpointing import CheckpointError, list_checkpoints
+from tests.training.loop.tiny import TinyData, main, tiny_hvae, tiny_trainer
+
+ROOT = Path(__file__).parents[3]
+
+
+def run_process(output_dir, *words, kill=None, check=True):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TINY_KILL": kill or ""}
+    command = [sys.executable, "-m", "tests.training.loop.tiny", "--output_dir", str(output_dir), *words]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    if check:
+        assert result.returncode == (-signal.SIGKILL if kill else 0), result.stderr[-3000:]
+    return result
+
+
+def assert_same_state(first, second):
+    if torch.is_tensor(first):
+        assert torch.equal(first, second)
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys()
+        for key in first:
+            assert_same_state(first[key], second[key])
+    elif isinstance(first, (list, tuple)):
+        assert len(first) == len(second)
+        for a, b in zip(first, second):
+            assert_same_state(a, b)
+    else:
+        assert first == second
+
+
+def assert_same_run(first, second):
+    """Final weights, last checkpoint (raw weights, average, optimiser) and the log are bit-identical."""
+    a, b = load_file(first / "model.safetensors"), load_file(second / "model.safetensors")
+    assert_same_state(a, b)
+    last, other = list_checkpoints(first)[-1], list_checkpoints(second)[-1]
+    assert last.name == other.name
+    for name in ("model.safetensors", "ema.safetensors"):
+        assert_same_state(load_file(last / name), load_file(other / name))
+    read = {path: torch.load(path / "training.pt", weights_only=True) for path in (last, other)}
+    assert_same_state(read[last], read[other])
+    assert metrics(first) == metrics(second)
+
+
+def metrics(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted") / "run"
+    threads = torch.get_num_threads()
+    main(["--output_dir", str(folder)])
+    torch.set_num_threads(threads)
+    return folder
+
+
+def test_killed_and_resumed_run_ends_with_the_same_bits(uninterrupted, tmp_path):
+    folder = tmp_path / "run"
+    run_process(folder, kill="step:7")
+    assert [path.name for path in list_checkpoints(folder)] == ["checkpoint-00000004"]
+    assert metrics(folder)[-1]["step"] == 7 - 1  # the seventh step was done but not logged
+    run_process(folder, "--resume_from_checkpoint", "latest", kill="writing:8")
+    assert [path.name for path in list_checkpoints(folder)] == ["checkpoint-00000004"]
+    run_process(folder, "--resume_from_checkpoint", "latest")
+    assert_same_run(uninterrupted, folder)
+    assert json.loads((folder / "run.json").read_text())["finished"] is True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", ["step:1", "writing:4", "deleting:4", "writing:12"])
+def test_killed_at_other_moments(uninterrupted, tmp_path, kill):
+    folder = tmp_path / "run"
+    run_process(folder, "--save_total_limit", "2", kill=kill)
+    run_process(folder, "--save_total_limit", "2", "--resume_from_checkpoint", "latest")
+    assert_same_run(uninterrupted, folder)
+    assert not list(folder.glob(".incomplete-*"))
+
+
+def test_resume_in_the_same_process_matches_too(tmp_path):
+    """Cheap variant with accumulation and a cosine schedule: two legs against one."""
+    settings = {"gradient_accumulation_steps": 2, "per_device_batch_size": 2, "lr_scheduler": "cosine"}
+    tiny_trainer(tmp_path / "one", max_steps=6, save_steps=3, **settings).train()
+
+    class Stop(Exception):
+        pass
+
+    trainer = tiny_trainer(tmp_path / "two", max_steps=6, save_steps=3, **settings)
+    trainer.after_step = lambda logs: (_ for _ in ()).throw(Stop) if trainer.global_step == 5 else None
+    with pytest.raises(Stop):
+        trainer.train()
+    torch.rand(17)  # global state of the generators must not matter
+    tiny_trainer(
+        tmp_path / "two", max_steps=6, save_steps=3, resume_from_checkpoint="latest", **settings
+    ).train()
+    assert_same_run(tmp_path / "one", tmp_path / "two")
+
+
+class Counter:
+    """A registered object with a tensor."""
+
+    def __init__(self):
+        self.value = torch.zeros(())
+
+    def state_dict(self):
+        return {"value": self.value}
+
+    def load_state_dict(self, state):
+        self.value = state["value"]
+
+
+def test_registered_objects_are_restored(tmp_path):
+    def trainer(**loop):
+        made = tiny_trainer(tmp_path, save_steps=0, **loop)
+        made.counter = Counter()
+        made.register_for_checkpointing("counter", made.counter)
+        made.after_step = lambda logs: made.counter.value.add_(1)
+        return made
+
+    trainer(max_steps=3).train()
+    resumed = trainer(max_steps=5, resume_from_checkpoint="latest")
+    resumed.train()
+    assert resumed.counter.value == 5
+    with pytest.raises(TypeError, match="state_dict"):
+        resumed.register_for_checkpointing("number", 3)
+
+
+@pytest.fixture
+def two_checkpoints(tmp_path):
+    tiny_trainer(tmp_path, max_steps=4, save_steps=2, eval_steps=-1).train()
+    assert len(list_checkpoints(tmp_path)) == 2
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "ema.safetensors", "training.pt", "trainer_state.json"]
+)
+def test_truncated_checkpoint_is_named_with_the_remedy(two_checkpoints, name):
+    older, newest = list_checkpoints(two_checkpoints)
+    file = newest / name
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(CheckpointError) as error:
+        tiny_trainer(two_checkpoints, max_steps=6, resume_from_checkpoint="latest").train()
+    assert str(file) in str(error.value)
+    assert f"--resume_from_checkpoint {older}" in str(error.value)
+    # the remedy works, and the damaged checkpoint is not found again
+    tiny_trainer(two_checkpoints, max_steps=6, save_steps=0, resume_from_checkpoint=str(older)).train()
+    assert [path.name for path in list_checkpoints(two_checkpoints)][-1] == "checkpoint-00000006"
+    assert (two_checkpoints / f"abandoned-{newest.name}").is_dir()
+
+
+def test_changed_bytes_are_found(two_checkpoints):
+    file = list_checkpoints(two_checkpoints)[-1] / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        checkpointing.verify_checkpoint(file.parent)
+
+
+def test_missing_checkpoint_and_missing_file(two_checkpoints):
+    with pytest.raises(CheckpointError, match="does not exist.*older checkpoint is whole"):
+        tiny_trainer(
+            two_checkpoints, resume_from_checkpoint=str(two_checkpoints / "checkpoint-00000099")
+        ).train()
+    newest = list_checkpoints(two_checkpoints)[-1]
+    (newest / "training.pt").unlink()
+    with pytest.raises(CheckpointError, match="training.pt' is missing"):
+        checkpointing.verify_checkpoint(newest)
+
+
+def test_checkpoint_of_another_model(two_checkpoints):
+    model = tiny_hvae(widths=[8, 12, 16, 32])
+    with pytest.raises(CheckpointError, match="does not fit the model"):
+        tiny_trainer(two_checkpoints, model=model, resume_from_checkpoint="latest").train()
+
+
+def test_checkpoint_with_code_in_it_is_refused(two_checkpoints):
+    newest = list_checkpoints(two_checkpoints)[-1]
+    torch.save({"optimizer": TinyData(1)}, newest / "training.pt")
+    state = json.loads((newest / "trainer_state.json").read_text())
+    file = newest / "training.pt"
+    state["files"]["training.pt"] = {"bytes": file.stat().st_size, "sha256": checkpointing._sha256(file)}
+    (newest / "trainer_state.json").write_text(json.dumps(state))
+    with pytest.raises(CheckpointError, match="training.pt"):
+        tiny_trainer(two_checkpoints, max_steps=6, resume_from_checkpoint="latest").train()
+
+
+def test_oldest_checkpoints_are_deleted(tmp_path):
+    tiny_trainer(tmp_path, max_steps=5, save_steps=1, save_total_limit=2, eval_steps=-1).train()
+    assert [path.name for path in list_checkpoints(tmp_path)] == [
+        "checkpoint-00000004",
+        "checkpoint-00000005",
+    ]

@@ -1,0 +1,129 @@
+"""A training run small enough to be repeated and killed: 16x16 images made here, a few thousand weights.
+
+    python -m tests.training.loop.tiny --output_dir DIR [training arguments]
+
+The environment variable TINY_KILL ends the process with SIGKILL: `step:7` right after the seventh step,
+`writing:8` in the middle of writing checkpoint 8, `deleting:4` in the middle of deleting checkpoint 4.
+"""
+
+import os
+import shutil
+import signal
+import sys
+
+import torch
+
+from cf_cxr.attributes import AttributeSchema
+from cf_cxr.models.causal_hvae import CausalHVAEConfig, CausalHVAEModel
+from cf_cxr.training.causal_hvae.trainer import HVAEArguments, HVAETrainer, build_hvae_config
+from cf_cxr.training.loop import checkpointing
+from cf_cxr.training.loop.arguments import TrainerArguments, parse_arguments
+from cf_cxr.training.loop.trainer import build_accelerator
+
+SCHEMA = AttributeSchema(
+    [
+        {"name": "age", "kind": "continuous", "minimum": 0.0, "maximum": 100.0, "unit": "years"},
+        {"name": "sex", "kind": "binary", "categories": ["Male", "Female"]},
+        {"name": "site", "kind": "categorical", "categories": ["A", "B", "C"]},
+    ]
+)
+POISON = -0.5
+LOOP = {
+    "seed": 3,
+    "per_device_batch_size": 4,
+    "max_steps": 12,
+    "warmup_steps": 3,
+    "learning_rate": 3e-3,
+    "ema_decay": 0.9,
+    "logging_steps": 1,
+    "eval_steps": 5,
+    "save_steps": 4,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "cpu": True,
+}
+
+
+class TinyData:
+    """`size` images whose brightness depends on age, in batches; `poison` marks images (first pixel is -0.5)."""
+
+    def __init__(self, size=24, seed=0, poison=()):
+        generator = torch.Generator().manual_seed(seed)
+        self.attributes = torch.stack(
+            [
+                torch.rand(size, generator=generator) * 100,
+                torch.randint(2, (size,), generator=generator).float(),
+                torch.randint(3, (size,), generator=generator).float(),
+            ],
+            dim=1,
+        )
+        noise = torch.rand(size, 1, 16, 16, generator=generator) * 0.2
+        self.images = (noise + self.attributes[:, 0, None, None, None] / 50 - 1).clamp(-1, 1)
+        self.attributes[::7, 1] = torch.nan
+        self.images[:, :, 0, 0] = -1.0
+        self.images[list(poison), :, 0, 0] = POISON
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitems__(self, indices):
+        chosen = torch.as_tensor(list(indices))
+        return {"pixel_values": self.images[chosen], "attributes": self.attributes[chosen]}
+
+
+def tiny_hvae(**settings) -> CausalHVAEModel:
+    torch.manual_seed(0)
+    config = build_hvae_config(HVAEArguments(z_dim=4), 16, SCHEMA.dim).to_dict() | settings
+    return CausalHVAEModel(CausalHVAEConfig(**config))
+
+
+def tiny_trainer(output_dir, *, train=None, val=None, kind=HVAETrainer, model=None, stage=None, **loop):
+    args = TrainerArguments(output_dir=str(output_dir), **(LOOP | loop))
+    return kind(
+        model or tiny_hvae(),
+        args,
+        train or TinyData(),
+        val or TinyData(7, seed=1),
+        schema=SCHEMA,
+        stage_args=stage or HVAEArguments(z_dim=4, augmentation="light"),
+        accelerator=build_accelerator(args),
+    )
+
+
+def _die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class KilledTrainer(HVAETrainer):
+    """Ends its process at the moment that TINY_KILL names."""
+
+    def after_step(self, logs):
+        if os.environ.get("TINY_KILL") == f"step:{self.global_step}":
+            _die()
+
+    def save_checkpoint(self):
+        what, _, step = os.environ.get("TINY_KILL", "").partition(":")
+        if what == "writing" and int(step) == self.global_step:
+            checkpointing.torch.save = lambda *_: _die()
+        if what == "deleting":
+            whole = shutil.rmtree
+
+            def rmtree(path, *rest):
+                if str(path).endswith(checkpointing.checkpoint_name(int(step))):
+                    next(path.iterdir()).unlink()
+                    _die()
+                whole(path, *rest)
+
+            checkpointing.shutil.rmtree = rmtree
+        super().save_checkpoint()
+
+
+def main(argv=None):
+    torch.set_num_threads(1)
+    (args,) = parse_arguments([TrainerArguments], argv, defaults=LOOP)
+    loop = vars(args)
+    tiny_trainer(loop.pop("output_dir"), kind=KilledTrainer, **loop).train()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
