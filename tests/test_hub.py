@@ -91,7 +91,7 @@ def test_pushed_cards_of_models_and_packages(folder, tmp_path):
     (carded / "README.md").write_text(text, encoding="utf-8")
     script = """
     from cf_cxr import DeepSCMModel
-    from cf_cxr.training.packaging import main as package
+    from cf_cxr.packaging.deep_scm import main as package
     model = DeepSCMModel.from_pretrained(os.environ["CARDED"])
     model.classifier.push_to_hub("me/part", tags=["special"])
     model.push_to_hub("me/own")

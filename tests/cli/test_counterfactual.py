@@ -10,7 +10,9 @@ from PIL import Image
 
 import cf_cxr
 from cf_cxr.cli import main as cli
+from cf_cxr.cli.counterfactual import opposites
 from cf_cxr.cli.files import UsageError, free_name, plan_output, write_png
+from cf_cxr.cli.model import parse_assignments
 from tests.images.dicom_files import make_dicom, save_dicom
 from tests.pipelines.tiny import SCHEMA, SIDE, grey_image, processor_knowing, save_tiny
 
@@ -319,23 +321,23 @@ def test_help_teaches_by_example(capsys):
 
 
 def test_assignments():
-    assert cli.parse_assignments(["sex=Female,age=80", "site=A"], "--do") == {
+    assert parse_assignments(["sex=Female,age=80", "site=A"], "--do") == {
         "sex": "Female",
         "age": "80",
         "site": "A",
     }
-    assert cli.parse_assignments(["finding=Edema, mild"], "--do") == {"finding": "Edema, mild"}
+    assert parse_assignments(["finding=Edema, mild"], "--do") == {"finding": "Edema, mild"}
 
 
 def test_opposites_move_every_attribute_away():
     known = {"age": 70.0, "sex": "Female", "site": "A", "finding": "No Finding"}
-    assert cli.opposites(SCHEMA, known) == [
+    assert opposites(SCHEMA, known) == [
         {"age": 25.0},
         {"sex": "Male"},
         {"site": "B"},
         {"finding": "Effusion"},
     ]
-    assert cli.opposites(SCHEMA, {"age": 30.0})[0] == {"age": 80.0}
+    assert opposites(SCHEMA, {"age": 30.0})[0] == {"age": 80.0}
 
 
 def test_output_names(tmp_path):

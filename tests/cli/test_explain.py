@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 
 import cf_cxr
 from cf_cxr.black_box import load_image_classifier
-from cf_cxr.cli import main as cli
 from cf_cxr.cli import explain as cli_explain
+from cf_cxr.cli import main as cli
 from tests.black_box.helpers import attribute_model
 from tests.black_box.test_transformers_adapter import PROCESSOR, vit
 from tests.pipelines.tiny import grey_image, processor_knowing, save_tiny

@@ -67,7 +67,11 @@ def assert_same(first, second):
 def test_a_killed_run_goes_on_where_it_stopped(parts, data_dir, whole, tmp_path):
     out = tmp_path / "out"
     words = command(parts, data_dir, out)
-    environment = os.environ | {"TINY_KILL": "2", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {
+        "TINY_KILL": "2",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}",
+    }
     script = [sys.executable, "-m", "tests.evaluation.run_tiny_evaluation", *words]
     died = subprocess.run(script, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert died.returncode == -signal.SIGKILL, died.stderr[-2000:]

@@ -104,21 +104,6 @@ def _as_it_is(classifier: ImageClassifier, class_name: str | None, options: dict
     return classifier
 
 
-__all__ = [
-    "AttributeImageClassifier",
-    "CallableImageClassifier",
-    "ModuleImageClassifier",
-    "TorchXRayVisionClassifier",
-    "TransformersImageClassifier",
-    "as_image_classifier",
-    "from_attribute_classifier",
-    "from_callable",
-    "from_module",
-    "from_torchxrayvision",
-    "from_transformers",
-]
-
-
 def load_image_classifier(
     name_or_path: str | os.PathLike, class_name: str | None = None, **options: Any
 ) -> ImageClassifier:
@@ -149,9 +134,6 @@ def load_image_classifier(
         options["processor"] = AutoImageProcessor.from_pretrained(name_or_path)
     model = load_complete(AutoModelForImageClassification, name_or_path, BlackBoxError)
     return as_image_classifier(model, class_name, **options)
-
-
-__all__ = ["load_image_classifier"]
 
 
 _REFERENCE = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")
@@ -245,4 +227,21 @@ def _is_factory(found: Any) -> bool:
     return not needed and not takes_images
 
 
-__all__ = ["import_object", "is_reference", "load_black_box", "made_object"]
+__all__ = [
+    "AttributeImageClassifier",
+    "CallableImageClassifier",
+    "ModuleImageClassifier",
+    "TorchXRayVisionClassifier",
+    "TransformersImageClassifier",
+    "as_image_classifier",
+    "from_attribute_classifier",
+    "from_callable",
+    "from_module",
+    "from_torchxrayvision",
+    "from_transformers",
+    "import_object",
+    "is_reference",
+    "load_black_box",
+    "load_image_classifier",
+    "made_object",
+]

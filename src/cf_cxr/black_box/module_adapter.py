@@ -90,9 +90,6 @@ def select_class(output: Tensor, index: int | None, activation: str | None, coun
     return output[:, index].sigmoid() if activation == "sigmoid" else output[:, index]
 
 
-__all__ = ["ACTIVATIONS", "check_activation", "check_index", "logits_of", "select_class"]
-
-
 class ModuleImageClassifier(ImageClassifier):
     """One output of a network; see `from_module`."""
 
@@ -171,4 +168,13 @@ def from_module(
     return ModuleImageClassifier(module, preprocess, index, activation, class_name, threshold, differentiable)
 
 
-__all__ = ["ModuleImageClassifier", "describe_preprocessing", "from_module"]
+__all__ = [
+    "ACTIVATIONS",
+    "ModuleImageClassifier",
+    "check_activation",
+    "check_index",
+    "describe_preprocessing",
+    "from_module",
+    "logits_of",
+    "select_class",
+]

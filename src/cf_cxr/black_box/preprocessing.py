@@ -129,9 +129,6 @@ def _per_channel(value: float | Sequence[float], channels: int, name: str) -> tu
     return values
 
 
-__all__ = ["INTERPOLATIONS", "RadiographPreprocessing"]
-
-
 # Pillow's numbers of its filters, with the nearest that torch can differentiate.
 _FILTERS = {0: "nearest", 1: "bicubic", 2: "bilinear", 3: "bicubic"}
 _LANCZOS = 1
@@ -279,9 +276,6 @@ def _from_timm(settings: Mapping) -> RadiographPreprocessing:
     )
 
 
-__all__ = ["as_preprocessing"]
-
-
 # Mean difference over the standard deviation of the processor's tensors. 8-bit rounding gives 0.005, a bicubic in
 # place of a Lanczos filter 0.01, a forgotten mean or crop 0.1 to 5.
 TOLERANCE = 0.04
@@ -320,3 +314,6 @@ def _processed(processor: Any, images: Tensor, channels: int) -> Tensor:
     mode = "L" if channels == 1 else "RGB"
     pictures = [Image.fromarray(g).convert(mode) for g in grey]
     return torch.as_tensor(processor(images=pictures, return_tensors="pt")["pixel_values"])
+
+
+__all__ = ["INTERPOLATIONS", "RadiographPreprocessing", "as_preprocessing"]

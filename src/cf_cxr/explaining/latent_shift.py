@@ -115,9 +115,6 @@ class ExplainerAutoencoder:
         return self.model.decode(latents[0], bins, pixel_values)
 
 
-__all__ = ["ExplainerAutoencoder", "LatentAutoencoder", "LatentCode", "MechanismAutoencoder"]
-
-
 class LatentShiftExplainer:
     """Shifts the latents of each image until the classifier says what is asked for.
 
@@ -331,4 +328,11 @@ def _norm(tensors: list[Tensor]) -> Tensor:
     return torch.stack([t.flatten(1).square().sum(1) for t in tensors]).sum(0).sqrt()
 
 
-__all__ = ["LatentShiftExplainer", "reach_targets"]
+__all__ = [
+    "ExplainerAutoencoder",
+    "LatentAutoencoder",
+    "LatentCode",
+    "LatentShiftExplainer",
+    "MechanismAutoencoder",
+    "reach_targets",
+]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cf_cxr.files import sha256_of
 from cf_cxr.training.loop import checkpointing
 from cf_cxr.training.loop.checkpointing import CheckpointError, list_checkpoints
 from tests.training.loop.tiny import TinyData, main, tiny_hvae, tiny_trainer
@@ -194,7 +195,7 @@ def test_checkpoint_with_code_in_it_is_refused(two_checkpoints):
     torch.save({"optimizer": TinyData(1)}, newest / "training.pt")
     state = json.loads((newest / "trainer_state.json").read_text())
     file = newest / "training.pt"
-    state["files"]["training.pt"] = {"bytes": file.stat().st_size, "sha256": checkpointing._sha256(file)}
+    state["files"]["training.pt"] = {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
     (newest / "trainer_state.json").write_text(json.dumps(state))
     with pytest.raises(CheckpointError, match="training.pt"):
         tiny_trainer(two_checkpoints, max_steps=6, resume_from_checkpoint="latest").train()

@@ -125,9 +125,6 @@ def _coverage(distance: Tensor, reach: Tensor, pixel: float) -> Tensor:
     return ((reach - distance) / pixel + 0.5).clamp(0, 1)
 
 
-__all__ = ["lettering", "shutters", "uniform", "wires"]
-
-
 _TONE_KNOTS = 8
 _FRACTIONS = (
     "translation",
@@ -413,4 +410,12 @@ def _chosen(x: Tensor, probability: float, generator: Generator | None) -> Tenso
     return (torch.rand(len(x), generator=generator) < probability).nonzero()[:, 0].to(x.device)
 
 
-__all__ = ["RANDOMISATION_PRESETS", "DomainRandomisation", "RandomisationConfig"]
+__all__ = [
+    "DomainRandomisation",
+    "RANDOMISATION_PRESETS",
+    "RandomisationConfig",
+    "lettering",
+    "shutters",
+    "uniform",
+    "wires",
+]

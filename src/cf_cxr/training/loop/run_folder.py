@@ -94,8 +94,6 @@ def _drop_after(path: Path, step: int) -> None:
     os.replace(temporary, path)
 
 
-logger = logging.getLogger(__name__)
-
 METRICS_FILE = "metrics.jsonl"
 MANIFEST_FILE = "run.json"
 SAMPLES = "samples"

@@ -54,10 +54,7 @@ def write_cached(path: Path, values: Tensor, identity: Mapping[str, str]) -> Non
     os.replace(temporary, path)
 
 
-__all__ = ["cache_path", "read_cached", "write_cached"]
-
-
-_FOLDER = "posteriors"
+_POSTERIORS = "posteriors"
 
 
 def data_fingerprint(batches: Any) -> str:
@@ -113,7 +110,7 @@ def cached_posterior(
         "data": fingerprint or data_fingerprint(batches),
         "images": str(len(batches)),
     }
-    path = cache_path(Path(cache_dir) / _FOLDER, identity)
+    path = cache_path(Path(cache_dir) / _POSTERIORS, identity)
     posterior = read_cached(path, identity)
     if posterior is None or posterior.shape != (len(batches),):
         posterior = _ask(classifier, batches, batch_size, progress)
@@ -194,16 +191,7 @@ def _ask(classifier: ImageClassifier, batches: Any, batch_size: int, progress: b
     return torch.cat(answers)
 
 
-__all__ = [
-    "ExplainerBatches",
-    "bin_counts",
-    "cached_posterior",
-    "data_fingerprint",
-    "describe_empty_bins",
-]
-
-
-_FOLDER = "masks"
+_MASKS = "masks"
 
 
 class SegmentedBatches(Dataset):
@@ -252,7 +240,7 @@ def segmented_batches(
     }
     first = batches.__getitems__([0])["pixel_values"].to(device)
     labels = list(segmenter.segment(first))
-    path = cache_path(Path(cache_dir) / _FOLDER, identity)
+    path = cache_path(Path(cache_dir) / _MASKS, identity)
     codes = read_cached(path, identity)
     if codes is None or len(codes) != len(batches):
         chunks = []
@@ -266,4 +254,15 @@ def segmented_batches(
     return SegmentedBatches(batches, codes, labels)
 
 
-__all__ = ["SegmentedBatches", "segmented_batches"]
+__all__ = [
+    "ExplainerBatches",
+    "SegmentedBatches",
+    "bin_counts",
+    "cache_path",
+    "cached_posterior",
+    "data_fingerprint",
+    "describe_empty_bins",
+    "read_cached",
+    "segmented_batches",
+    "write_cached",
+]

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
-from ....attributes import AttributeSchema
-from ....causal_graph import CausalGraph
-from ... import evaluation_module as base
-from ...amplification import amplification, amplification_samples, untouched
-from ...bootstrap import interval
+from cf_cxr.attributes import AttributeSchema
+from cf_cxr.causal_graph import CausalGraph
+from cf_cxr.metrics import evaluation_module as base
+from cf_cxr.metrics.amplification import amplification, amplification_samples, untouched
+from cf_cxr.metrics.bootstrap import interval
 
 
 class Amplification(base.CXRMetric):

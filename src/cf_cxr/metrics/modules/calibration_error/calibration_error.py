@@ -1,7 +1,7 @@
 """Calibration error as an evaluate module; `cf_cxr.metrics.calibration` is the plain function."""
 
-from ... import evaluation_module as base
-from ...calibration import expected_calibration_error
+from cf_cxr.metrics import evaluation_module as base
+from cf_cxr.metrics.calibration import expected_calibration_error
 
 
 class CalibrationError(base.CXRMetric):

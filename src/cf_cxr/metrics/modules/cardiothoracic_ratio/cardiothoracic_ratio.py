@@ -1,8 +1,8 @@
 """Cardiothoracic ratio as an evaluate module; `cf_cxr.metrics.cardiothoracic` is the plain function."""
 
-from ... import evaluation_module as base
-from ...cardiothoracic import cardiothoracic_ratio
-from ...paired_tests import change_by_decision
+from cf_cxr.metrics import evaluation_module as base
+from cf_cxr.metrics.cardiothoracic import cardiothoracic_ratio
+from cf_cxr.metrics.paired_tests import change_by_decision
 
 
 class CardiothoracicRatio(base.CXRMetric):

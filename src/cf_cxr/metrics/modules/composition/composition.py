@@ -1,7 +1,7 @@
 """Composition error as an evaluate module; `cf_cxr.metrics.soundness` holds the plain functions."""
 
-from ... import evaluation_module as base
-from ...soundness import image_distance
+from cf_cxr.metrics import evaluation_module as base
+from cf_cxr.metrics.soundness import image_distance
 
 
 class Composition(base.CXRMetric):

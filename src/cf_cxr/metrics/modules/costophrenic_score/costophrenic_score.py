@@ -1,8 +1,8 @@
 """Costophrenic score as an evaluate module; `cf_cxr.metrics.costophrenic` is the plain function."""
 
-from ... import evaluation_module as base
-from ...costophrenic import costophrenic_score
-from ...paired_tests import change_by_decision
+from cf_cxr.metrics import evaluation_module as base
+from cf_cxr.metrics.costophrenic import costophrenic_score
+from cf_cxr.metrics.paired_tests import change_by_decision
 
 
 class CostophrenicScore(base.CXRMetric):

@@ -1,7 +1,7 @@
 """Counterfactual validity as an evaluate module; `cf_cxr.metrics.validity` is the plain function."""
 
-from ... import evaluation_module as base
-from ...validity import counterfactual_validity
+from cf_cxr.metrics import evaluation_module as base
+from cf_cxr.metrics.validity import counterfactual_validity
 
 
 class CounterfactualValidity(base.CXRMetric):

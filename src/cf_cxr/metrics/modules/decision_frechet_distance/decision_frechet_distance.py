@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from ... import evaluation_module as base
-from ...decision_distribution import decision_frechet_distance
+from cf_cxr.metrics import evaluation_module as base
+from cf_cxr.metrics.decision_distribution import decision_frechet_distance
 
 
 class DecisionFrechetDistance(base.CXRMetric):

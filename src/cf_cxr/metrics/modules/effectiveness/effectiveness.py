@@ -1,7 +1,7 @@
 """Effectiveness of counterfactuals as an evaluate module; `cf_cxr.metrics.effectiveness` is the plain function."""
 
-from ... import evaluation_module as base
-from ...effectiveness import effectiveness
+from cf_cxr.metrics import evaluation_module as base
+from cf_cxr.metrics.effectiveness import effectiveness
 
 
 class Effectiveness(base.CXRMetric):

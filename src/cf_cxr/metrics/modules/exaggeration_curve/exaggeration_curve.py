@@ -1,7 +1,7 @@
 """Exaggeration curve as an evaluate module; `cf_cxr.metrics.exaggeration` is the plain function."""
 
-from ... import evaluation_module as base
-from ...exaggeration import exaggeration_curve
+from cf_cxr.metrics import evaluation_module as base
+from cf_cxr.metrics.exaggeration import exaggeration_curve
 
 
 class ExaggerationCurve(base.CXRMetric):

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from ... import evaluation_module as base
-from ...exposure import exposure_share
+from cf_cxr.metrics import evaluation_module as base
+from cf_cxr.metrics.exposure import exposure_share
 
 
 class ExposureShare(base.CXRMetric):

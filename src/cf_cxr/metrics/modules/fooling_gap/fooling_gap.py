@@ -1,7 +1,7 @@
 """Fooling gap as an evaluate module; `cf_cxr.metrics.fooling` is the plain function."""
 
-from ... import evaluation_module as base
-from ...fooling import fooling_gap
+from cf_cxr.metrics import evaluation_module as base
+from cf_cxr.metrics.fooling import fooling_gap
 
 
 class FoolingGap(base.CXRMetric):

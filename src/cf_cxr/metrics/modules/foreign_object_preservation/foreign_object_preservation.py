@@ -1,7 +1,7 @@
 """Foreign-object preservation as an evaluate module; `cf_cxr.metrics.preservation` is the plain function."""
 
-from ... import evaluation_module as base
-from ...preservation import foreign_object_preservation
+from cf_cxr.metrics import evaluation_module as base
+from cf_cxr.metrics.preservation import foreign_object_preservation
 
 
 class ForeignObjectPreservation(base.CXRMetric):

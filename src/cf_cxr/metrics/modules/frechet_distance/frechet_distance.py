@@ -1,7 +1,7 @@
 """Fréchet distance as an evaluate module; `cf_cxr.metrics.distribution` is the plain function."""
 
-from ... import evaluation_module as base
-from ...distribution import frechet_distance
+from cf_cxr.metrics import evaluation_module as base
+from cf_cxr.metrics.distribution import frechet_distance
 
 
 class FrechetDistance(base.CXRMetric):

@@ -1,7 +1,7 @@
 """Identity preservation as an evaluate module; `cf_cxr.metrics.identity` is the plain function."""
 
-from ... import evaluation_module as base
-from ...identity import identity_preservation
+from cf_cxr.metrics import evaluation_module as base
+from cf_cxr.metrics.identity import identity_preservation
 
 
 class IdentityPreservation(base.CXRMetric):

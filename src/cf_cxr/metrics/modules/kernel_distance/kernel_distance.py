@@ -1,7 +1,7 @@
 """Kernel distance as an evaluate module; `cf_cxr.metrics.distribution` is the plain function."""
 
-from ... import evaluation_module as base
-from ...distribution import kernel_distance_samples
+from cf_cxr.metrics import evaluation_module as base
+from cf_cxr.metrics.distribution import kernel_distance_samples
 
 
 class KernelDistance(base.CXRMetric):

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from ... import evaluation_module as base
-from ...minimality import latent_minimality
+from cf_cxr.metrics import evaluation_module as base
+from cf_cxr.metrics.minimality import latent_minimality
 
 
 class Minimality(base.CXRMetric):

@@ -1,7 +1,7 @@
 """Error to the true counterfactual as an evaluate module; `cf_cxr.metrics.true_counterfactual` is the plain function."""
 
-from ... import evaluation_module as base
-from ...true_counterfactual import counterfactual_error
+from cf_cxr.metrics import evaluation_module as base
+from cf_cxr.metrics.true_counterfactual import counterfactual_error
 
 
 class TrueCounterfactualError(base.CXRMetric):

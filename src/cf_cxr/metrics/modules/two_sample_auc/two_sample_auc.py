@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from ... import evaluation_module as base
-from ...two_sample import STEPS, two_sample_auc
+from cf_cxr.metrics import evaluation_module as base
+from cf_cxr.metrics.two_sample import STEPS, two_sample_auc
 
 
 class TwoSampleAUC(base.CXRMetric):
