@@ -230,8 +230,7 @@ explainer = functools.partial(tiny, "ProgressiveExplainer", widths=[8, 16])
 
 def latent_shift() -> Entries:
     """Latent shift of the bundled causal model, which no pipeline offers."""
-    from cf_cxr.latent_autoencoders import MechanismAutoencoder
-    from cf_cxr.latent_shift import LatentShiftExplainer
+    from cf_cxr.explaining.latent_shift import LatentShiftExplainer, MechanismAutoencoder
 
     pipe = counterfactual_pipeline("hvae")
     pixels = pipe.image_processor([e.path for e in example_images()], return_tensors="pt")["pixel_values"]
@@ -333,8 +332,8 @@ class Rows:
 
 def trainer_of(kind: type, model: nn.Module, rows: Any, optimiser: str, **parts: Any) -> Any:
     """A trainer before its first step. optimiser: learning rate, two betas, weight decay, norm to clip to."""
-    from cf_cxr.training.arguments import TrainerArguments
-    from cf_cxr.training.trainer import build_accelerator
+    from cf_cxr.training.loop.arguments import TrainerArguments
+    from cf_cxr.training.loop.trainer import build_accelerator
 
     names = ("learning_rate", "adam_beta1", "adam_beta2", "weight_decay", "max_grad_norm")
     args = TrainerArguments(
@@ -354,34 +353,34 @@ def stage(kind: type, model: nn.Module, batch: dict[str, Tensor], optimiser: str
 
 
 def scm_stage() -> Stage:
-    from cf_cxr.training.scm_trainer import SCMTrainer
+    from cf_cxr.training.attribute_scm.trainer import SCMTrainer
 
     return stage(SCMTrainer, scm(), phantoms(unknown=True), "5e-3 0.9 0.999 0 100", schema=SCHEMA)
 
 
 def classifier_stage(**settings: Any) -> Stage:
-    from cf_cxr.training.classifier_trainer import ClassifierArguments, ClassifierTrainer
+    from cf_cxr.training.attribute_classifier.trainer import ClassifierArguments, ClassifierTrainer
 
     parts = {"schema": SCHEMA, "stage_args": ClassifierArguments(**settings)}
     return stage(ClassifierTrainer, classifier(), phantoms(unknown=True), "1e-3 0.9 0.999 0.05 5", **parts)
 
 
 def hvae_stage(**settings: Any) -> Stage:
-    from cf_cxr.training.hvae_trainer import HVAEArguments, HVAETrainer
+    from cf_cxr.training.causal_hvae.trainer import HVAEArguments, HVAETrainer
 
     parts = {"schema": SCHEMA, "stage_args": HVAEArguments(**settings)}
     return stage(HVAETrainer, hvae(), phantoms(unknown=True), "1e-3 0.9 0.9 0.05 100", **parts)
 
 
 def flow_stage(**settings: Any) -> Stage:
-    from cf_cxr.training.flow_trainer import FlowArguments, FlowTrainer
+    from cf_cxr.training.causal_flow.trainer import FlowArguments, FlowTrainer
 
     parts = {"schema": SCHEMA, "stage_args": FlowArguments(**settings)}
     return stage(FlowTrainer, flow(), phantoms(unknown=True), "3e-4 0.9 0.99 0.01 1", **parts)
 
 
 def segmenter_stage() -> Stage:
-    from cf_cxr.training.segmenter_trainer import SegmenterArguments, SegmenterTrainer
+    from cf_cxr.training.anatomy_segmenter.trainer import SegmenterArguments, SegmenterTrainer
 
     parts = {"stage_args": SegmenterArguments()}
     return stage(SegmenterTrainer, segmenter(), phantoms(), "2e-3 0.9 0.99 0.01 5", **parts)
@@ -389,7 +388,9 @@ def segmenter_stage() -> Stage:
 
 def cft_stage(target_labels: str, **settings: Any) -> Stage:
     """With two classifiers, and a free energy (7.3) that the bound pulls at."""
-    from cf_cxr.training.counterfactual_finetuning import CFTArguments, CFTTrainer, fit_readout_mechanisms
+    from cf_cxr.training.counterfactual_finetuning.arguments import CFTArguments
+    from cf_cxr.training.counterfactual_finetuning.matched_targets import fit_readout_mechanisms
+    from cf_cxr.training.counterfactual_finetuning.trainer import CFTTrainer
 
     judges = [classifier(), classifier(SEED + 1)]
     stage_args = CFTArguments(target_labels=target_labels, multiplier_init=0.5, **settings)
@@ -400,10 +401,10 @@ def cft_stage(target_labels: str, **settings: Any) -> Stage:
 
 def explainer_stage(network: str, model: dict[str, Any], **settings: Any) -> Stage:
     """One network of the explainer, the other as it was initialised."""
-    from cf_cxr.training.explainer_arguments import ExplainerArguments
-    from cf_cxr.training.explainer_trainer import ExplainerTrainer
-    from cf_cxr.training.natural_change import NaturalChange
-    from cf_cxr.training.posterior_cache import ExplainerBatches
+    from cf_cxr.training.progressive_explainer.arguments import ExplainerArguments
+    from cf_cxr.training.progressive_explainer.caches import ExplainerBatches
+    from cf_cxr.training.progressive_explainer.losses import NaturalChange
+    from cf_cxr.training.progressive_explainer.trainer import ExplainerTrainer
 
     generator, explained = explainer(**model), cf_cxr.as_image_classifier(classifier(), "finding")
     rows = ExplainerBatches(Rows(phantoms()), explained.posterior(phantoms()["pixel_values"]))
