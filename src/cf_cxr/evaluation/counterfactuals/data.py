@@ -46,13 +46,8 @@ class CounterfactualImages(EvaluationImages):
         return {"": self.attributes, **self.interventions}
 
 
-def draw_interventions(values: np.ndarray, marginal: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Intervened values drawn from the training marginal, one per row (A, section 3)."""
-    return rng.choice(marginal, size=len(values))
-
-
 def load_counterfactual_images(args: Any, schema: AttributeSchema, size: int) -> CounterfactualImages:
-    """The images to evaluate on, `size` pixels square, with interventions.
+    """The images to evaluate on, `size` pixels square, with interventions drawn from the training marginal (A, section 3).
 
     Raises:
         ValueError: there is no such split, it shares patients with the training split, an attribute is missing from
@@ -92,7 +87,7 @@ def load_counterfactual_images(args: Any, schema: AttributeSchema, size: int) ->
             raise ValueError(
                 f"No training image knows {name!r}, so there is no marginal to draw do({name}) from."
             )
-        interventions[name] = draw_interventions(known, values, rng).astype(np.float32)
+        interventions[name] = rng.choice(values, size=len(known)).astype(np.float32)
     return CounterfactualImages(
         rows.select(known.tolist()),
         collator,
