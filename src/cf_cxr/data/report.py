@@ -162,7 +162,7 @@ def describe_attributes(schema: AttributeSchema, graph: CausalGraph | None, rows
             counts = [(known == index).sum() for index in range(attribute.n_classes)]
             values = ", ".join(f"{name} {count}" for name, count in zip(attribute.categories, counts))
         else:
-            values = f"{attribute.minimum:g} to {attribute.maximum:g} {attribute.unit}".rstrip()
+            values = attribute.values
             values += f", {known.min():g} to {known.max():g} occur" if len(known) else ""
         lines.append(f"{attribute.name}: {attribute.kind}, {values}, {len(rows) - len(known)} unknown")
     return lines if graph is None else [*lines, f"{graph}"]

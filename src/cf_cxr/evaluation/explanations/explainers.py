@@ -1,20 +1,22 @@
-"""The explainers that can be evaluated, behind one interface: images and target posteriors to a series per image."""
+"""Which explainer the arguments name, and what it is."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...black_box import ImageClassifier, StudentClassifier
 from ...black_box.adapters import is_reference, made_object
-from ...explaining.causal import explained_value
+from ...explaining.causal import CausalExplainer
 from ...explaining.explained_classifier import check_explains
+from ...explaining.explanation import Explainer
 from ...explaining.latent_shift import ExplainerAutoencoder, LatentShiftExplainer, MechanismAutoencoder
+from ...explaining.progressive import ProgressiveExplainer
 from ...models.complete_loading import load_complete, load_config
 from ...models.deep_scm import DeepSCMConfig, DeepSCMModel
 from ...models.progressive_explainer import ProgressiveExplainerConfig, ProgressiveExplainerModel
@@ -22,78 +24,6 @@ from ...training.loop.run_folder import MANIFEST_FILE
 from ..counterfactuals.command import aligned
 from ..judges import weights_fingerprint
 from .arguments import ExplanationEvaluationArguments
-
-_ROWS = 64
-
-
-class Explainer(Protocol):
-    """Anything that makes series of explanations."""
-
-    def series(
-        self, pixel_values: Tensor, classifier: ImageClassifier, targets: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        """Explanations of images `(N, 1, H, W)` in [-1, 1] for target posteriors `(S,)`, the same for all.
-
-        Returns:
-            images `(N, S, 1, H, W)` in [-1, 1], and the posteriors reached `(N, S)`, or None. The evaluation asks the
-            classifier itself in any case.
-        """
-
-
-class ProgressiveSeries:
-    """A trained progressive explainer; each target is asked for by its bin.
-
-    Args:
-        model: in evaluation mode.
-    """
-
-    def __init__(self, model: ProgressiveExplainerModel) -> None:
-        self.model = model
-
-    @torch.no_grad()
-    def series(self, pixel_values: Tensor, classifier: ImageClassifier, targets: Tensor) -> tuple:
-        """See `Explainer`."""
-        return self.model.series(pixel_values, self.model.bins.index(targets.cpu())), None
-
-
-class CausalSeries:
-    """A causal model swept by do(): the images on the way from the world without the class to the world with it.
-
-    A causal model has no notion of a posterior. As in `causal_explanation`, the parents are interpolated: target t
-    gets the share w = (t - t_1) / (t_S - t_1) of the way, t_1 and t_S the lowest and highest target; the noise of each
-    image is abducted once, with the class as the classifier decides and the other attributes as the model's own
-    classifier reads them. The factual end is the image itself.
-
-    Args:
-        model: in evaluation mode.
-        variable: the class, as `explained_value` takes it; None is the name of the classifier's class.
-        seed: of the noise of discrete variables that depend on the explained one.
-    """
-
-    def __init__(self, model: DeepSCMModel, variable: str | None = None, seed: int = 0) -> None:
-        self.model, self.variable, self.seed = model, variable, seed
-
-    @torch.no_grad()
-    def series(self, pixel_values: Tensor, classifier: ImageClassifier, targets: Tensor) -> tuple:
-        """See `Explainer`."""
-        model = self.model
-        name, index = explained_value(model, self.variable or classifier.class_name)
-        present = classifier.decision(classifier.posterior(pixel_values, _ROWS))
-        attributes = model.infer_attributes(pixel_values)
-        attributes[:, model.schema.index(name)] = torch.where(present, index, 1 - index).to(attributes)
-        generator = torch.Generator().manual_seed(self.seed)
-        noise = model.abduct(pixel_values, attributes, generator=generator)
-        ends = []
-        for value in (1 - index, index):
-            world = torch.full((len(attributes),), float(value), device=attributes.device)
-            world = model.attribute_scm.counterfactual(attributes, {name: world}, noise=noise.attributes)
-            ends.append(model.schema.encode(world).to(pixel_values.device))
-        span = float(targets.max() - targets.min()) or 1.0
-        images = [
-            model.image_mechanism.decode(noise.image, torch.lerp(*ends, float(t - targets.min()) / span))
-            for t in targets
-        ]
-        return torch.stack(images, dim=1).float(), None
 
 
 def load_explainer(
@@ -140,9 +70,9 @@ def load_explainer(
     }
     size = config.image_config.image_size if is_causal else config.image_size
     if method == "progressive":
-        return ProgressiveSeries(model), size, described
+        return ProgressiveExplainer(model), size, described
     if method == "causal":
-        return CausalSeries(model, args.variable, args.seed), size, described
+        return CausalExplainer(model, args.variable, args.seed), size, described
     student = None
     if args.student is not None:
         student = StudentClassifier.from_pretrained(args.student).to(device)
@@ -203,9 +133,6 @@ def check_division_of_data(args: ExplanationEvaluationArguments) -> None:
 
 
 __all__ = [
-    "CausalSeries",
-    "Explainer",
-    "ProgressiveSeries",
     "check_division_of_data",
     "load_explainer",
     "object_fingerprint",
