@@ -229,7 +229,7 @@ class CounterfactualPipeline(PushesOwnCard, Pipeline):
                     pixel_values, attributes, do, num_samples, generators, options
                 )
             after = self.model.predict(out.pixel_values.flatten(0, 1))
-            before, after = posterior_records(before, self.schema), posterior_records(after, self.schema)
+            before, after = before.records(), after.records()
             return [
                 {
                     "do": do,
@@ -301,23 +301,6 @@ class CounterfactualPipeline(PushesOwnCard, Pipeline):
                 record["std"] = result["std"][k, 0].numpy()
             records.append(record)
         return records
-
-
-def posterior_records(
-    posterior: Mapping[str, Any], schema: AttributeSchema
-) -> list[dict[str, dict[str, float]]]:
-    """A batch of posteriors as one dictionary per image: `{class: probability}`, or `{"mean", "std"}` in units."""
-    columns: dict[str, list[dict[str, float]]] = {}
-    for a in schema:
-        value = posterior[a.name]
-        if a.kind == "continuous":
-            mean, std = (v.float().cpu().tolist() for v in value)
-            columns[a.name] = [{"mean": m, "std": s} for m, s in zip(mean, std)]
-            continue
-        value = value.float().cpu()
-        table: Tensor = torch.stack([1 - value, value], dim=1) if a.kind == "binary" else value
-        columns[a.name] = [dict(zip(a.categories, row)) for row in table.tolist()]
-    return [dict(zip(columns, row)) for row in zip(*columns.values())]
 
 
 def item_generator(seed: int, index: int) -> torch.Generator:

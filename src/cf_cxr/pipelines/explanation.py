@@ -15,10 +15,10 @@ from transformers import Pipeline
 from ..attributes import AttributeSchema
 from ..black_box.checks import check_repeated
 from ..black_box.classifier import shift_posterior
-from ..explaining.causal import causal_series, explained_value
+from ..explaining.causal import CausalExplainer
 from ..explaining.explained_classifier import check_explains, explained_classifier
-from ..explaining.explanation import Explanation, ExplanationSeries, build_explanation
-from ..explaining.progressive import progressive_series
+from ..explaining.explanation import Explainer, Explanation, ExplanationSeries, build_explanation
+from ..explaining.progressive import ProgressiveExplainer
 from ..model_cards.card import PushesOwnCard
 from .counterfactual import item_generator
 from .inputs import check_attributes, item_tensors, pipeline_inputs, warn_if_unusual, whole_number
@@ -154,7 +154,7 @@ class ExplanationPipeline(PushesOwnCard, Pipeline):
         classifier = self._classifier(forward.get("classifier"), forward.get("class_name"))
         notes = []
         if self.is_causal:
-            self._explained_value(classifier, forward)
+            self._explainer(forward.get("variable")).explained_value(classifier)
         elif note := check_explains(self.model.config, classifier, forward.get("force", False)):
             warnings.warn(note, UserWarning, stacklevel=2)
             notes.append(note)
@@ -179,8 +179,8 @@ class ExplanationPipeline(PushesOwnCard, Pipeline):
         self._last_classifier = given, class_name, classifier
         return classifier
 
-    def _explained_value(self, classifier, forward: Mapping) -> tuple[str, int]:
-        return explained_value(self.model, forward.get("variable") or classifier.class_name)
+    def _explainer(self, variable: str | None) -> Explainer:
+        return CausalExplainer(self.model, variable) if self.is_causal else ProgressiveExplainer(self.model)
 
     def _refuse_causal_options(self, options: Mapping) -> None:
         if not self.is_causal and (
@@ -234,7 +234,9 @@ class ExplanationPipeline(PushesOwnCard, Pipeline):
         seed: int = 0,
         notes: Sequence[str] = (),
         on_error: str = "raise",
-        **options,
+        variable: str | None = None,
+        force: bool = False,
+        class_name: str | None = None,
     ) -> dict[str, list[dict]]:
         """Asks the classifier about the images of a batch that could be read, explains, and asks about the series."""
         if target is not None and classifier.operating_point is not None:
@@ -242,15 +244,15 @@ class ExplanationPipeline(PushesOwnCard, Pipeline):
 
         def compute(pixel_values: Tensor, attributes: Tensor, indices: Sequence[int]) -> list[dict]:
             before = classifier.posterior(pixel_values)
-            settings = {"threshold": classifier.threshold, "steps": steps, "target": target}
-            if self.is_causal:
-                generators = [item_generator(seed, index) for index in indices]
-                variable = self._explained_value(classifier, options)
-                series = causal_series(
-                    self.model, pixel_values, attributes, before, variable, generators=generators, **settings
-                )
-            else:
-                series = progressive_series(self.model, pixel_values, before, **settings)
+            series = self._explainer(variable).explain(
+                pixel_values,
+                classifier,
+                before,
+                steps=steps,
+                target=target,
+                attributes=attributes,
+                generators=[item_generator(seed, index) for index in indices],
+            )
             asked = [*(s.images for s in series), pixel_values.float()]
             *reached, again = classifier.posterior(torch.cat(asked)).split([len(images) for images in asked])
             check_repeated(before, again, f"The classifier of {classifier.class_name!r}")

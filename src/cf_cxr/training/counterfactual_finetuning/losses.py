@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from ...attributes import AttributeSchema
 from ...causal_graph import CausalGraph
+from ...models.attribute_classifier import attribute_heads
 
 #: What the classifiers should say of a counterfactual image; see `CFTArguments.target_labels`.
 TARGET_LABELS = ("matched", "matched_draw", "soft", "hard")
@@ -56,14 +56,10 @@ def counterfactual_targets(
     for a in schema:
         column = schema.index(a.name)
         value = (counterfactual if a.name in affected else factual)[:, column]
-        if a.kind == "continuous":
-            targets[a.name] = (value - a.minimum) / (a.maximum - a.minimum) * 2 - 1
-        elif a.name not in affected:
-            targets[a.name] = posterior[a.name].detach()
-        elif a.kind == "binary":
-            targets[a.name] = value
+        if a.name in affected or not a.is_discrete:
+            targets[a.name] = a.encode(value).squeeze(1)
         else:
-            targets[a.name] = F.one_hot(value.long(), a.n_classes).to(value)
+            targets[a.name] = posterior[a.name].detach()
     return targets
 
 
@@ -78,16 +74,10 @@ def attribute_target_loss(
     Args:
         logits: per attribute, from `AttributeClassifierModel.calibrated_logits`: `(B,)`, `(B, C)`, or `(B, 2)`.
     """
-    losses = {}
-    for a in schema:
-        prediction, target = logits[a.name].float(), targets[a.name].float()
-        if a.kind == "binary":
-            losses[a.name] = F.binary_cross_entropy_with_logits(prediction, target)
-        elif a.kind == "categorical":
-            losses[a.name] = F.cross_entropy(prediction, target)
-        else:
-            losses[a.name] = F.mse_loss(prediction[:, 0], target)
-    return losses
+    return {
+        name: head.target_loss(logits[name].float(), targets[name].float())
+        for name, head in attribute_heads(schema).items()
+    }
 
 
 @dataclass

@@ -25,7 +25,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ...attributes import AttributeSchema
-from ...models.attribute_classifier import AttributeClassifierModel
+from ...models.attribute_classifier import AttributeClassifierModel, attribute_heads
 
 _NEIGHBOURS = 16  # real images with the closest value among which a continuous variable's readout is drawn
 
@@ -40,16 +40,7 @@ def readouts(logits: Mapping[str, Tensor], schema: AttributeSchema) -> dict[str,
         name -> `(B, d)` float32: the logit of class 1 (d = 1); centred log probabilities (d = C); the mean on
         [-1, 1] over the range (d = 1).
     """
-    out = {}
-    for a in schema:
-        value = logits[a.name].float()
-        if a.kind == "binary":
-            out[a.name] = value[:, None]
-        elif a.kind == "categorical":
-            out[a.name] = value - value.mean(1, keepdim=True)
-        else:
-            out[a.name] = value[:, :1]
-    return out
+    return {name: head.readout(logits[name].float()) for name, head in attribute_heads(schema).items()}
 
 
 def attribute_design(attributes: Tensor, schema: AttributeSchema) -> Tensor:
@@ -63,7 +54,7 @@ def attribute_design(attributes: Tensor, schema: AttributeSchema) -> Tensor:
         if a.is_discrete:
             columns += [(value == c).double() for c in range(1, a.n_classes)]
         else:
-            t = (value - a.minimum) / (a.maximum - a.minimum) * 2 - 1
+            t = a.encode(value)[:, 0]
             columns += [t, t.square()]
     return torch.stack(columns, 1)
 
@@ -225,15 +216,7 @@ def readout_loss(
 
 def targets_from_readouts(values: Mapping[str, Tensor], schema: AttributeSchema) -> dict[str, Tensor]:
     """Target readouts as targets of `attribute_target_loss`: probabilities, or values on [-1, 1]."""
-    out = {}
-    for a in schema:
-        value = values[a.name]
-        out[a.name] = {
-            "binary": lambda v: v[:, 0].sigmoid(),
-            "categorical": lambda v: v.softmax(1),
-            "continuous": lambda v: v[:, 0],
-        }[a.kind](value)
-    return out
+    return {name: head.target(values[name]) for name, head in attribute_heads(schema).items()}
 
 
 @torch.no_grad()

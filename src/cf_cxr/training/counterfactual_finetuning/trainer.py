@@ -239,7 +239,7 @@ class CFTTrainer(CXRTrainer):
             noise = self.model.abduct(pixels, self.schema.encode(factual))
             for name in self.do_variables:
                 a, column = self.schema[name], factual[:, self.schema.index(name)]
-                value = (column + 1) % a.n_classes if a.is_discrete else a.minimum + a.maximum - column
+                value = a.opposite(column)
                 changed = self.scm.counterfactual(factual, {name: value})
                 rows.append(self.model.decode(noise, self.schema.encode(changed)))
         return {"counterfactuals": image_grid(rows)}
