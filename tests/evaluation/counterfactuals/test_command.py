@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 from cf_cxr import AttributeClassifierModel, DeepSCMModel, cxr_schema
 from cf_cxr.evaluation.counterfactuals.collecting import Collector
-from cf_cxr.evaluation.counterfactuals.command import SameJudgeError
 from cf_cxr.evaluation.counterfactuals.summary import calibration_samples, summarise
+from cf_cxr.evaluation.judges import SameJudgeError
 from cf_cxr.metrics.bootstrap import attribute_score, patient_weights
 from cf_cxr.metrics.calibration import expected_calibration_error
 from cf_cxr.metrics.fooling import fooling_gap
