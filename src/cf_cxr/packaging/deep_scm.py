@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import HfApi
+from safetensors.torch import load_file
 from transformers import AutoModel, PreTrainedModel
 
 from ..evaluation.judges import weights_fingerprint
@@ -21,7 +22,7 @@ from ..models.complete_loading import load_complete
 from ..models.deep_scm import DeepSCMModel
 from ..training.loop import checkpointing
 from ..training.loop.arguments import parse_arguments, read_config
-from ..training.loop.trainer import OutputDirectoryError
+from ..training.loop.run_folder import OutputDirectoryError
 
 
 @dataclass
@@ -34,8 +35,8 @@ class PackagingArguments:
     image_mechanism: str = field(
         default="outputs/hvae_soft_cft",
         metadata={
-            "help": "Image mechanism, fine-tuned as a rule; or one checkpoint of its finished training "
-            "(DIR/checkpoint-00000100), whose averaged weights are taken."
+            "help": "Image mechanism, fine-tuned as a rule; or one checkpoint of its training "
+            "(DIR/checkpoint-100), whose averaged weights are taken."
         },
     )
     classifier: str = field(
@@ -75,21 +76,18 @@ class PackagingArguments:
 
 
 def load_image_mechanism(path: str | Path) -> PreTrainedModel:
-    """An image mechanism from a folder or the Hub, or from a checkpoint inside the folder of a finished training.
+    """An image mechanism from a folder or the Hub, or with the averaged weights of a training's checkpoint.
 
     Raises:
-        CheckpointError: the checkpoint is damaged, or the folder around it holds no finished model.
+        CheckpointError: the checkpoint is damaged.
     """
     folder = Path(path)
-    if folder not in checkpointing.list_checkpoints(folder.parent):
-        return load_complete(AutoModel, path)
-    if not (folder.parent / "config.json").is_file():
-        raise checkpointing.CheckpointError(
-            f"{str(folder.parent)!r} has no config.json, which a training writes at its end; let it finish first."
-        )
-    model = load_complete(AutoModel, folder.parent)
-    averaged, _, _ = checkpointing.load_checkpoint(folder, model)
-    model.load_state_dict(averaged or {}, strict=False)  # parameters that were not trained have no average
+    checkpoint = folder in checkpointing.list_checkpoints(folder.parent)
+    if checkpoint:
+        checkpointing.verify_checkpoint(folder)
+    model = load_complete(AutoModel, path)
+    if checkpoint and (folder / checkpointing.EMA_FILE).is_file():  # what was not trained has no average
+        model.load_state_dict(load_file(folder / checkpointing.EMA_FILE), strict=False)
     return model
 
 

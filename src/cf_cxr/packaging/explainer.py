@@ -10,7 +10,7 @@ from ..images.image_processing_cxr import CXRImageProcessor
 from ..model_cards.card import explainer_card
 from ..models.progressive_explainer import ProgressiveExplainerModel
 from ..training.loop.arguments import parse_arguments
-from ..training.loop.trainer import OutputDirectoryError
+from ..training.loop.run_folder import OutputDirectoryError
 from .deep_scm import push_folder, read_facts, read_results, stored_weights
 
 

@@ -21,9 +21,10 @@ from cf_cxr.training.counterfactual_finetuning.arguments import CFTArguments
 from cf_cxr.training.counterfactual_finetuning.command import fully_labelled, measure_free_energy
 from cf_cxr.training.counterfactual_finetuning.matched_targets import fit_readout_mechanisms
 from cf_cxr.training.counterfactual_finetuning.trainer import CFTTrainer
-from cf_cxr.training.loop.arguments import TrainerArguments
-from cf_cxr.training.loop.trainer import build_accelerator
-from tests.training.loop.tiny import LOOP, SCHEMA, TinyData, tiny_hvae
+from cf_cxr.training.loop.old_arguments import TrainerArguments
+from cf_cxr.training.loop.old_trainer import build_accelerator
+from tests.training.loop.tiny import OLD_LOOP as LOOP
+from tests.training.loop.tiny import SCHEMA, TinyData, tiny_hvae
 
 ROOT = Path(__file__).parents[3]
 GRAPH = {"age": [], "sex": [], "site": []}
