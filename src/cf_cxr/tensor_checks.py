@@ -16,7 +16,7 @@ def has_values(tensor: Tensor) -> bool:
 _TOLERANCE = 0.01
 
 
-def check_pixel_values(pixel_values: Tensor, num_channels: int, multiple: int) -> None:
+def check_pixel_values(pixel_values: Tensor, num_channels: int, multiple: int = 1) -> None:
     """Refuses tensors that are not images in [-1, 1] of a size that the model's strides divide.
 
     The look at the values is skipped inside `torch.compile`.
