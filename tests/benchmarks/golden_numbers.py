@@ -330,10 +330,27 @@ class Rows:
         return {name: value[indices] for name, value in self.batch.items()}
 
 
+def stage(
+    kind: type, model: nn.Module, batch: dict[str, Tensor], optimiser: str, config: type, **settings: Any
+) -> Stage:
+    """A stage of `transformers.Trainer`. optimiser: learning rate, two betas, weight decay, norm to clip to."""
+    names = ("learning_rate", "adam_beta1", "adam_beta2", "weight_decay", "max_grad_norm")
+    settings |= dict(zip(names, map(float, optimiser.split()), strict=True))
+    with tempfile.TemporaryDirectory() as folder:
+        args = config(
+            output_dir=folder, use_cpu=True, per_device_train_batch_size=IMAGES, max_steps=100, warmup_steps=0,
+            report_to="none", **settings,
+        )  # fmt: skip
+        trainer = kind(model, args, Rows(batch), schema=SCHEMA)
+    model.train()
+    loss = functools.partial(trainer.batch_loss, model, batch)
+    return Stage(model, lambda: loss()[0], trainer.create_optimizer(), args.max_grad_norm)
+
+
 def trainer_of(kind: type, model: nn.Module, rows: Any, optimiser: str, **parts: Any) -> Any:
     """A trainer before its first step. optimiser: learning rate, two betas, weight decay, norm to clip to."""
-    from cf_cxr.training.loop.arguments import TrainerArguments
-    from cf_cxr.training.loop.trainer import build_accelerator
+    from cf_cxr.training.loop.old_arguments import TrainerArguments
+    from cf_cxr.training.loop.old_trainer import build_accelerator
 
     names = ("learning_rate", "adam_beta1", "adam_beta2", "weight_decay", "max_grad_norm")
     args = TrainerArguments(
@@ -346,57 +363,58 @@ def trainer_of(kind: type, model: nn.Module, rows: Any, optimiser: str, **parts:
     return trainer
 
 
-def stage(kind: type, model: nn.Module, batch: dict[str, Tensor], optimiser: str, **parts: Any) -> Stage:
+def old_stage(kind: type, model: nn.Module, batch: dict[str, Tensor], optimiser: str, **parts: Any) -> Stage:
     trainer = trainer_of(kind, model, Rows(batch), optimiser, **parts)
+    if hasattr(trainer, "constraint"):
+        trainer.constraint.multiplier = 0.5
     loss = functools.partial(trainer.compute_loss, batch)
     return Stage(model, lambda: loss()[0], trainer.create_optimizer(), trainer.args.max_grad_norm)
 
 
 def scm_stage() -> Stage:
-    from cf_cxr.training.attribute_scm.trainer import SCMTrainer
+    from cf_cxr.training.attribute_scm.trainer import SCMConfig, SCMTrainer
 
-    return stage(SCMTrainer, scm(), phantoms(unknown=True), "5e-3 0.9 0.999 0 100", schema=SCHEMA)
+    return stage(SCMTrainer, scm(), phantoms(unknown=True), "5e-3 0.9 0.999 0 100", SCMConfig)
 
 
 def classifier_stage(**settings: Any) -> Stage:
-    from cf_cxr.training.attribute_classifier.trainer import ClassifierArguments, ClassifierTrainer
+    from cf_cxr.training.attribute_classifier.trainer import ClassifierConfig, ClassifierTrainer
 
-    parts = {"schema": SCHEMA, "stage_args": ClassifierArguments(**settings)}
-    return stage(ClassifierTrainer, classifier(), phantoms(unknown=True), "1e-3 0.9 0.999 0.05 5", **parts)
+    parts = (phantoms(unknown=True), "1e-3 0.9 0.999 0.05 5", ClassifierConfig)
+    return stage(ClassifierTrainer, classifier(), *parts, **settings)
 
 
 def hvae_stage(**settings: Any) -> Stage:
-    from cf_cxr.training.causal_hvae.trainer import HVAEArguments, HVAETrainer
+    from cf_cxr.training.causal_hvae.trainer import HVAEConfig, HVAETrainer
 
-    parts = {"schema": SCHEMA, "stage_args": HVAEArguments(**settings)}
-    return stage(HVAETrainer, hvae(), phantoms(unknown=True), "1e-3 0.9 0.9 0.05 100", **parts)
+    return stage(HVAETrainer, hvae(), phantoms(unknown=True), "1e-3 0.9 0.9 0.05 100", HVAEConfig, **settings)
 
 
 def flow_stage(**settings: Any) -> Stage:
     from cf_cxr.training.causal_flow.trainer import FlowArguments, FlowTrainer
 
     parts = {"schema": SCHEMA, "stage_args": FlowArguments(**settings)}
-    return stage(FlowTrainer, flow(), phantoms(unknown=True), "3e-4 0.9 0.99 0.01 1", **parts)
+    return old_stage(FlowTrainer, flow(), phantoms(unknown=True), "3e-4 0.9 0.99 0.01 1", **parts)
 
 
 def segmenter_stage() -> Stage:
     from cf_cxr.training.anatomy_segmenter.trainer import SegmenterArguments, SegmenterTrainer
 
     parts = {"stage_args": SegmenterArguments()}
-    return stage(SegmenterTrainer, segmenter(), phantoms(), "2e-3 0.9 0.99 0.01 5", **parts)
+    return old_stage(SegmenterTrainer, segmenter(), phantoms(), "2e-3 0.9 0.99 0.01 5", **parts)
 
 
 def cft_stage(target_labels: str, **settings: Any) -> Stage:
     """With two classifiers, and a free energy (7.3) that the bound pulls at."""
     from cf_cxr.training.counterfactual_finetuning.arguments import CFTArguments
-    from cf_cxr.training.counterfactual_finetuning.matched_targets import fit_readout_mechanisms
+    from cf_cxr.training.counterfactual_finetuning.command import make_targets
     from cf_cxr.training.counterfactual_finetuning.trainer import CFTTrainer
 
     judges = [classifier(), classifier(SEED + 1)]
-    stage_args = CFTArguments(target_labels=target_labels, multiplier_init=0.5, **settings)
-    fitted = fit_readout_mechanisms(judges, SCHEMA, Rows(phantoms(64))) if stage_args.needs_readouts else ()
-    parts = {"attribute_scm": scm(), "classifiers": judges, "readout_mechanisms": fitted, "bound": 7.2}
-    return stage(CFTTrainer, hvae(), phantoms(), "1e-4 0.9 0.9 0.05 100", stage_args=stage_args, **parts)
+    stage_args = CFTArguments(target_labels=target_labels, **settings)
+    targets = make_targets(target_labels, judges, Rows(phantoms(64)), stage_args.matching_gain)
+    parts = {"attribute_scm": scm(), "classifiers": judges, "targets": targets, "bound": 7.2}
+    return old_stage(CFTTrainer, hvae(), phantoms(), "1e-4 0.9 0.9 0.05 100", stage_args=stage_args, **parts)
 
 
 def explainer_stage(network: str, model: dict[str, Any], **settings: Any) -> Stage:
@@ -424,15 +442,11 @@ def explainer_stage(network: str, model: dict[str, Any], **settings: Any) -> Sta
 
 
 # phantom_64/finetune.yaml, nih_cxr14_128/finetune_*.yaml and phantom_64/explainer_effusion.yaml in training/
-CFT = {
-    "attribute_weights": ["age=10"], "augmentation": "geometry", "paired_augmentation": True, "exposure_weight": 10.0,
-    "do_values": "changed", "interventions_per_step": 4, "parents_lr_scale": 3.0,
+CFT_PAPER = {
+    "do_values": "permute", "interventions_per_step": 1, "augmentation": "light", "exposure_weight": 0.0,
+    "parents_lr_scale": 1.0,
 }  # fmt: skip
-CFT_NIH = {"augmentation": "strong", "exposure_weight": 50.0}
-CFT_GAIN = CFT_NIH | {
-    "auxiliary_loss": "readout", "paired_augmentation": True, "matching_gain": 1.5, "do_values": "changed",
-    "interventions_per_step": 4,
-}  # fmt: skip
+CFT_NIH = {"augmentation": "strong", "exposure_weight": 50.0, "parents_lr_scale": 1.0}
 EXPLAINER = {
     "model": {"residual_output": True, "change_stride": 4}, "reconstruction_weight": 1.0, "embedding_weight": 0.01,
     "adversarial_weight": 0.0, "natural_weight": 1.0, "classifier_weight": 3.0, "condition_lr_scale": 3.0,
@@ -447,12 +461,16 @@ STAGES: dict[str, tuple] = {
     "flow": (flow_stage,),
     "flow-augmented": (flow_stage, {"augmentation": "geometry"}),
     "segmenter": (segmenter_stage,),
-    "cft/hard": (cft_stage, {"target_labels": "hard", **CFT}),
-    "cft/soft": (cft_stage, {"target_labels": "soft", **CFT}),
-    "cft/matched": (cft_stage, {"target_labels": "matched", "auxiliary_loss": "readout", **CFT}),
-    "cft/soft-paper": (cft_stage, {"target_labels": "soft"}),
-    "cft/soft-nih": (cft_stage, {"target_labels": "soft", "do_values": "balanced", **CFT_NIH}),
-    "cft/matched-nih": (cft_stage, {"target_labels": "matched", **CFT_GAIN}),
+    **{
+        f"cft/{labels}": (cft_stage, {"target_labels": labels, "matching_gain": 1.0})
+        for labels in ("hard", "soft", "matched")
+    },
+    "cft/soft-paper": (cft_stage, {"target_labels": "soft", **CFT_PAPER}),
+    "cft/soft-nih": (
+        cft_stage,
+        {"target_labels": "soft", "do_values": "balanced", "interventions_per_step": 1, **CFT_NIH},
+    ),
+    "cft/matched-nih": (cft_stage, {"target_labels": "matched", "matching_gain": 1.5, **CFT_NIH}),
     "explainer/generator": (explainer_stage, {"network": "generator", "model": {}}),
     "explainer/discriminator": (explainer_stage, {"network": "discriminator", "model": {}}),
     "explainer/generator-recipe": (explainer_stage, {"network": "generator", **EXPLAINER}),

@@ -19,6 +19,7 @@ from ...attributes import AttributeSchema
 from ...causal_graph import CausalGraph
 from ...metrics.amplification import amplification, untouched
 from ...metrics.bootstrap import interval, mean_samples, patient_weights, score_samples
+from ...metrics.calibration import calibration_samples
 from ...metrics.distribution import frechet_distance, kernel_distance
 from ...metrics.effectiveness import absolute_interval, effectiveness_samples
 from ...metrics.minimality import latent_minimality
@@ -29,7 +30,6 @@ from .two_sample import describe_scores
 
 SCHEMA_VERSION = 2
 MINIMALITY_IMAGES = 2000  # the yard-stick takes N x N distances
-CALIBRATION_BINS = 15
 #: Means per image of which an interval is given, if they were recorded: record -> result, below do/{k}.
 MEANS = {
     "change": "change",
@@ -165,23 +165,6 @@ def minimality(records: Mapping[str, np.ndarray], schema: AttributeSchema, k: st
             schema[k].kind, latent, changed, factual[some], value[some], distance="l1", name=k
         )
     return np.where(value != factual, out, np.nan)
-
-
-def calibration_samples(probability: np.ndarray, value: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """`expected_calibration_error` on all rows and on every resample `(1 + R,)`; the bins do not move.
-
-    Args:
-        probability: `(N,)` of class 1, or `(N, C)`, of which the largest is compared with the accuracy.
-    """
-    confidence, correct = probability.astype(float), value.astype(float)
-    if probability.ndim == 2:
-        confidence, correct = probability.max(1), (probability.argmax(1) == value).astype(float)
-    edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
-    index = np.clip(np.searchsorted(edges, confidence, side="right") - 1, 0, CALIBRATION_BINS - 1)
-    gaps = np.zeros((len(value), CALIBRATION_BINS))
-    gaps[np.arange(len(value)), index] = confidence - correct
-    every = np.concatenate([np.ones((1, len(value))), weights])
-    return np.abs(every @ gaps).sum(1) / np.maximum(every.sum(1), 1)
 
 
 def means_over_interventions(samples: Samples, schema: AttributeSchema, names: Sequence[str]) -> Samples:

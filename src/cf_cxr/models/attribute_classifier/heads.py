@@ -53,10 +53,10 @@ class BinaryHead:
     def _nll(self, logits: Tensor, value: Tensor, known: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(logits, value, reduction="none")
 
-    def target_loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Disagreement with targets, a scalar: binary or categorical cross-entropy with probabilities, or the squared
-        error of the mean, both on [-1, 1]."""
-        return F.binary_cross_entropy_with_logits(logits, target)
+    def target_loss(self, readout: Tensor, target: Tensor) -> Tensor:
+        """Disagreement `(B,)` with targets `(B, size)`: binary or categorical cross-entropy with probabilities, or ten
+        times the squared error of the mean on [-1, 1], which is small beside them."""
+        return F.binary_cross_entropy_with_logits(readout, target, reduction="none")[:, 0]
 
     def posterior(self, logits: Tensor) -> Any:
         """The probability of class 1 `(B,)`, probabilities `(B, C)`, or mean and standard deviation in units."""
@@ -75,12 +75,12 @@ class BinaryHead:
         return [dict(zip(self.attribute.categories, row)) for row in probabilities.tolist()]
 
     def readout(self, logits: Tensor) -> Tensor:
-        """The answer on an unbounded scale `(B, d)`: the logit; centred log probabilities; the mean on [-1, 1]."""
+        """The answer on an unbounded scale `(B, size)`: the logit; centred log probabilities; the mean on [-1, 1]."""
         return logits[:, None]
 
     def target(self, readout: Tensor) -> Tensor:
-        """The target of `target_loss` that a readout asks for."""
-        return readout[:, 0].sigmoid()
+        """The target of `target_loss` that a readout asks for: probabilities, or the mean itself."""
+        return readout.sigmoid()
 
     def temperature(self, logits: Tensor, value: Tensor) -> float:
         """The T of `calibrate` that makes known values most likely, within `TEMPERATURE_RANGE`.
@@ -110,8 +110,8 @@ class CategoricalHead(BinaryHead):
     def _nll(self, logits: Tensor, value: Tensor, known: Tensor) -> Tensor:
         return F.cross_entropy(logits, value.long(), reduction="none")
 
-    def target_loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        return F.cross_entropy(logits, target)
+    def target_loss(self, readout: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(readout, target, reduction="none")
 
     def posterior(self, logits: Tensor) -> Tensor:
         return logits.softmax(-1)
@@ -148,8 +148,8 @@ class ContinuousHead(BinaryHead):
         target = torch.where(known, self.attribute.encode(value)[:, 0], mean.detach())
         return 0.5 * ((target - mean) * torch.exp(-log_sigma)) ** 2 + log_sigma + 0.5 * math.log(2 * math.pi)
 
-    def target_loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        return F.mse_loss(logits[:, 0], target)
+    def target_loss(self, readout: Tensor, target: Tensor) -> Tensor:
+        return 10 * (readout - target).square()[:, 0]
 
     def posterior(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         a = self.attribute
@@ -167,7 +167,7 @@ class ContinuousHead(BinaryHead):
         return logits[:, :1]
 
     def target(self, readout: Tensor) -> Tensor:
-        return readout[:, 0]
+        return readout
 
     def temperature(self, logits: Tensor, value: Tensor) -> float:
         mean, log_sigma = logits.unbind(1)
