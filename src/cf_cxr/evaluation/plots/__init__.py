@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ...visualization.counterfactuals import DIFFERENCE_COLOURS
+from ...visualization.drawing import DIFFERENCE_COLOURS
 from .bars import Bar, amplification_bars, amplification_figure, effectiveness_bars, effectiveness_figure
 from .comparison import comparison_figure, comparison_plot
 from .densities import MAX_LOGIT, density, judge_density_figure, logit

@@ -13,7 +13,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ...images.grey_levels import GREY_LEVELS
-from ...visualization.counterfactuals import DIFFERENCE_COLOURS, describe_do, difference_limit
+from ...visualization.counterfactuals import describe_do
+from ...visualization.drawing import DIFFERENCE_COLOURS, difference_limit
 from .frame import add_judge_note, judged_by_training, styled
 from .inputs import record_array
 from .png import MAX_BYTES, write_png

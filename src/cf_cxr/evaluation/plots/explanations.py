@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from ...images.grey_levels import GREY_LEVELS
 from ...model_cards.explanation_results import MEASURE_NAMES
-from ...visualization.counterfactuals import DIFFERENCE_COLOURS, difference_limit
+from ...visualization.drawing import DIFFERENCE_COLOURS, difference_limit
 from .frame import PALETTE, REAL, add_legend, new_figure, styled
 from .png import write_png
 

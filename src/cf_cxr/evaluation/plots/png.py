@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from ...visualization.counterfactuals import DIFFERENCE_COLOURS
+from ...visualization.drawing import DIFFERENCE_COLOURS
 from .frame import styled
 
 MAX_BYTES = 250_000
