@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +172,20 @@ class CXRTrainingArguments(TrainingArguments):
     def device(self) -> torch.device:
         """Where this process computes; asked for the first time, it starts the process group."""
         return torch.device("cpu") if self._making else super().device
+
+    @cached_property
+    def _setup_devices(self) -> torch.device:
+        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        if self.use_cpu and several and not torch.distributed.is_initialized():
+            # TrainingArguments would give processes on CPUs no time limit
+            torch.distributed.init_process_group(self.ddp_backend or "gloo", timeout=self.ddp_timeout_delta)
+        return TrainingArguments._setup_devices.func(self)
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "distributed_state":  # which `_setup_devices` sets
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}.")
+        self._setup_devices  # noqa: B018
+        return self.distributed_state
 
 
 def _require(ok: bool, name: str, value: Any, expected: str) -> None:
