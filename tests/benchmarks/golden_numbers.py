@@ -348,6 +348,8 @@ def trainer_of(kind: type, model: nn.Module, rows: Any, optimiser: str, **parts:
 
 def stage(kind: type, model: nn.Module, batch: dict[str, Tensor], optimiser: str, **parts: Any) -> Stage:
     trainer = trainer_of(kind, model, Rows(batch), optimiser, **parts)
+    if hasattr(trainer, "constraint"):
+        trainer.constraint.multiplier = 0.5
     loss = functools.partial(trainer.compute_loss, batch)
     return Stage(model, lambda: loss()[0], trainer.create_optimizer(), trainer.args.max_grad_norm)
 
@@ -389,13 +391,13 @@ def segmenter_stage() -> Stage:
 def cft_stage(target_labels: str, **settings: Any) -> Stage:
     """With two classifiers, and a free energy (7.3) that the bound pulls at."""
     from cf_cxr.training.counterfactual_finetuning.arguments import CFTArguments
-    from cf_cxr.training.counterfactual_finetuning.matched_targets import fit_readout_mechanisms
+    from cf_cxr.training.counterfactual_finetuning.command import make_targets
     from cf_cxr.training.counterfactual_finetuning.trainer import CFTTrainer
 
     judges = [classifier(), classifier(SEED + 1)]
-    stage_args = CFTArguments(target_labels=target_labels, multiplier_init=0.5, **settings)
-    fitted = fit_readout_mechanisms(judges, SCHEMA, Rows(phantoms(64))) if stage_args.needs_readouts else ()
-    parts = {"attribute_scm": scm(), "classifiers": judges, "readout_mechanisms": fitted, "bound": 7.2}
+    stage_args = CFTArguments(target_labels=target_labels, **settings)
+    targets = make_targets(target_labels, judges, Rows(phantoms(64)), stage_args.matching_gain)
+    parts = {"attribute_scm": scm(), "classifiers": judges, "targets": targets, "bound": 7.2}
     return stage(CFTTrainer, hvae(), phantoms(), "1e-4 0.9 0.9 0.05 100", stage_args=stage_args, **parts)
 
 
@@ -427,15 +429,11 @@ def explainer_stage(network: str, model: dict[str, Any], **settings: Any) -> Sta
 
 
 # phantom_64/finetune.yaml and nih_cxr14_128/finetune_*.yaml in training/
-CFT = {
-    "attribute_weights": ["age=10"], "augmentation": "geometry", "paired_augmentation": True, "exposure_weight": 10.0,
-    "do_values": "changed", "interventions_per_step": 4, "parents_lr_scale": 3.0,
+CFT_PAPER = {
+    "do_values": "permute", "interventions_per_step": 1, "augmentation": "light", "exposure_weight": 0.0,
+    "parents_lr_scale": 1.0,
 }  # fmt: skip
-CFT_NIH = {"augmentation": "strong", "exposure_weight": 50.0}
-CFT_GAIN = CFT_NIH | {
-    "auxiliary_loss": "readout", "paired_augmentation": True, "matching_gain": 1.5, "do_values": "changed",
-    "interventions_per_step": 4,
-}  # fmt: skip
+CFT_NIH = {"augmentation": "strong", "exposure_weight": 50.0, "parents_lr_scale": 1.0}
 EXPLAINER = {"model": {"residual_output": True, "change_stride": 4}}  # the rest are the defaults
 EXPLAINER_PAPER = {
     "model": {}, "discriminator_steps": 1, "augmentation": "none", "classifier_weight": 1, "reconstruction_weight": 100,
@@ -450,12 +448,16 @@ STAGES: dict[str, tuple] = {
     "flow": (flow_stage,),
     "flow-augmented": (flow_stage, {"augmentation": "geometry"}),
     "segmenter": (segmenter_stage,),
-    "cft/hard": (cft_stage, {"target_labels": "hard", **CFT}),
-    "cft/soft": (cft_stage, {"target_labels": "soft", **CFT}),
-    "cft/matched": (cft_stage, {"target_labels": "matched", "auxiliary_loss": "readout", **CFT}),
-    "cft/soft-paper": (cft_stage, {"target_labels": "soft"}),
-    "cft/soft-nih": (cft_stage, {"target_labels": "soft", "do_values": "balanced", **CFT_NIH}),
-    "cft/matched-nih": (cft_stage, {"target_labels": "matched", **CFT_GAIN}),
+    **{
+        f"cft/{labels}": (cft_stage, {"target_labels": labels, "matching_gain": 1.0})
+        for labels in ("hard", "soft", "matched")
+    },
+    "cft/soft-paper": (cft_stage, {"target_labels": "soft", **CFT_PAPER}),
+    "cft/soft-nih": (
+        cft_stage,
+        {"target_labels": "soft", "do_values": "balanced", "interventions_per_step": 1, **CFT_NIH},
+    ),
+    "cft/matched-nih": (cft_stage, {"target_labels": "matched", "matching_gain": 1.5, **CFT_NIH}),
     "explainer/generator": (explainer_stage, {"network": "generator", **EXPLAINER_PAPER}),
     "explainer/discriminator": (explainer_stage, {"network": "discriminator", **EXPLAINER_PAPER}),
     "explainer/generator-recipe": (explainer_stage, {"network": "generator", **EXPLAINER}),

@@ -7,12 +7,13 @@ import pytest
 
 from cf_cxr.attributes import Attribute, AttributeSchema
 from cf_cxr.data import BadRowError, CXRDataError, LoadReport, MissingDataError, cxr_schema, load_cxr
-from cf_cxr.data.folder import folder_schema, infer_schema, read_folder
+from cf_cxr.data.folder import folder_schema, infer_schema
+from cf_cxr.data.loading import read_table_of
 from tests.data import layouts
 
 
 def read(root, on_error="raise", **options):
-    return read_folder(root, report=LoadReport("folder", on_error=on_error), **options)
+    return read_table_of("folder", root, LoadReport("folder", on_error=on_error), 42, options)
 
 
 def test_inferred_attributes(tmp_path):

@@ -6,7 +6,8 @@ import pytest
 
 from cf_cxr.data import CXRDataError, MissingDataError, cxr_features, cxr_schema, load_cxr, load_report
 from cf_cxr.data.loading import cache_folder
-from cf_cxr.data.tables import find_source, path_inside
+from cf_cxr.data.sources import find_source
+from cf_cxr.data.tables import path_inside
 from tests.data import layouts
 
 

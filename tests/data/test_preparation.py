@@ -187,11 +187,11 @@ def test_a_killed_process_leaves_no_half_written_shard(root, tmp_path, decoded):
     assert done.returncode == -9
     cache = next((tmp_path / "cache").iterdir())
     assert len(list(cache.glob("*.arrow"))) == len(list(cache.glob("*.json"))) == 2
-    assert list(cache.glob(".*.tmp"))
+    assert list(cache.glob(".incomplete-*"))
     data = load(root)
     assert len(decoded) == 8
     assert len(all_rows(data)) == 12
-    assert not list(cache.glob(".*.tmp"))
+    assert not list(cache.glob(".incomplete-*"))
 
 
 def test_two_processes_give_the_same_as_one(root, tmp_path):

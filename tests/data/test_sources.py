@@ -15,12 +15,15 @@ from cf_cxr.data import (
     load_cxr,
     load_report,
 )
-from cf_cxr.data.chexpert import read_chexpert
 from cf_cxr.data.cohort import race_group
-from cf_cxr.data.mimic_cxr import read_mimic_cxr
-from cf_cxr.data.nih_cxr14 import parse_age, read_nih_cxr14
-from cf_cxr.data.padchest import parse_labels, read_padchest
+from cf_cxr.data.loading import read_table_of
+from cf_cxr.data.nih_cxr14 import parse_age
+from cf_cxr.data.padchest import parse_labels
 from tests.data import layouts
+
+
+def read(source, root, *, report, **options):
+    return read_table_of(source, root, report, 42, options)
 
 
 def human(table):
@@ -42,7 +45,7 @@ def skipping(source="test"):
 @pytest.mark.parametrize("flat", [True, False])
 def test_nih_attributes_and_official_splits(tmp_path, flat):
     report = LoadReport("nih_cxr14")
-    rows = human(read_nih_cxr14(layouts.nih_cxr14(tmp_path, flat=flat), report=report))
+    rows = human(read("nih_cxr14", layouts.nih_cxr14(tmp_path, flat=flat), report=report))
     assert len(rows) == 6
     assert rows["00000001_001"] == {
         "age": 59.0,
@@ -62,7 +65,7 @@ def test_nih_attributes_and_official_splits(tmp_path, flat):
 
 def test_nih_impossible_age_is_unknown_and_reported(tmp_path):
     report = LoadReport("nih_cxr14")
-    rows = human(read_nih_cxr14(layouts.nih_cxr14(tmp_path), report=report))
+    rows = human(read("nih_cxr14", layouts.nih_cxr14(tmp_path), report=report))
     assert rows["00000003_000"]["age"] is None
     assert sum(report.altered.values()) == 1
     assert "impossible ages" in str(report)
@@ -70,8 +73,8 @@ def test_nih_impossible_age_is_unknown_and_reported(tmp_path):
 
 def test_nih_other_finding_and_dropping(tmp_path):
     report = LoadReport("nih_cxr14")
-    table = read_nih_cxr14(
-        layouts.nih_cxr14(tmp_path), report=report, finding="cardiomegaly", other_findings="drop"
+    table = read(
+        "nih_cxr14", layouts.nih_cxr14(tmp_path), report=report, finding="cardiomegaly", other_findings="drop"
     )
     rows = human(table)
     assert table.schema["finding"].categories == ("No Finding", "Cardiomegaly")
@@ -89,24 +92,24 @@ def test_nih_the_newer_table_wins(tmp_path):
     table = pd.read_csv(root / "Data_Entry_2017.csv", dtype=str)
     table["Patient Age"] = "33"
     layouts.write_csv(root / "Data_Entry_2017_v2020.csv", table)
-    rows = human(read_nih_cxr14(root, report=LoadReport("nih_cxr14")))
+    rows = human(read("nih_cxr14", root, report=LoadReport("nih_cxr14")))
     assert {row["age"] for row in rows.values()} == {33.0}
 
 
 def test_nih_missing_parts_are_named(tmp_path):
     with pytest.raises(MissingDataError, match=r"Data_Entry_2017\*.csv"):
-        read_nih_cxr14(tmp_path, report=LoadReport("nih_cxr14"))
+        read("nih_cxr14", tmp_path, report=LoadReport("nih_cxr14"))
     root = layouts.nih_cxr14(tmp_path)
     (root / "images_001" / "images" / "00000001_000.png").unlink()
     with pytest.raises(MissingDataError, match="00000001_000"):
-        read_nih_cxr14(root, report=LoadReport("nih_cxr14"))
+        read("nih_cxr14", root, report=LoadReport("nih_cxr14"))
     report = skipping()
-    assert len(read_nih_cxr14(root, report=report).rows) == 5
+    assert len(read("nih_cxr14", root, report=report).rows) == 5
     assert [entry["image"] for entry in report.skipped] == ["00000001_000"]
     (root / "test_list.txt").unlink()
     with pytest.raises(MissingDataError, match="test_list.txt"):
-        read_nih_cxr14(root, report=skipping())
-    assert len(read_nih_cxr14(root, report=skipping(), splits="patient").rows) == 5
+        read("nih_cxr14", root, report=skipping())
+    assert len(read("nih_cxr14", root, report=skipping(), splits="patient").rows) == 5
 
 
 def test_nih_missing_column_is_named(tmp_path):
@@ -114,7 +117,7 @@ def test_nih_missing_column_is_named(tmp_path):
     table = pd.read_csv(root / "Data_Entry_2017.csv").drop(columns="View Position")
     layouts.write_csv(root / "Data_Entry_2017.csv", table)
     with pytest.raises(MissingDataError, match="no column 'View Position'"):
-        read_nih_cxr14(root, report=LoadReport("nih_cxr14"))
+        read("nih_cxr14", root, report=LoadReport("nih_cxr14"))
 
 
 def test_nih_image_in_no_list_is_refused(tmp_path):
@@ -122,7 +125,7 @@ def test_nih_image_in_no_list_is_refused(tmp_path):
     names = (root / "train_val_list.txt").read_text().split()
     (root / "train_val_list.txt").write_text("\n".join(name for name in names if "00000005" not in name))
     with pytest.raises(BadRowError, match="00000005_000: is in neither"):
-        read_nih_cxr14(root, report=LoadReport("nih_cxr14"))
+        read("nih_cxr14", root, report=LoadReport("nih_cxr14"))
 
 
 def test_nih_unknown_finding_and_options(tmp_path):
@@ -133,7 +136,7 @@ def test_nih_unknown_finding_and_options(tmp_path):
         ({"other_findings": "hide"}, "choose 'unknown'"),
     ]:
         with pytest.raises(CXRDataError, match=message):
-            read_nih_cxr14(root, report=LoadReport("nih_cxr14"), **options)
+            read("nih_cxr14", root, report=LoadReport("nih_cxr14"), **options)
 
 
 def test_ages_with_and_without_units():
@@ -152,7 +155,7 @@ def test_ages_with_and_without_units():
 )
 def test_mimic_cohort_is_that_of_the_paper(tmp_path, layout):
     report = LoadReport("mimic_cxr")
-    table = read_mimic_cxr(layouts.mimic_cxr(tmp_path, **layout), report=report)
+    table = read("mimic_cxr", layouts.mimic_cxr(tmp_path, **layout), report=report)
     rows = human(table)
     assert {i: (r["age"], r["race"], r["sex"], r["finding"]) for i, r in rows.items()} == {
         "a-1": (52.0, "White", "Female", "No Finding"),
@@ -172,15 +175,15 @@ def test_mimic_cohort_is_that_of_the_paper(tmp_path, layout):
 
 
 def test_mimic_file_layout(tmp_path):
-    table = read_mimic_cxr(layouts.mimic_cxr(tmp_path), report=LoadReport("mimic_cxr"))
+    table = read("mimic_cxr", layouts.mimic_cxr(tmp_path), report=LoadReport("mimic_cxr"))
     row = table.rows.set_index("image_id").loc["a-3"]
     assert row["image"] == str(tmp_path / "files" / "p10" / "p10000032" / "s50000002" / "a-3.jpg")
     assert (row["patient_id"], row["study_id"]) == ("10000032", "50000002")
 
 
 def test_mimic_other_findings_can_stay_unknown(tmp_path):
-    table = read_mimic_cxr(
-        layouts.mimic_cxr(tmp_path), report=LoadReport("mimic_cxr"), other_findings="unknown"
+    table = read(
+        "mimic_cxr", layouts.mimic_cxr(tmp_path), report=LoadReport("mimic_cxr"), other_findings="unknown"
     )
     rows = human(table)
     assert rows["b-1"]["finding"] is None and rows["f-1"]["finding"] is None
@@ -189,7 +192,7 @@ def test_mimic_other_findings_can_stay_unknown(tmp_path):
 
 def test_mimic_official_split(tmp_path):
     rows = human(
-        read_mimic_cxr(layouts.mimic_cxr(tmp_path), report=LoadReport("mimic_cxr"), splits="official")
+        read("mimic_cxr", layouts.mimic_cxr(tmp_path), report=LoadReport("mimic_cxr"), splits="official")
     )
     assert {i: row["split"] for i, row in rows.items()} == {
         "a-1": "train",
@@ -201,8 +204,8 @@ def test_mimic_official_split(tmp_path):
 
 def test_mimic_split_of_a_patient_does_not_depend_on_the_finding(tmp_path):
     root = layouts.mimic_cxr(tmp_path)
-    effusion = human(read_mimic_cxr(root, report=LoadReport("mimic_cxr")))
-    heart = human(read_mimic_cxr(root, report=LoadReport("mimic_cxr"), finding="Cardiomegaly"))
+    effusion = human(read("mimic_cxr", root, report=LoadReport("mimic_cxr")))
+    heart = human(read("mimic_cxr", root, report=LoadReport("mimic_cxr"), finding="Cardiomegaly"))
     by_patient = {row["patient"]: row["split"] for row in heart.values()}
     for row in effusion.values():
         assert by_patient.get(row["patient"], row["split"]) == row["split"]
@@ -213,7 +216,7 @@ def test_mimic_missing_table_is_named(tmp_path, name):
     root = layouts.mimic_cxr(tmp_path)
     (root / f"{name}.csv.gz").unlink()
     with pytest.raises(MissingDataError, match=name.split("-")[-1]):
-        read_mimic_cxr(root, report=LoadReport("mimic_cxr"))
+        read("mimic_cxr", root, report=LoadReport("mimic_cxr"))
 
 
 def test_mimic_truncated_table_is_named(tmp_path):
@@ -221,7 +224,7 @@ def test_mimic_truncated_table_is_named(tmp_path):
     path = root / "patients.csv.gz"
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(CXRDataError, match="patients.csv.gz is no readable table"):
-        read_mimic_cxr(root, report=LoadReport("mimic_cxr"))
+        read("mimic_cxr", root, report=LoadReport("mimic_cxr"))
 
 
 def test_mimic_identifiers_cannot_leave_the_folder(tmp_path):
@@ -229,9 +232,9 @@ def test_mimic_identifiers_cannot_leave_the_folder(tmp_path):
     path = root / "mimic-cxr-2.0.0-metadata.csv"
     path.write_text(path.read_text().replace("a-1", "../../../../secret"))
     with pytest.raises(BadRowError, match="secret"):
-        read_mimic_cxr(root, report=LoadReport("mimic_cxr"))
+        read("mimic_cxr", root, report=LoadReport("mimic_cxr"))
     report = skipping()
-    assert "a-3" in human(read_mimic_cxr(root, report=report))
+    assert "a-3" in human(read("mimic_cxr", root, report=report))
     assert len(report.skipped) == 1
 
 
@@ -248,7 +251,7 @@ def test_race_groups():
 @pytest.mark.parametrize("prefix", ["CheXpert-v1.0-small", "CheXpert-v1.0"])
 def test_chexpert_cohort(tmp_path, prefix):
     report = LoadReport("chexpert")
-    rows = human(read_chexpert(layouts.chexpert(tmp_path, prefix), report=report))
+    rows = human(read("chexpert", layouts.chexpert(tmp_path, prefix), report=report))
     assert {r["patient"]: (r["age"], r["race"], r["sex"], r["finding"]) for r in rows.values()} == {
         "patient00001": (68.0, "White", "Female", "No Finding"),
         "patient00002": (87.0, "Black", "Male", "Effusion"),
@@ -266,22 +269,24 @@ def test_chexpert_without_race(tmp_path):
     root = layouts.chexpert(tmp_path / "data")
     (root / "CHEXPERT DEMO.csv").unlink()
     with pytest.raises(MissingDataError, match="require_race=False"):
-        read_chexpert(root, report=LoadReport("chexpert"))
-    rows = human(read_chexpert(root, report=LoadReport("chexpert"), require_race=False))
+        read("chexpert", root, report=LoadReport("chexpert"))
+    rows = human(read("chexpert", root, report=LoadReport("chexpert"), require_race=False))
     assert {row["race"] for row in rows.values()} == {None}
     assert rows["patient00005_study1_view1_frontal"]["finding"] == "No Finding"
 
 
 def test_chexpert_unknown_sex_is_unknown(tmp_path):
     rows = human(
-        read_chexpert(layouts.chexpert(tmp_path), report=LoadReport("chexpert"), other_findings="unknown")
+        read("chexpert", layouts.chexpert(tmp_path), report=LoadReport("chexpert"), other_findings="unknown")
     )
     assert rows["patient00003_study1_view1_frontal"]["sex"] is None
     assert rows["patient00003_study1_view1_frontal"]["finding"] is None  # uncertain is not absent
 
 
 def test_chexpert_official_split(tmp_path):
-    rows = human(read_chexpert(layouts.chexpert(tmp_path), report=LoadReport("chexpert"), splits="official"))
+    rows = human(
+        read("chexpert", layouts.chexpert(tmp_path), report=LoadReport("chexpert"), splits="official")
+    )
     assert rows["patient64541_study1_view1_frontal"]["split"] == "test"
     assert rows["patient00001_study1_view1_frontal"]["split"] in ("train", "validation")
 
@@ -291,9 +296,9 @@ def test_chexpert_paths_cannot_leave_the_folder(tmp_path):
     text = (root / "train.csv").read_text()
     (root / "train.csv").write_text(text.replace("train/patient00001", "../../patient00001"))
     with pytest.raises(BadRowError, match="not inside"):
-        read_chexpert(root, report=LoadReport("chexpert"))
+        read("chexpert", root, report=LoadReport("chexpert"))
     report = skipping()
-    assert len(read_chexpert(root, report=report).rows) == 2
+    assert len(read("chexpert", root, report=report).rows) == 2
     assert len(report.skipped) == 1
 
 
@@ -306,9 +311,9 @@ def test_chexpert_spreadsheet(tmp_path):
     except ImportError:  # without openpyxl: the error says what to do
         (root / "CHEXPERT DEMO.xlsx").write_bytes(b"PK")
         with pytest.raises(CXRDataError, match="openpyxl|readable"):
-            read_chexpert(root, report=LoadReport("chexpert"))
+            read("chexpert", root, report=LoadReport("chexpert"))
         return
-    rows = human(read_chexpert(root, report=LoadReport("chexpert")))
+    rows = human(read("chexpert", root, report=LoadReport("chexpert")))
     assert rows["patient64541_study1_view1_frontal"]["race"] == "Asian"
 
 
@@ -318,7 +323,7 @@ def test_chexpert_spreadsheet(tmp_path):
 @pytest.mark.parametrize("nested", [True, False])
 def test_padchest(tmp_path, nested):
     report = skipping()
-    table = read_padchest(layouts.padchest(tmp_path, nested), report=report)
+    table = read("padchest", layouts.padchest(tmp_path, nested), report=report)
     rows = human(table)
     values = {i: (r["age"], r["sex"], r["view"], r["finding"]) for i, r in rows.items()}
     assert values == {
@@ -347,7 +352,7 @@ def test_padchest_needs_a_resolution_and_scales_16_bits(tmp_path):
 
 def test_padchest_a_label_that_nobody_has(tmp_path):
     with pytest.raises(CXRDataError, match="'broken heart'.*pleural effusion"):
-        read_padchest(layouts.padchest(tmp_path), report=skipping(), finding="broken heart")
+        read("padchest", layouts.padchest(tmp_path), report=skipping(), finding="broken heart")
 
 
 def test_padchest_labels():

@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 
 from cf_cxr.data import CXRDataError, split_by_patient
@@ -66,6 +67,6 @@ def test_validation_is_carved_out_of_training_patients_only():
 
 
 def test_an_overlap_is_found_and_the_patient_named():
-    check_no_overlap(["a", "a", "b"], ["train", "train", "test"], "table")
+    check_no_overlap(pd.Series(["a", "a", "b"]), pd.Series(["train", "train", "test"]), "table")
     with pytest.raises(CXRDataError, match="patient a in both train and test"):
-        check_no_overlap(["a", "b", "a"], ["train", "test", "test"], "table")
+        check_no_overlap(pd.Series(["a", "b", "a"]), pd.Series(["train", "test", "test"]), "table")

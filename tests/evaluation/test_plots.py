@@ -120,7 +120,13 @@ def texts(figure) -> list[str]:
 
 
 def test_files_are_sensible_pictures(tmp_path):
-    paths = plots.write_plots(tmp_path / "new", records(), SCHEMA, GRAPH, results(), examples())
+    paths = plots.write_plots(
+        tmp_path / "new",
+        records() | {f"examples/{k}": v for k, v in examples().items()},
+        SCHEMA,
+        GRAPH,
+        results(),
+    )
     assert [p.name for p in paths] == FILES and all(p.parent == tmp_path / "new" for p in paths)
     for path in paths:
         picture = Image.open(path)
@@ -135,7 +141,7 @@ def test_no_examples_no_file(tmp_path):
     small = {k: v for k, v in results().items() if k != "mean_abs_amplification"}
     small["do"] = {"sex": small["do"]["sex"]}
     small = json.loads(json.dumps(small))  # as read from results.json
-    names = [p.name for p in plots.write_plots(tmp_path, records(), SCHEMA, GRAPH, small, {})]
+    names = [p.name for p in plots.write_plots(tmp_path, records(), SCHEMA, GRAPH, small)]
     assert names == FILES[:4] and not (tmp_path / "examples.png").exists()
 
 

@@ -48,9 +48,9 @@ def test_unknown_is_left_out_and_torch_accepted():
     [
         ([0.2, 1.2], [0, 1], r"\[0, 1\]"),
         ([0.2, np.nan], [0, 1], r"\[0, 1\]"),
-        ([0.2, 0.3], [0], "Expected probabilities"),
+        ([0.2, 0.3], [0], "probability has 2 rows"),
         ([0.2], [np.nan], "known label"),
-        ([], [], "known label"),
+        ([], [], "probability has 0|probability is empty"),
         ([0.2], [2], "2 classes"),
         (np.eye(3), [0, 1, 3], "3 classes"),
     ],

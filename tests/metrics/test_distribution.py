@@ -85,9 +85,9 @@ def test_subsets_have_the_same_expectation():
     "a, message",
     [
         (np.ones((1, 3)), "at least 2 rows"),
-        (np.ones((0, 3)), "at least 2 rows"),
+        (np.ones((0, 3)), "is empty"),
         (np.ones(3), r"shape \(N, D\)"),
-        (np.array([[1, 2, 3], [4, np.nan, 6]]), "row 1 are NaN"),
+        (np.array([[1, 2, 3], [4, np.nan, 6]]), "row 1 is nan"),
         (np.ones((3, 2)), "2 and 3 features"),
     ],
 )

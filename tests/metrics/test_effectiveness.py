@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from cf_cxr.metrics.bootstrap import patient_weights, score_samples
-from cf_cxr.metrics.effectiveness import absolute_interval, effectiveness, effectiveness_samples
-from cf_cxr.metrics.fooling import fooling_gap
+from cf_cxr.metrics.effectiveness import absolute_interval, effectiveness, effectiveness_samples, fooling_gap
 from tests.metrics.gaussian_toy import auc, classes, feature, sigmoid
 
 N = 2000

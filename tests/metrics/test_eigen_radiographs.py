@@ -37,7 +37,7 @@ def test_no_more_components_than_there_can_be():
         (people(5), people(5, size=4), 3, "probes must be"),
         (people(2), people(2), 3, "at least 3 images"),
         (people(5), people(5), 0, "components=0"),
-        (people(5) * np.nan, people(5), 3, "gallery holds NaN"),
+        (people(5) * np.nan, people(5), 3, "gallery: row 0 is nan"),
     ],
 )
 def test_impossible_arguments(gallery, probes, components, message):

@@ -1,5 +1,6 @@
 """Every `evaluate` module gives what its plain function gives, through add_batch, offline."""
 
+import os
 import subprocess
 import sys
 
@@ -16,10 +17,9 @@ from cf_cxr.metrics.cardiothoracic import cardiothoracic_ratio
 from cf_cxr.metrics.costophrenic import costophrenic_score
 from cf_cxr.metrics.decision_distribution import decision_frechet_distance
 from cf_cxr.metrics.distribution import frechet_distance, kernel_distance, kernel_distance_samples
-from cf_cxr.metrics.effectiveness import effectiveness
+from cf_cxr.metrics.effectiveness import effectiveness, fooling_gap
 from cf_cxr.metrics.exaggeration import exaggeration_curve
 from cf_cxr.metrics.exposure import exposure_share
-from cf_cxr.metrics.fooling import fooling_gap
 from cf_cxr.metrics.identity import identity_preservation
 from cf_cxr.metrics.minimality import latent_minimality
 from cf_cxr.metrics.paired_tests import change_by_decision
@@ -362,7 +362,7 @@ def test_films_of_different_number():
     out = module.compute(**options)
     assert out["two_sample_auc"] == pytest.approx(expected["two_sample_auc"][0])
     module.add_batch(**real | fake | {"prediction_values": fake["prediction_values"][:40]})
-    with pytest.raises(ValueError, match="predictions, prediction_values and .* same number of rows"):
+    with pytest.raises(ValueError, match="predictions, prediction_values, .* same number of rows"):
         module.compute(**options)
 
 
@@ -409,7 +409,7 @@ def test_unknown_names_list_the_known_ones():
         ("composition", {"predictions": X, "references": Y, "n": 2}, "'n'.*options n_resamples, seed"),
         ("exposure_share", {"predictions": X, "references": Y[..., :3]}, "one size"),
         ("frechet_distance", {"predictions": LATENT, "references": LATENT}, "extractor"),
-        ("frechet_distance", {"predictions": LATENT, "extractor": "toy"}, "second set.*2 rows"),
+        ("frechet_distance", {"predictions": LATENT, "extractor": "toy"}, "second set is empty"),
         ("calibration_error", {"predictions": [2.0], "references": [1]}, r"\[0, 1\]"),
         ("calibration_error", {"predictions": np.eye(2), "references": [1, 0]}, "one number per row"),
         ("calibration_error", {"predictions": ["x"], "references": [1]}, "predictions must be numbers"),
@@ -468,7 +468,7 @@ SQUARE = np.ones((2, 4, 4))
                 "prediction_posteriors": SOURCE,
                 "extractor": "toy",
             },
-            "reference_posteriors has 0 numbers",
+            "references, reference_posteriors must have the same number of rows",
         ),
         (
             "costophrenic_score",
@@ -536,6 +536,7 @@ def test_loads_offline_in_a_fresh_process(tmp_path):
         "print(m.compute(predictions=[0.0, 1.0], references=[1, 0])['calibration_error'])"
     )
     environment = {"HF_HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.environ.get("PYTHONPATH", "")
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert run.stdout.strip() == "1.0", run.stderr
 

@@ -135,7 +135,7 @@ GOOD = {"source_posterior": [0.1, 0.9], "target": [[0.5], [0.5]], "reached": [[0
         ({"reached": [[0.5], [np.nan]]}, "reached: row 1 is nan"),
         ({"target": [[0.5]]}, "target has 1 rows"),
         ({"target": [[0.5, 0.6], [0.5, 0.6]]}, r"target has shape \(2, 2\) and reached \(2, 1\)"),
-        ({"target": [0.5, 0.5]}, r"target must have shape \(N, S\)"),
+        ({"target": [0.5, 0.5]}, r"target must have shape \(N, D\)"),
         ({"target": [[-0.1], [0.5]]}, "target: row 0 is -0.1"),
         ({"target": [["x"], ["y"]]}, "target must be numbers"),
         ({"n_bins": 1}, "n_bins"),

@@ -77,11 +77,14 @@ def test_equals_a_double_loop(distance):
     [
         ({"distance": "l2"}, "l1, kl"),
         ({"weights": (1, 0)}, "two positive"),
-        ({"distance": "kl"}, r"\(N, 2, D\)"),
-        ({"latent": np.zeros((0, 2)), "counterfactual_latent": np.zeros((0, 2))}, "age: latents"),
-        ({"latent": np.full((3, 2), np.nan)}, "age: a factual latent"),
-        ({"value": [0, 1]}, "age.*values of shape"),
-        ({"counterfactual_value": [0, 1, np.nan]}, "age: the value of row 2"),
+        ({"distance": "kl"}, r"factual latent must have shape \(N, D, E\)"),
+        (
+            {"latent": np.zeros((0, 2)), "counterfactual_latent": np.zeros((0, 2))},
+            "age: the factual latent is empty",
+        ),
+        ({"latent": np.full((3, 2), np.nan)}, "age: the factual latent: row 0 is nan"),
+        ({"value": [0, 1]}, "age: the value has 2 rows"),
+        ({"counterfactual_value": [0, 1, np.nan]}, "age: the value: row 2 is nan"),
         ({"counterfactual_value": [0, 1, 2]}, "age has 2 classes"),
     ],
 )

@@ -76,9 +76,9 @@ def test_undefined_is_missing():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: paired_change([1, 2], [1]), "before has 2 rows and after 1"),
-        (lambda: paired_change([], []), "before must have shape"),
-        (lambda: paired_change([1], [np.inf]), "after: row 0 is infinite"),
+        (lambda: paired_change([1, 2], [1]), "after has 1 rows.* 2"),
+        (lambda: paired_change([], []), "before is empty"),
+        (lambda: paired_change([1], [np.inf]), "after: row 0 is inf"),
         (lambda: paired_change([1], [1], alternative="up"), "alternative must be one of"),
         (lambda: paired_change([1], [1], patients=["a", "b"]), "patients has 2"),
         (lambda: change_by_decision([1], [1], [1.2]), "source_posterior: row 0 is 1.2"),

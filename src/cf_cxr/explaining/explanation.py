@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..black_box import ImageClassifier
 from ..black_box.classifier import shift_posterior
 from ..images.grey_levels import GREY_LEVELS
 
@@ -112,7 +113,11 @@ def explanation_message(
     )
 
 
-METHODS = ("progressive", "causal")
+METHODS = ("progressive", "causal", "latent_shift")
+
+# Where paths end unless a target is given: the centres of paper B's outermost bins, so that all explanations share an
+# axis.
+LOWEST_TARGET, HIGHEST_TARGET = 0.05, 0.95
 
 
 @dataclass
@@ -129,6 +134,76 @@ class ExplanationSeries:
     images: Tensor
     targets: Tensor
     at_target: bool = False
+
+
+class Explainer(Protocol):
+    """What makes explanations: the pipeline calls `explain`, the evaluation `series`.
+
+    Attributes:
+        method: one of `METHODS`.
+    """
+
+    method: str
+
+    def series(
+        self, pixel_values: Tensor, classifier: ImageClassifier, targets: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Explanations of images `(N, 1, H, W)` in [-1, 1] for target posteriors `(S,)`, the same for all.
+
+        Returns:
+            images `(N, S, 1, H, W)`, float32, in [-1, 1], and the posteriors reached `(N, S)`, where they are known.
+        """
+
+    def explain(
+        self,
+        pixel_values: Tensor,
+        classifier: ImageClassifier,
+        posteriors: Tensor,
+        *,
+        steps: int = 10,
+        target: float | None = None,
+        attributes: Tensor | None = None,
+        generators: Sequence[torch.Generator] | None = None,
+    ) -> list[ExplanationSeries]:
+        """From each query, step by step, to where the classifier decides otherwise.
+
+        Args:
+            pixel_values: `(N, 1, H, W)` in [-1, 1].
+            classifier: its decision is explained.
+            posteriors: `(N,)` in [0, 1], its answers to the queries.
+            steps: images per query, at least 2; fewer where the explainer has no more on the way.
+            target: posterior in [0, 1] of the last image; None is far on the other side of the threshold.
+            attributes: raw `(N, n)`, NaN for unknown; for an explainer that knows attributes.
+            generators: one per query, for what is drawn.
+
+        Returns:
+            N series, each as it would be alone; a query that is at the target already has one image.
+        """
+
+
+def straight_path(
+    posteriors: Tensor, threshold: float, steps: int, target: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """Targets `(N, steps)` from each posterior `(N,)` evenly to its end, and whether that is on its own side `(N,)`.
+
+    Args:
+        target: the end of all; None is `LOWEST_TARGET` for what is at least the threshold, else `HIGHEST_TARGET`.
+    """
+    present = posteriors >= threshold
+    if target is None:
+        ends, stays = torch.where(present, LOWEST_TARGET, HIGHEST_TARGET), torch.zeros_like(present)
+    else:
+        ends, stays = torch.full_like(posteriors, target), present == (target >= threshold)
+    times = torch.linspace(0, 1, steps, device=posteriors.device)
+    return torch.lerp(posteriors[:, None], ends.to(posteriors)[:, None], times).clamp(0, 1), stays
+
+
+def as_series(images: Tensor, targets: Tensor, at_target: Tensor) -> list[ExplanationSeries]:
+    """Series of images `(N, S, 1, H, W)` for targets `(N, S)`; of a query at its target `(N,)` the first image only."""
+    return [
+        ExplanationSeries(x[:1], t[-1:], at_target=True) if there else ExplanationSeries(x, t)
+        for x, t, there in zip(images, targets, at_target)
+    ]
 
 
 @dataclass(eq=False)
@@ -266,7 +341,7 @@ def build_explanation(
     moved there answers; the explanation has them on the classifier's own.
 
     Args:
-        series: from `progressive_series` or `causal_series`.
+        series: from `Explainer.explain`.
         posteriors: `(S,)` in [0, 1], the classifier's answers to `series.images`.
         query: `(1, H, W)`, in [-1, 1], on the CPU or not.
         source_posterior: the classifier's answer to it.
@@ -339,4 +414,4 @@ def _rounded(value: float) -> float:
     return round(float(value), 6)
 
 
-__all__ = ["Explanation", "ExplanationSeries", "build_explanation"]
+__all__ = ["Explainer", "Explanation", "ExplanationSeries", "build_explanation"]

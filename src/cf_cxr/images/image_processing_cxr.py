@@ -112,6 +112,10 @@ class CXRImageProcessor(BaseImageProcessor):
         short = {"usual_films": "..."} if self.usual_films else {}
         return f"{type(self).__name__} {json.dumps({**self.to_dict(), **short}, indent=2, sort_keys=True)}"
 
+    def settings(self) -> dict[str, Any]:
+        """What shapes `pixel_values`: the arguments but `usual_films`."""
+        return {name: getattr(self, name) for name in CXRImageProcessorKwargs.__annotations__}
+
     @property
     def backend(self) -> str:
         """`str`: what does the work (Pillow and NumPy)."""
@@ -143,8 +147,7 @@ class CXRImageProcessor(BaseImageProcessor):
                 f"CXRImageProcessor has no setting {unknown[0]!r}. "
                 f"Its settings: {', '.join(CXRImageProcessorKwargs.__annotations__)}, return_tensors."
             )
-        current = {name: getattr(self, name) for name in CXRImageProcessorKwargs.__annotations__}
-        settings = _checked_settings({**current, **kwargs})
+        settings = _checked_settings({**self.settings(), **kwargs})
         if is_single_image(images):
             pixel_values = [self.process_image(images, **settings)]
         else:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from .arrays import to_numpy
-from .bootstrap import Interval
-from .decisions import check_posterior, decision_groups, grouped_means, resampling_weights
+from .arrays import check_array, check_posterior
+from .bootstrap import Interval, patient_weights
+from .decisions import decision_groups, grouped_means
 
 ALTERNATIVES = ("two-sided", "greater", "less")
 _NAN = float("nan")
@@ -69,8 +69,9 @@ def paired_change(
         ValueError: naming the argument, for other shapes, no rows, infinite values or an unknown alternative.
     """
     before, after = _check_pairs(before, after)
-    _check_alternative(alternative)
-    weights = resampling_weights(patients, len(before), n_resamples, seed)
+    if alternative not in ALTERNATIVES:
+        raise ValueError(f"alternative must be one of {', '.join(ALTERNATIVES)}, got {alternative!r}.")
+    weights = patient_weights(patients, n_resamples, seed, len(before))
     return _change(before, after, np.ones(len(before), bool), alternative, patients, weights)
 
 
@@ -107,7 +108,7 @@ def change_by_decision(
     before, after = _check_pairs(before, after)
     posterior = check_posterior(source_posterior, "source_posterior", len(before))
     groups = decision_groups(posterior, threshold)
-    weights = resampling_weights(patients, len(before), n_resamples, seed)
+    weights = patient_weights(patients, n_resamples, seed, len(before))
     alternatives = {"negative": "greater", "positive": "less"}
     if rises_with_posterior is None:
         alternatives = dict.fromkeys(groups, "two-sided")
@@ -124,7 +125,12 @@ def _change(before, after, rows, alternative, patients, weights) -> PairedChange
     names = np.arange(len(before)) if patients is None else np.asarray(patients)
     change = grouped_means(after - before, {"": known}, weights)[""]
     pairs = int(known.sum())
-    unit = _mean_by_patient((after - before)[known], names[known])
+    unique, index = np.unique(names[known], return_inverse=True)
+    unit = np.bincount(index, (after - before)[known], len(unique)) / np.bincount(
+        index, minlength=len(unique)
+    )
+    moved = unit[unit != 0]
+    varies = len(unit) > 1 and np.ptp(unit) > 1e-12 * np.abs(unit).max()
     return PairedChange(
         pairs=pairs,
         undefined=int(rows.sum()) - pairs,
@@ -132,49 +138,13 @@ def _change(before, after, rows, alternative, patients, weights) -> PairedChange
         before=float(before[known].mean()) if pairs else _NAN,
         after=float(after[known].mean()) if pairs else _NAN,
         change=change,
-        direction=_direction(change[0]),
+        direction={1: "rises", 0: "none", -1: "falls"}.get(np.sign(change[0]), "undefined"),
         alternative=alternative,
-        t_p=_t_test(unit, alternative),
-        wilcoxon_p=_wilcoxon(unit, alternative),
+        t_p=float(stats.ttest_1samp(unit, 0.0, alternative=alternative).pvalue) if varies else _NAN,
+        wilcoxon_p=float(stats.wilcoxon(moved, alternative=alternative).pvalue) if len(moved) else _NAN,
     )
 
 
-def _mean_by_patient(change: np.ndarray, names: np.ndarray) -> np.ndarray:
-    unique, index = np.unique(names, return_inverse=True)
-    return np.bincount(index, change, len(unique)) / np.bincount(index, minlength=len(unique))
-
-
-def _direction(change: float) -> str:
-    if np.isnan(change):
-        return "undefined"
-    return "none" if change == 0 else "rises" if change > 0 else "falls"
-
-
-def _t_test(change: np.ndarray, alternative: str) -> float:
-    if len(change) < 2 or np.ptp(change) <= 1e-12 * np.abs(change).max():
-        return _NAN
-    return float(stats.ttest_1samp(change, 0.0, alternative=alternative).pvalue)
-
-
-def _wilcoxon(change: np.ndarray, alternative: str) -> float:
-    change = change[change != 0]
-    return float(stats.wilcoxon(change, alternative=alternative).pvalue) if len(change) else _NAN
-
-
 def _check_pairs(before: Any, after: Any) -> tuple[np.ndarray, np.ndarray]:
-    before, after = to_numpy(before), to_numpy(after)
-    for name, values in (("before", before), ("after", after)):
-        if values.ndim != 1 or len(values) == 0:
-            raise ValueError(f"{name} must have shape (N,) with at least one image, got {values.shape}.")
-        if np.isinf(values).any():
-            raise ValueError(f"{name}: row {int(np.isinf(values).argmax())} is infinite.")
-    if len(before) != len(after):
-        raise ValueError(
-            f"before has {len(before)} rows and after {len(after)}; give both for the same images."
-        )
-    return before, after
-
-
-def _check_alternative(alternative: str) -> None:
-    if alternative not in ALTERNATIVES:
-        raise ValueError(f"alternative must be one of {', '.join(ALTERNATIVES)}, got {alternative!r}.")
+    before = check_array(before, "before", missing=True)
+    return before, check_array(after, "after", rows=len(before), missing=True)

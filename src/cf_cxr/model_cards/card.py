@@ -66,9 +66,7 @@ def attribute_table(schema: AttributeSchema, graph: CausalGraph) -> str:
     """Markdown table of attributes, values and parents in the causal graph."""
     lines = ["| attribute | kind | values | caused by |", "|---|---|---|---|"]
     for a in schema:
-        values = (
-            ", ".join(a.categories) if a.is_discrete else f"{a.minimum:g} to {a.maximum:g} {a.unit}".strip()
-        )
+        values = a.values
         lines.append(f"| {a.name} | {a.kind} | {values} | {', '.join(graph.parents(a.name)) or '–'} |")
     return "\n".join(lines)
 

@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import HfApi
 from transformers import AutoModel, PreTrainedModel
 
-from ..evaluation.counterfactuals.command import weights_fingerprint
+from ..evaluation.judges import weights_fingerprint
 from ..images.image_processing_cxr import CXRImageProcessor
 from ..model_cards.card import ModelCardFacts, write_model_card
 from ..models.attribute_classifier import AttributeClassifierModel

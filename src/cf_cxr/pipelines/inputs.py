@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import math
 import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -19,7 +16,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from ..attributes import AttributeSchema, AttributeValueError
 from ..images.errors import CXRImageError
-from ..images.image_processing_cxr import CXRImageProcessor, is_single_image
+from ..images.image_processing_cxr import is_single_image
 from ..images.usual_films import OutOfDistributionWarning, describe_unusual
 
 
@@ -33,6 +30,7 @@ class PipelineItem:
         name: what to call the image in a report: its path, its `image_id`, or its position.
         index: position in the call; seeds its draws.
         error: what went wrong with it so far.
+        report: whether the error is an answer, rather than raised.
         from_file: names of the attributes that the image's file says.
         unusual: what `CXRImageProcessor.examine` says about it.
     """
@@ -42,6 +40,7 @@ class PipelineItem:
     name: str = "the image"
     index: int = 0
     error: Exception | None = None
+    report: bool = False
     from_file: tuple[str, ...] = ()
     unusual: dict[str, Any] | None = None
 
@@ -252,54 +251,6 @@ def pipeline_inputs(images: Any, names: Sequence[str], attributes: Any) -> tuple
     return kept_item(lambda: images, names, None, attributes), False
 
 
-def item_tensors(
-    item: Any,
-    image_processor: CXRImageProcessor,
-    schema: AttributeSchema | None = None,
-    attributes: Mapping | None = None,
-    on_error: str = "raise",
-    invert: bool | str = False,
-) -> dict[str, Any]:
-    """One input as tensors.
-
-    Args:
-        item: a `PipelineItem`, or what `as_item` makes one of.
-        image_processor: reads the image.
-        schema: of the attributes; None for a model without.
-        attributes: values that hold where the item does not say otherwise.
-        on_error: `"raise"`, or `"report"`, which keeps the error in the item.
-        invert: as for `CXRImageProcessor.examine`.
-
-    Returns:
-        `pixel_values` (1, 1, S, S), `attributes` (1, n) raw with NaN for unknown (n is 0 without a schema), and the
-        `item` itself, which carries the error where one is reported, and what is unusual about the image.
-    """
-    if not isinstance(item, PipelineItem):
-        item = as_item(item, schema.names if schema else ())
-    count = schema.n if schema else 0
-    try:
-        if item.error is not None:
-            raise item.error
-        known = {**(attributes or {}), **(item.attributes or {})}
-        raw = schema.to_tensor([known], allow_missing=True) if schema else torch.zeros(1, 0)
-        image = item.image
-        if hasattr(image, "read") and not isinstance(image, io.TextIOBase):
-            image = image.read()  # once: pixels and header are read of it
-        pixel_values, unusual = image_processor.examine(image, invert)
-        from_file = add_header_attributes(raw, image, schema, item.name) if schema else ()
-        failure = None
-    except Exception as error:
-        if isinstance(error, CXRImageError) and item.name not in str(error):
-            error = type(error)(f"{item.name}: {error}")
-        if on_error == "raise":
-            raise error
-        failure, from_file, unusual = error, (), None
-        pixel_values = torch.zeros(1, 1, *image_processor.size.values())
-        raw = torch.zeros(1, count)
-    item = replace(item, image=None, error=failure, from_file=from_file, unusual=unusual)
-    return {"pixel_values": pixel_values, "attributes": raw, "item": item}
-
-
 def warn_if_unusual(item: PipelineItem) -> str | None:
     """Warns about an image that is unlike those of the training; returns what was said, without its name."""
     if item.unusual is None:
@@ -334,16 +285,3 @@ def add_header_attributes(raw: Tensor, image: Any, schema: AttributeSchema, name
                 stacklevel=2,
             )
     return tuple(names)
-
-
-def whole_number(name: str, value: Any, minimum: int, maximum: float = math.inf) -> int:
-    """`value` as an int.
-
-    Raises:
-        ValueError: naming the argument, for anything but a whole number from `minimum` to `maximum`.
-    """
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
-        raise ValueError(f"{name} must be a whole number of at least {minimum}, got {value!r}.")
-    if value > maximum:
-        raise ValueError(f"{name} must be at most {maximum}, got {value!r}.")
-    return int(value)

@@ -9,9 +9,9 @@ import torch
 
 from cf_cxr import AttributeClassifierModel
 from cf_cxr.data import cxr_schema
-from cf_cxr.evaluation.counterfactuals.arguments import EvaluationArguments
 from cf_cxr.evaluation.counterfactuals.collecting import Collector, PredictionError
-from cf_cxr.evaluation.counterfactuals.data import load_evaluation_data
+from cf_cxr.evaluation.counterfactuals.command import CounterfactualEvaluationArguments
+from cf_cxr.evaluation.counterfactuals.data import load_counterfactual_images
 from tests.evaluation.tiny_evaluation import (
     build_model,
     build_parts,
@@ -47,11 +47,13 @@ def test_attribute_missing_from_the_data(tmp_path, monkeypatch):
     rows = datasets.DatasetDict(
         {s: datasets.Dataset.from_dict({"age": [30.0], "patient_id": [s]}) for s in ("train", "test")}
     )
-    monkeypatch.setattr("cf_cxr.evaluation.counterfactuals.data.load_cxr", lambda *args, **kwargs: rows)
+    monkeypatch.setattr("cf_cxr.evaluation.images.load_cxr", lambda *args, **kwargs: rows)
     with pytest.raises(
         ValueError, match="attribute 'sex' is no column of the data set; it has age, patient_id"
     ):
-        load_evaluation_data(EvaluationArguments(dataset="folder"), cxr_schema("parquet")[0], 16)
+        load_counterfactual_images(
+            CounterfactualEvaluationArguments(dataset="folder"), cxr_schema("parquet")[0], 16
+        )
 
 
 def test_patients_of_the_training_split_are_refused(parts, data_dir, tmp_path):

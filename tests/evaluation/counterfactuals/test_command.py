@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from sklearn.metrics import roc_auc_score
 
 from cf_cxr import AttributeClassifierModel, DeepSCMModel, cxr_schema
 from cf_cxr.evaluation.counterfactuals.collecting import Collector
-from cf_cxr.evaluation.counterfactuals.command import SameJudgeError
 from cf_cxr.evaluation.counterfactuals.summary import calibration_samples, summarise
-from cf_cxr.metrics.bootstrap import attribute_score, patient_weights
+from cf_cxr.evaluation.judges import SameJudgeError
+from cf_cxr.metrics.bootstrap import patient_weights
 from cf_cxr.metrics.calibration import expected_calibration_error
-from cf_cxr.metrics.fooling import fooling_gap
+from cf_cxr.metrics.effectiveness import fooling_gap
 from cf_cxr.packaging.deep_scm import main as package
 from cf_cxr.packaging.deep_scm import stored_weights
 from tests.evaluation.tiny_evaluation import (
@@ -122,16 +123,16 @@ def test_numbers_follow_from_the_images(model):
     )
     after, before, own = judge.predict(images), judge.predict(pixels), model.predict(images)
     row = results["do"]["sex"]
-    effect = attribute_score("binary", after["sex"], do)
+    effect = 100 * roc_auc_score(do, after["sex"])
     assert row["effectiveness"][0] == pytest.approx(effect, abs=1e-3)
-    real = attribute_score("binary", before["sex"], factual[:, 1])
+    real = 100 * roc_auc_score(factual[:, 1], before["sex"])
     assert row["signed_distance"][0] == pytest.approx(effect - real, abs=1e-3)
     assert row["distance"][0] == pytest.approx(abs(effect - real), abs=1e-3)
     weights = patient_weights(range(n), 10, 0)
     gap = fooling_gap("binary", after["sex"], own["sex"], do, weights)["gap"]
     assert row["fooling_gap"] == pytest.approx(gap, abs=1e-3)
-    drift = attribute_score("binary", after["view"], factual[:, 2]) - attribute_score(
-        "binary", before["view"], factual[:, 2]
+    drift = 100 * roc_auc_score(factual[:, 2], after["view"]) - 100 * roc_auc_score(
+        factual[:, 2], before["view"]
     )
     assert row["amplification"]["view"][0] == pytest.approx(drift, abs=1e-3)
     age = np.abs(after["age"][0].numpy() - factual[:, 0].numpy()).mean()

@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 
 from cf_cxr import cxr_schema
-from cf_cxr.evaluation.counterfactuals.command import write_samples
+from cf_cxr.evaluation.comparison import ComparisonError, parse_runs
 from cf_cxr.evaluation.counterfactuals.comparison import (
     TRUE,
-    ComparisonError,
     combine_seeds,
     main,
-    parse_runs,
     seed_draws,
 )
+from cf_cxr.evaluation.run import write_samples
 
 SCHEMA, _ = cxr_schema("phantom")
 R = 400

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cf_cxr.evaluation.explanations.collecting import ExplainerOutputError
-from cf_cxr.evaluation.explanations.explainers import CausalSeries
+from cf_cxr.explaining.causal import CausalExplainer
 from tests.evaluation.tiny_evaluation import build_model, build_parts
 from tests.evaluation.tiny_explanations import (
     DEVICE,
@@ -157,7 +157,7 @@ def test_a_causal_model_is_swept_from_absent_to_present(tmp_path):
     images[2:] += 0.3
     images[:2] -= 0.3
     targets = torch.tensor([0.05, 0.5, 0.95])
-    made, reached = CausalSeries(model, "finding").series(images, classifier, targets)
+    made, reached = CausalExplainer(model, "finding").series(images, classifier, targets)
     assert made.shape == (4, 3, 1, 16, 16) and reached is None
     present = classifier.posterior(images) >= 0.5
     assert present.tolist() == [False, False, True, True]
@@ -167,4 +167,4 @@ def test_a_causal_model_is_swept_from_absent_to_present(tmp_path):
     other = made[torch.arange(4), torch.where(present, 0, 2)]
     assert (other - images).abs().amax((1, 2, 3)).min() > 1e-4
     with pytest.raises(ValueError, match="no binary variable"):
-        CausalSeries(model).series(images, classifier, targets)
+        CausalExplainer(model).series(images, classifier, targets)

@@ -6,8 +6,8 @@ from transformers import BitConfig, ConvNextV2Config, ResNetConfig, Trainer, Tra
 
 from cf_cxr.attributes import Attribute, AttributeSchema
 from cf_cxr.models.attribute_classifier import AttributeClassifierConfig, AttributeClassifierModel
+from cf_cxr.models.attribute_classifier.heads import LOG_SIGMA_RANGE
 from cf_cxr.models.attribute_classifier.modeling_attribute_classifier import (
-    LOG_SIGMA_RANGE,
     _pool,
     standardize_images,
 )

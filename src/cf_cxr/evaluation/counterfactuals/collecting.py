@@ -238,7 +238,7 @@ class Collector:
         dos = {}
         for k in batch["do"]:
             a, value = self.schema[k], factual[:, self.schema.index(k)]
-            dos[k] = (value + 1) % a.n_classes if a.is_discrete else a.minimum + a.maximum - value
+            dos[k] = a.opposite(value)
         attributes = self._counterfactual_attributes(factual, dos, generator)
         moved = {k: (values != factual).any(1) for k, values in attributes.items()}
         _, images = self._decode_all(pixels, self.schema.encode(factual).to(self.device), attributes, moved)

@@ -19,17 +19,17 @@ from ...attributes import AttributeSchema
 from ...causal_graph import CausalGraph
 from ...metrics.amplification import amplification, untouched
 from ...metrics.bootstrap import interval, mean_samples, patient_weights, score_samples
+from ...metrics.calibration import calibration_samples
 from ...metrics.distribution import frechet_distance, kernel_distance
 from ...metrics.effectiveness import absolute_interval, effectiveness_samples
 from ...metrics.minimality import latent_minimality
 from ...metrics.two_sample import CriticScores, two_sample_samples
+from ..reports import plain, put
+from ..run import Samples
 from .two_sample import describe_scores
-
-Samples = dict[str, np.ndarray]
 
 SCHEMA_VERSION = 2
 MINIMALITY_IMAGES = 2000  # the yard-stick takes N x N distances
-CALIBRATION_BINS = 15
 #: Means per image of which an interval is given, if they were recorded: record -> result, below do/{k}.
 MEANS = {
     "change": "change",
@@ -167,23 +167,6 @@ def minimality(records: Mapping[str, np.ndarray], schema: AttributeSchema, k: st
     return np.where(value != factual, out, np.nan)
 
 
-def calibration_samples(probability: np.ndarray, value: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """`expected_calibration_error` on all rows and on every resample `(1 + R,)`; the bins do not move.
-
-    Args:
-        probability: `(N,)` of class 1, or `(N, C)`, of which the largest is compared with the accuracy.
-    """
-    confidence, correct = probability.astype(float), value.astype(float)
-    if probability.ndim == 2:
-        confidence, correct = probability.max(1), (probability.argmax(1) == value).astype(float)
-    edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
-    index = np.clip(np.searchsorted(edges, confidence, side="right") - 1, 0, CALIBRATION_BINS - 1)
-    gaps = np.zeros((len(value), CALIBRATION_BINS))
-    gaps[np.arange(len(value)), index] = confidence - correct
-    every = np.concatenate([np.ones((1, len(value))), weights])
-    return np.abs(every @ gaps).sum(1) / np.maximum(every.sum(1), 1)
-
-
 def means_over_interventions(samples: Samples, schema: AttributeSchema, names: Sequence[str]) -> Samples:
     """Scalars of a whole model, each a mean over what is defined.
 
@@ -244,18 +227,18 @@ def summarise(
     samples = bootstrap_samples(records, schema, graph, patients, seed, n_resamples, critics)
     results: dict[str, Any] = {"schema_version": SCHEMA_VERSION}
     for path, values in samples.items():
-        put(results, path, numbers(interval(values)))
+        put(results, path, plain(interval(values)))
     for k in interventions(records, schema):
         signed = interval(samples[f"do/{k}/signed_distance"])
-        results["do"][k]["distance"] = numbers(absolute_interval(signed))
+        results["do"][k]["distance"] = plain(absolute_interval(signed))
         results["do"][k]["changed_share"] = results["do"][k]["changed_share"][0]
         exposure = records[f"do/{k}/exposure"]
         exposure = exposure[~np.isnan(exposure)]
         median = float(np.median(exposure)) if len(exposure) else math.nan
-        results["do"][k]["exposure_share_median"] = numbers([median])[0]
+        results["do"][k]["exposure_share_median"] = plain(median)
     for k, scores in (critics or {}).items():
         results["do"][k]["two_sample"] = describe_scores(scores)
-    results["composition_max"] = numbers([records["real/composition/1"].max()])[0]
+    results["composition_max"] = plain(records["real/composition/1"].max())
     results |= _distribution_distances(records, schema)
     return results, samples
 
@@ -272,20 +255,7 @@ def _distribution_distances(records: Mapping[str, np.ndarray], schema: Attribute
     sets = {k: records[f"do/{k}/embedding"] for k in names}
     sets["all"] = np.concatenate(list(sets.values()))
     return {
-        "fid": {k: numbers([frechet_distance(x, real)])[0] for k, x in sets.items()},
-        "kid": {k: numbers([kernel_distance(x, real)])[0] for k, x in sets.items()},
+        "fid": {k: plain(frechet_distance(x, real)) for k, x in sets.items()},
+        "kid": {k: plain(kernel_distance(x, real)) for k, x in sets.items()},
         "feature_extractor": "the judge's pooled embedding",
     }
-
-
-def put(results: dict[str, Any], path: str, value: Any) -> None:
-    """Stores a value in nested dictionaries: `put(r, "a/b", 1)` is `r["a"]["b"] = 1`."""
-    *folders, last = path.split("/")
-    for folder in folders:
-        results = results.setdefault(folder, {})
-    results[last] = value
-
-
-def numbers(values: Sequence[float]) -> list[float | None]:
-    """Numbers as JSON knows them: rounded, None for NaN."""
-    return [None if not math.isfinite(v) else round(float(v), 6) for v in values]

@@ -60,7 +60,7 @@ def describe_scores(scores: CriticScores) -> dict[str, Any]:
 def suspicious_films(
     records: Mapping[str, np.ndarray], critics: Mapping[str, CriticScores]
 ) -> dict[str, np.ndarray]:
-    """The counterfactuals that critics are surest about, most suspicious first: see `evaluation_plots.suspects_figure`."""
+    """The counterfactuals that critics are surest about, most suspicious first: see `plots.suspects_figure`."""
     out = {}
     for k, scores in critics.items():
         fakes = np.flatnonzero(scores.counterfactual)

@@ -30,11 +30,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...black_box import ImageClassifier
+from ...explaining.explanation import Explainer
 from ...metrics.cardiothoracic import cardiothoracic_ratio
 from ...metrics.costophrenic import costophrenic_score
 from ...metrics.masks import largest_components
 from ...metrics.soundness import image_distance
-from .explainers import Explainer
 
 APPEARANCE_SIDE = 32
 EXAMPLE_POOL = 48  # first images of the data set, from which the example sheet is chosen

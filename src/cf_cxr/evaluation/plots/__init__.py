@@ -31,7 +31,6 @@ def write_plots(
     schema,
     graph,
     results: Mapping[str, Any],
-    examples: Mapping[str, np.ndarray],
     suspects: Mapping[str, np.ndarray] | None = None,
 ) -> list[Path]:
     """Writes every picture of one evaluation as PNG into `folder`, which is made if need be.
@@ -40,10 +39,10 @@ def write_plots(
         folder: where `effectiveness.png`, `amplification.png`, `judge_densities.png`, `embedding_pca.png`,
             `examples.png` and `suspects.png` go; files of that name are replaced.
         records: per-image arrays of the evaluation: `factual`, `real/judge/{k}`, `real/embedding`,
-            `do/{k}/attributes`, `do/{k}/judge/{k}`, `do/{k}/embedding`.
+            `do/{k}/attributes`, `do/{k}/judge/{k}`, `do/{k}/embedding`; below `examples/` those of `examples_figure`,
+            without which `examples.png` is left out.
         schema, graph: `AttributeSchema` and `CausalGraph` of the model.
         results: the evaluation's numbers: `real`, `do`, `identity`, `mean_abs_amplification`.
-        examples: see `examples_figure`; with an empty mapping `examples.png` is left out.
         suspects: see `suspects_figure`; without any `suspects.png` is left out.
 
     Returns:
@@ -59,6 +58,7 @@ def write_plots(
         "judge_densities.png": lambda: judge_density_figure(records, schema, results),
         "embedding_pca.png": lambda: embedding_figure(records, schema, results),
     }
+    examples = {k.removeprefix("examples/"): v for k, v in records.items() if k.startswith("examples/")}
     paths = [write_png(folder / name, draw()) for name, draw in figures.items()]
     if examples:
         paths.append(write_examples(folder / "examples.png", examples, schema, results))

@@ -13,7 +13,7 @@ from ...attributes import Attribute, AttributeValueError
 from ..forward_arguments import check_forward_arguments
 from ..weight_files import CXRPreTrainedModel
 from .configuration_attribute_scm import AttributeSCMConfig
-from .mechanisms import Conditioner, GumbelMaxMechanism, SplineFlowMechanism
+from .mechanisms import MECHANISMS, Conditioner, GumbelMaxMechanism, SplineFlowMechanism
 
 
 @dataclass
@@ -65,17 +65,7 @@ class AttributeSCMModel(CXRPreTrainedModel):
 
     def _build(self, attribute: Attribute) -> nn.Module:
         parent_dim = sum(self.schema[parent].size for parent in self.graph.parents(attribute.name))
-        network = {"hidden_sizes": self.config.hidden_sizes, "hidden_act": self.config.hidden_act}
-        if attribute.is_discrete:
-            return GumbelMaxMechanism(parent_dim, attribute.n_classes, **network)
-        return SplineFlowMechanism(
-            parent_dim,
-            attribute.minimum,
-            attribute.maximum,
-            num_transforms=self.config.num_transforms,
-            num_bins=self.config.num_bins,
-            **network,
-        )
+        return MECHANISMS[attribute.kind](attribute, parent_dim, self.config)
 
     def _init_weights(self, module: nn.Module):
         if isinstance(module, nn.Linear):
@@ -193,8 +183,8 @@ class AttributeSCMModel(CXRPreTrainedModel):
             before, after = self.encode_parents(name, factual), self.encode_parents(name, result)
             value = self.mechanism(name).decode(noise[name], after)
             value = value.masked_fill(noise[name].view(len(value), -1).isnan().any(1), torch.nan).to(result)
-            if not self.schema[name].is_discrete:  # spares an unchanged value the rounding of a round trip
-                value = torch.where((before == after).all(1), attributes[:, self.schema.index(name)], value)
+            # spares an unchanged value the rounding of a round trip
+            value = torch.where((before == after).all(1), attributes[:, self.schema.index(name)], value)
             result[:, self.schema.index(name)] = value
         return result
 

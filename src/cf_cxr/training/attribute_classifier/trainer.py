@@ -17,7 +17,6 @@ from ...attributes import AttributeSchema
 from ...files import write_json
 from ...models.attribute_classifier import AttributeClassifierConfig, AttributeClassifierModel
 from ...models.attribute_classifier.configuration_attribute_classifier import BACKBONE_PRESETS
-from ...models.attribute_classifier.modeling_attribute_classifier import attribute_nll
 from ..augmentation import AUGMENTATION_PRESETS, CXRAugmentation
 from ..loop.arguments import DataArguments, TrainerArguments, parse_arguments, read_config
 from ..loop.batches import load_schema, make_datasets
@@ -122,8 +121,9 @@ class ClassifierTrainer(CXRTrainer):
                 continue
             known = ~value.isnan()
             classes = [torch.where(known, float(c), value) for c in range(attribute.n_classes)]
-            even = torch.stack([attribute_nll(part, c, attribute) for c in classes]).mean(0)
-            total = total + (even - attribute_nll(part, value, attribute)).sum() / known.sum().clamp_min(1)
+            nll = self.model.attribute_heads[name].nll
+            even = torch.stack([nll(part, c) for c in classes]).mean(0)
+            total = total + (even - nll(part, value)).sum() / known.sum().clamp_min(1)
         return total
 
     @torch.no_grad()
@@ -184,7 +184,7 @@ def classifier_metrics(
         if not known.any():
             continue
         name, value = attribute.name, value[known]
-        metrics[f"nll_{name}"] = float(attribute_nll(calibrated[name][known], value, attribute).mean())
+        metrics[f"nll_{name}"] = float(model.attribute_heads[name].nll(calibrated[name][known], value).mean())
         metrics["nll"] += metrics[f"nll_{name}"]
         if attribute.kind == "continuous":
             mean = posterior[name][0][known].clamp(attribute.minimum, attribute.maximum)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch.utils.data import Subset
 from tqdm.auto import tqdm
 from transformers import AutoModel
 
+from ...attributes import AttributeSchema
 from ...models.attribute_classifier import AttributeClassifierModel
 from ...models.attribute_scm import AttributeSCMModel
 from ...models.complete_loading import load_complete
@@ -22,39 +23,70 @@ from ..loop.batches import CXRBatches, make_datasets
 from ..loop.trainer import build_accelerator
 from ..loop.usual_films import record_after_training
 from .arguments import CFTArguments
-from .matched_targets import (
-    fit_readout_mechanisms,
-)
+from .targets import TARGETS, HardTargets, MatchedTargets, readouts
 from .trainer import CFTTrainer
+
+_BOUND_IMAGES = 512  # at least, or all there are
+_MATCHING_IMAGES = 1024
 
 
 @torch.no_grad()
 def measure_free_energy(
-    model: nn.Module,
-    schema,
-    dataset: Any,
-    num_images: int = 0,
-    batch_size: int = 16,
-    seed: int = 0,
-    device="cpu",
+    model: nn.Module, schema: AttributeSchema, dataset: Any, batch_size: int = 16, seed: int = 0
 ) -> float:
-    """Mean free energy nll + beta * kl of a data set under the model, nats per dimension, for the constraint c.
+    """Mean free energy nll + beta * kl under the model, nats per dimension, for the constraint c.
 
     Args:
-        dataset: gives batches through `__getitems__`; evenly spaced images are taken if `num_images` is positive.
+        dataset: gives batches through `__getitems__`; some 512 evenly spaced images are taken.
     """
-    step = max(1, len(dataset) // num_images) if num_images else 1
-    indices = list(range(0, len(dataset), step))
+    device = next(model.parameters()).device
     generator = torch.Generator(device=device).manual_seed(seed)
     model.eval()
-    total = 0.0
-    for start in tqdm(range(0, len(indices), batch_size), desc="Measuring c", leave=False):
-        chosen = indices[start : start + batch_size]
-        batch = dataset.__getitems__(chosen)
+    total, count = 0.0, 0
+    for batch in _evenly_spaced(dataset, _BOUND_IMAGES, batch_size, "Measuring c"):
         parents = schema.encode(batch["attributes"], allow_unknown=True).to(device)
         output = model(batch["pixel_values"].to(device), parents, sample_posterior=True, generator=generator)
-        total += float(output.loss) * len(chosen)
-    return total / len(indices)
+        total += float(output.loss) * len(parents)
+        count += len(parents)
+    return total / count
+
+
+@torch.no_grad()
+def make_targets(
+    target_labels: str,
+    classifiers: Sequence[AttributeClassifierModel],
+    dataset: Any,
+    gain: float = 1.0,
+    device: torch.device | str = "cpu",
+) -> list[HardTargets]:
+    """The targets of every classifier; matched ones are fitted on some 1024 evenly spaced images of a data set.
+
+    Args:
+        dataset: gives batches of fully labelled images through `__getitems__`; best held out from the classifiers'
+            training.
+        gain: of matched targets.
+    """
+    if target_labels != "matched":
+        return [TARGETS[target_labels](classifier.schema) for classifier in classifiers]
+    attributes, found = [], []
+    for classifier in classifiers:
+        classifier.eval().to(device)
+    for batch in _evenly_spaced(dataset, _MATCHING_IMAGES, 64, "Measuring readouts"):
+        attributes.append(batch["attributes"])
+        pixels = batch["pixel_values"].to(device)
+        found.append([readouts(classifier, pixels) for classifier in classifiers])
+    attributes = torch.cat(attributes)
+    return [
+        MatchedTargets(classifier.schema, torch.cat(answered), attributes, gain)
+        for classifier, answered in zip(classifiers, zip(*found), strict=True)
+    ]
+
+
+def _evenly_spaced(dataset: Any, count: int, batch_size: int, title: str) -> Iterator[dict[str, Any]]:
+    """Batches of at least `count` images, or of all there are."""
+    indices = list(range(0, len(dataset), max(1, len(dataset) // count)))
+    for start in tqdm(range(0, len(indices), batch_size), desc=title, leave=False):
+        yield dataset.__getitems__(indices[start : start + batch_size])
 
 
 def fully_labelled(batches: CXRBatches) -> Subset:
@@ -80,12 +112,18 @@ def main(argv: Sequence[str] | None = None) -> nn.Module:
         argv,
         defaults={
             "output_dir": "outputs/hvae_soft_cft",
-            "learning_rate": 1e-4,
-            "per_device_batch_size": 10,
-            "max_steps": 2000,
+            "learning_rate": 6e-4,
+            "adam_beta2": 0.99,
+            "lr_scheduler": "constant_with_warmup",
+            "warmup_steps": 30,
+            "per_device_batch_size": 8,
+            "max_steps": 800,
+            "max_grad_norm": 5.0,
+            "skip_threshold": 1e5,
+            "ema_decay": 0.98,
             "sample_steps": 250,
         },
-        description="Counterfactual fine-tuning of the image mechanism with soft (default) or hard target labels.",
+        description="Counterfactual fine-tuning of the image mechanism with soft (default), matched or hard targets.",
     )
     accelerator = build_accelerator(loop)
     scm = AttributeSCMModel.from_pretrained(stage.attribute_scm)
@@ -104,26 +142,14 @@ def main(argv: Sequence[str] | None = None) -> nn.Module:
     validation = None if validation is None else fully_labelled(validation)
     bound = stage.bound
     if bound is None:
-        measured = measure_free_energy(
-            model.to(accelerator.device),
-            scm.schema,
-            train,
-            stage.bound_images,
-            batch_size=loop.per_device_batch_size,
-            seed=loop.seed,
-            device=accelerator.device,
-        )
+        model.to(accelerator.device)
+        measured = measure_free_energy(model, scm.schema, train, loop.per_device_batch_size, loop.seed)
         bound = measured + stage.bound_margin
         accelerator.print(f"Measured free energy {measured:.4f} nats per dimension; c = {bound:.4f}.")
-    mechanisms = []
-    if stage.needs_readouts:
-        mechanisms = fit_readout_mechanisms(
-            classifiers,
-            scm.schema,
-            train if validation is None else validation,
-            stage.matching_images,
-            device=accelerator.device,
-        )
+    held_out = train if validation is None else validation
+    targets = make_targets(
+        stage.target_labels, classifiers, held_out, stage.matching_gain, accelerator.device
+    )
     set_seed(loop.seed)
     trainer = CFTTrainer(
         model,
@@ -136,9 +162,9 @@ def main(argv: Sequence[str] | None = None) -> nn.Module:
         run_info={"stage": dataclasses.asdict(stage), "bound": bound, **info},
         attribute_scm=scm,
         classifiers=classifiers,
+        targets=targets,
         stage_args=stage,
         bound=bound,
-        readout_mechanisms=mechanisms,
     )
     trainer.train()
     record_after_training(trainer)
