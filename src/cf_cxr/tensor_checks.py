@@ -28,7 +28,7 @@ def check_range(low: float, high: float, name: str, error: type[ValueError] = Va
         )
 
 
-def check_pixel_values(pixel_values: Tensor, num_channels: int, multiple: int) -> None:
+def check_pixel_values(pixel_values: Tensor, num_channels: int, multiple: int = 1) -> None:
     """Refuses tensors that are not images in [-1, 1] of a size that the model's strides divide.
 
     The look at the values is skipped inside `torch.compile`.

@@ -48,7 +48,14 @@ class ConfigurationError(StrictDataclassError, ValueError):
 
 
 class CXRConfig(PreTrainedConfig):
-    """Base of the configurations; does not write where the parts of a model were loaded from."""
+    """Base of the configurations: tuples become lists, as JSON has them, and where the parts of a model were loaded from
+    is not written."""
+
+    def __post_init__(self, **kwargs):
+        for field in fields(self):
+            if isinstance(value := getattr(self, field.name), (list, tuple)):
+                setattr(self, field.name, list(value))
+        super().__post_init__(**kwargs)
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):

@@ -17,7 +17,7 @@ from cf_cxr.metrics.bootstrap import patient_weights
 from cf_cxr.metrics.calibration import expected_calibration_error
 from cf_cxr.metrics.effectiveness import fooling_gap
 from cf_cxr.packaging.deep_scm import main as package
-from cf_cxr.packaging.deep_scm import stored_weights
+from cf_cxr.packaging.folder import stored_weights
 from tests.evaluation.tiny_evaluation import (
     build_model,
     build_parts,
@@ -282,7 +282,7 @@ def test_half_precision_files_load_in_full_precision(parts, tmp_path):
     with torch.no_grad():
         whole.image_mechanism.likelihood.x_loc.bias.fill_(1e6)
     with pytest.raises(ValueError, match="x_loc.bias.*1e.06, too large for float16"):
-        stored_weights(whole, "float16")
+        stored_weights(whole, torch.float16)
 
 
 def test_tables_of_the_first_schema_version_can_still_be_written():

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
 
 from ...attributes import AttributeSchema
 from ..forward_arguments import check_forward_arguments
@@ -93,9 +94,6 @@ class AttributeClassifierModel(CXRPreTrainedModel):
     config_class = AttributeClassifierConfig
     config: AttributeClassifierConfig
     base_model_prefix = "attribute_classifier"
-    main_input_name = "pixel_values"
-    input_modalities = ("image",)
-    accepts_loss_kwargs = False
 
     def __init__(self, config: AttributeClassifierConfig):
         super().__init__(config)
@@ -126,12 +124,12 @@ class AttributeClassifierModel(CXRPreTrainedModel):
         else:
             super()._init_weights(module)
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values: Tensor,
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
         **kwargs,
     ) -> AttributeClassifierOutput | tuple:
         """Raw logits, and the loss where labels are given.
@@ -140,7 +138,6 @@ class AttributeClassifierModel(CXRPreTrainedModel):
             pixel_values: `(B, num_channels, H, W)`, in [-1, 1].
             labels: `(B, n)` raw attribute values in schema order, NaN where unknown.
             output_hidden_states: also return the backbone's hidden states.
-            return_dict: a tuple if False.
 
         Raises:
             ValueError: for the wrong number of channels, images smaller than the backbone's stride, or labels of
@@ -148,7 +145,6 @@ class AttributeClassifierModel(CXRPreTrainedModel):
         """
         check_forward_arguments(self, kwargs)
         self._check_pixel_values(pixel_values)
-        return_dict = return_dict if return_dict is not None else self.config.return_dict
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         if self.config.standardize:
@@ -165,14 +161,13 @@ class AttributeClassifierModel(CXRPreTrainedModel):
             dropped = self.dropout(embedding)
             logits = torch.cat([head(dropped) for head in self.heads], dim=1)
             losses = None if labels is None else self._losses(logits, labels)
-        output = AttributeClassifierOutput(
+        return AttributeClassifierOutput(
             loss=None if losses is None else losses.sum(),
             losses=losses,
             logits=logits,
             embedding=embedding,
             hidden_states=features.hidden_states if output_hidden_states else None,
         )
-        return output if return_dict else output.to_tuple()
 
     def split_logits(self, logits: Tensor) -> dict[str, Tensor]:
         """Uncalibrated logits by attribute; see `split_attribute_logits`."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
 
 from ...attributes import Attribute, AttributeValueError
 from ..forward_arguments import check_forward_arguments
@@ -53,7 +54,7 @@ class AttributeSCMModel(CXRPreTrainedModel):
     base_model_prefix = "attribute_scm"
     main_input_name = "attributes"
     input_modalities = ("attributes",)
-    accepts_loss_kwargs = False
+    supports_gradient_checkpointing = False
     _no_split_modules = ["GumbelMaxMechanism", "SplineFlowMechanism"]
 
     def __init__(self, config: AttributeSCMConfig):
@@ -105,19 +106,17 @@ class AttributeSCMModel(CXRPreTrainedModel):
             columns.append(torch.where(known, log_prob, 0.0))
         return torch.stack(columns, dim=1).float()
 
+    @can_return_tuple
     def forward(
         self,
         attributes: Tensor,
-        return_dict: bool | None = None,
         **kwargs,
     ) -> AttributeSCMOutput | tuple[Tensor, Tensor]:
         """Loss and log likelihoods of raw attributes `(B, n)`; see `AttributeSCMOutput` and `log_prob`."""
         check_forward_arguments(self, kwargs)
         log_prob = self.log_prob(attributes)
         counts = (~attributes.isnan()).sum(0).clamp_min(1)
-        output = AttributeSCMOutput(loss=-(log_prob.sum(0) / counts).sum(), log_prob=log_prob)
-        return_dict = self.config.return_dict if return_dict is None else return_dict
-        return output if return_dict else output.to_tuple()
+        return AttributeSCMOutput(loss=-(log_prob.sum(0) / counts).sum(), log_prob=log_prob)
 
     @torch.no_grad()
     def sample(self, num_samples: int, generator: torch.Generator | None = None) -> Tensor:
