@@ -1,9 +1,9 @@
 """A training of the explainer small enough for tests: 16x16 images whose posterior is their patch's brightness.
 
-    python -m tests.training.progressive_explainer.tiny_explainer MODE --output_dir DIR [training arguments]
+    python -m tests.training.progressive_explainer.tiny_explainer DIR
 
-MODE is `plain`, `killed` (with SIGKILL, right after the fourth step) or `same_noise` (for all micro-batches and
-processes, of networks without batch normalisation).
+is the whole training of `RESUMED`, killed with SIGKILL right after its fourth step; with several processes two trainings
+with the same noise in all of them, in DIR/generator and, with a discriminator, DIR/both.
 """
 
 import os
@@ -20,7 +20,6 @@ from cf_cxr.models.progressive_explainer import (
     ProgressiveExplainerConfig,
     ProgressiveExplainerModel,
 )
-from cf_cxr.training.loop.arguments import parse_arguments
 from cf_cxr.training.progressive_explainer.arguments import ExplainerConfig
 from cf_cxr.training.progressive_explainer.caches import ExplainerBatches
 from cf_cxr.training.progressive_explainer.trainer import ExplainerTrainer
@@ -142,14 +141,19 @@ def make_classifier():
     return PatchClassifier()
 
 
-def main(mode, *words):
+def same_noise_run(folder, discriminator_steps, **settings):
+    settings |= {"max_steps": 3, "discriminator_steps": discriminator_steps}
+    model = whole_generator(norm_type="group")
+    tiny_explainer_trainer(folder, kind=SameNoiseTrainer, model=model, **settings).train()
+
+
+def main(folder):
     torch.set_num_threads(1)
-    (args,) = parse_arguments([ExplainerConfig], words, defaults=SETTINGS)
-    kind = {"plain": ExplainerTrainer, "killed": KilledTrainer, "same_noise": SameNoiseTrainer}[mode]
-    settings = {name: getattr(args, name) for name in SETTINGS.keys() | RESUMED.keys()}
-    settings |= {"resume_from_checkpoint": args.resume_from_checkpoint}
-    model = whole_generator(norm_type="group" if mode == "same_noise" else "batch")
-    tiny_explainer_trainer(args.output_dir, kind=kind, model=model, **settings).train()
+    if "RANK" in os.environ:
+        same_noise_run(f"{folder}/generator", 0)
+        same_noise_run(f"{folder}/both", 2)
+    else:
+        tiny_explainer_trainer(folder, kind=KilledTrainer, model=whole_generator(), **RESUMED).train()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader, WeightedRandomSampler
 from transformers import get_scheduler
 from transformers.trainer_utils import TrainOutput
 
-from ...black_box import ImageClassifier
+from ...black_box import ImageClassifier, StudentClassifier
 from ...images.grey_levels import image_grid
 from ...metrics.exaggeration import exaggeration_curve
 from ...metrics.validity import decision_flipped
@@ -70,6 +71,8 @@ class ExplainerTrainer(CXRTrainer):
         ValueError: for a classifier without gradient, fp16, a discriminator of other images or bins, `lungs_only`
             without lungs, or too few images for a step.
     """
+
+    records_usual_films = True
 
     def __init__(
         self,
@@ -306,6 +309,11 @@ class ExplainerTrainer(CXRTrainer):
         return dict(zip(names, torch.stack(found).mean(0), strict=True))
 
     # ------------------------------------------------------ what came of it
+
+    def finalize(self, folder: Path) -> None:
+        """Keeps the student beside its explainer."""
+        if isinstance(self.classifier, StudentClassifier) and self.args.should_save:
+            self.classifier.save_pretrained(folder / "student")
 
     def evaluation_metrics(self) -> dict[str, float]:
         """Exaggeration and validity on the validation images, each explained for every bin.
