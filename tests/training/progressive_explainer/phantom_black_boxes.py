@@ -73,8 +73,9 @@ def train_explainer(folder, cache_dir, classifier, *words):
     words = [
         "--classifier", classifier, "--dataset", "phantom", "--finding", FINDING, "--resolution", SIDE,
         "--num_images", _IMAGES, "--cache_images", "true", "--cache_dir", cache_dir, "--output_dir", folder,
-        "--segmenter", "none", "--widths", 8, 16, 32, "--augmentation", "none", "--mahalanobis_weight", 0.5, "--preservation_warmup_steps", 70,
-        "--reconstruction_weight", 0.25, "--classifier_weight", 1, "--learning_rate", 0.005, "--max_steps", 140,
+        "--segmenter", "none", "--widths", 8, 16, 32, "--augmentation", "none", "--mahalanobis_weight", 0.5,
+        "--reconstruction_weight", 0.25, "--preservation_warmup_steps", 70, "--classifier_weight", 1,
+        "--learning_rate", 0.005, "--max_steps", 140,
         "--ema_decay", 0.98, "--eval_strategy", "no", "--sample_steps", 0, "--save_strategy", "no", "--use_cpu", "true",
         "--report_to", "none", "--disable_tqdm", "true", *words,
     ]  # fmt: skip
