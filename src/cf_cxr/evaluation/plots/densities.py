@@ -62,7 +62,7 @@ def _draw_densities(figure, cell, records, schema, k: str) -> None:
         record_array(records, f"{where}/judge/{k}").astype(np.float64) for where in ("real", f"do/{k}")
     )
     changed = factual != intended
-    if attribute.kind == "continuous":
+    if not attribute.is_discrete:
         clouds = [(attribute.unit or "value", real - factual, (fake - intended)[changed])]
         label = f"judge − intended value, {attribute.unit}".rstrip(", ")
         finite = np.concatenate([c[np.isfinite(c)] for c in clouds[0][1:]])
@@ -70,9 +70,9 @@ def _draw_densities(figure, cell, records, schema, k: str) -> None:
     else:
         clouds, limit = [], MAX_LOGIT
         for c, name in enumerate(attribute.categories):
-            of = (lambda p: p) if attribute.kind == "binary" else (lambda p, c=c: p[:, c])
+            of = (lambda p: p) if attribute.scored_as == "binary" else (lambda p, c=c: p[:, c])
             clouds.append((name, logit(of(real[factual == c])), logit(of(fake[changed & (intended == c)]))))
-        which = attribute.categories[1] if attribute.kind == "binary" else "the row's class"
+        which = attribute.categories[1] if attribute.scored_as == "binary" else "the row's class"
         label = f"judge's logit of {which}" + f" (clipped at ±{MAX_LOGIT:g})"
     inner = cell.subgridspec(len(clouds), 1, hspace=0.0)
     first = None
