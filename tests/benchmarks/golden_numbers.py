@@ -330,10 +330,27 @@ class Rows:
         return {name: value[indices] for name, value in self.batch.items()}
 
 
+def stage(
+    kind: type, model: nn.Module, batch: dict[str, Tensor], optimiser: str, config: type, **settings: Any
+) -> Stage:
+    """A stage of `transformers.Trainer`. optimiser: learning rate, two betas, weight decay, norm to clip to."""
+    names = ("learning_rate", "adam_beta1", "adam_beta2", "weight_decay", "max_grad_norm")
+    settings |= dict(zip(names, map(float, optimiser.split()), strict=True))
+    with tempfile.TemporaryDirectory() as folder:
+        args = config(
+            output_dir=folder, use_cpu=True, per_device_train_batch_size=IMAGES, max_steps=100, warmup_steps=0,
+            report_to="none", **settings,
+        )  # fmt: skip
+        trainer = kind(model, args, Rows(batch), schema=SCHEMA)
+    model.train()
+    loss = functools.partial(trainer.batch_loss, model, batch)
+    return Stage(model, lambda: loss()[0], trainer.create_optimizer(), args.max_grad_norm)
+
+
 def trainer_of(kind: type, model: nn.Module, rows: Any, optimiser: str, **parts: Any) -> Any:
     """A trainer before its first step. optimiser: learning rate, two betas, weight decay, norm to clip to."""
-    from cf_cxr.training.loop.arguments import TrainerArguments
-    from cf_cxr.training.loop.trainer import build_accelerator
+    from cf_cxr.training.loop.old_arguments import TrainerArguments
+    from cf_cxr.training.loop.old_trainer import build_accelerator
 
     names = ("learning_rate", "adam_beta1", "adam_beta2", "weight_decay", "max_grad_norm")
     args = TrainerArguments(
@@ -346,7 +363,7 @@ def trainer_of(kind: type, model: nn.Module, rows: Any, optimiser: str, **parts:
     return trainer
 
 
-def stage(kind: type, model: nn.Module, batch: dict[str, Tensor], optimiser: str, **parts: Any) -> Stage:
+def old_stage(kind: type, model: nn.Module, batch: dict[str, Tensor], optimiser: str, **parts: Any) -> Stage:
     trainer = trainer_of(kind, model, Rows(batch), optimiser, **parts)
     if hasattr(trainer, "constraint"):
         trainer.constraint.multiplier = 0.5
@@ -355,37 +372,36 @@ def stage(kind: type, model: nn.Module, batch: dict[str, Tensor], optimiser: str
 
 
 def scm_stage() -> Stage:
-    from cf_cxr.training.attribute_scm.trainer import SCMTrainer
+    from cf_cxr.training.attribute_scm.trainer import SCMConfig, SCMTrainer
 
-    return stage(SCMTrainer, scm(), phantoms(unknown=True), "5e-3 0.9 0.999 0 100", schema=SCHEMA)
+    return stage(SCMTrainer, scm(), phantoms(unknown=True), "5e-3 0.9 0.999 0 100", SCMConfig)
 
 
 def classifier_stage(**settings: Any) -> Stage:
-    from cf_cxr.training.attribute_classifier.trainer import ClassifierArguments, ClassifierTrainer
+    from cf_cxr.training.attribute_classifier.trainer import ClassifierConfig, ClassifierTrainer
 
-    parts = {"schema": SCHEMA, "stage_args": ClassifierArguments(**settings)}
-    return stage(ClassifierTrainer, classifier(), phantoms(unknown=True), "1e-3 0.9 0.999 0.05 5", **parts)
+    parts = (phantoms(unknown=True), "1e-3 0.9 0.999 0.05 5", ClassifierConfig)
+    return stage(ClassifierTrainer, classifier(), *parts, **settings)
 
 
 def hvae_stage(**settings: Any) -> Stage:
-    from cf_cxr.training.causal_hvae.trainer import HVAEArguments, HVAETrainer
+    from cf_cxr.training.causal_hvae.trainer import HVAEConfig, HVAETrainer
 
-    parts = {"schema": SCHEMA, "stage_args": HVAEArguments(**settings)}
-    return stage(HVAETrainer, hvae(), phantoms(unknown=True), "1e-3 0.9 0.9 0.05 100", **parts)
+    return stage(HVAETrainer, hvae(), phantoms(unknown=True), "1e-3 0.9 0.9 0.05 100", HVAEConfig, **settings)
 
 
 def flow_stage(**settings: Any) -> Stage:
     from cf_cxr.training.causal_flow.trainer import FlowArguments, FlowTrainer
 
     parts = {"schema": SCHEMA, "stage_args": FlowArguments(**settings)}
-    return stage(FlowTrainer, flow(), phantoms(unknown=True), "3e-4 0.9 0.99 0.01 1", **parts)
+    return old_stage(FlowTrainer, flow(), phantoms(unknown=True), "3e-4 0.9 0.99 0.01 1", **parts)
 
 
 def segmenter_stage() -> Stage:
     from cf_cxr.training.anatomy_segmenter.trainer import SegmenterArguments, SegmenterTrainer
 
     parts = {"stage_args": SegmenterArguments()}
-    return stage(SegmenterTrainer, segmenter(), phantoms(), "2e-3 0.9 0.99 0.01 5", **parts)
+    return old_stage(SegmenterTrainer, segmenter(), phantoms(), "2e-3 0.9 0.99 0.01 5", **parts)
 
 
 def cft_stage(target_labels: str, **settings: Any) -> Stage:
@@ -398,7 +414,7 @@ def cft_stage(target_labels: str, **settings: Any) -> Stage:
     stage_args = CFTArguments(target_labels=target_labels, **settings)
     targets = make_targets(target_labels, judges, Rows(phantoms(64)), stage_args.matching_gain)
     parts = {"attribute_scm": scm(), "classifiers": judges, "targets": targets, "bound": 7.2}
-    return stage(CFTTrainer, hvae(), phantoms(), "1e-4 0.9 0.9 0.05 100", stage_args=stage_args, **parts)
+    return old_stage(CFTTrainer, hvae(), phantoms(), "1e-4 0.9 0.9 0.05 100", stage_args=stage_args, **parts)
 
 
 def explainer_stage(network: str, model: dict[str, Any], **settings: Any) -> Stage:

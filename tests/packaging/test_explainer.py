@@ -3,7 +3,7 @@ import torch
 
 from cf_cxr import CXRImageProcessor, ProgressiveExplainerModel
 from cf_cxr.packaging.explainer import main
-from cf_cxr.training.loop.trainer import OutputDirectoryError
+from cf_cxr.training.loop.run_folder import OutputDirectoryError
 from tests.pipelines.tiny_explainer import SIDE, random_explainer
 
 

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from ..files import write_atomically
 from ..training.loop.arguments import _option, _require, parse_arguments
-from ..training.loop.launch import start_missing_processes
+from ..training.loop.launch import refuse_missing_processes
 from ..training.loop.run_folder import git_commit, library_versions
 from .images import EvaluationImages
 from .records import RecordStore
@@ -147,7 +147,7 @@ def run(kind: type[Evaluation], argv: Sequence[str] | None = None) -> dict[str, 
     """
     (args,) = parse_arguments((kind.arguments,), argv, description=kind.description)
     started, folder = time.perf_counter(), Path(args.output_dir)
-    start_missing_processes(args.cpu)
+    refuse_missing_processes()
     accelerator = Accelerator(
         cpu=args.cpu or not torch.accelerator.is_available(),
         mixed_precision=args.mixed_precision,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModel, PreTrainedModel
 
 from ..evaluation.judges import weights_fingerprint
@@ -28,8 +29,8 @@ class PackagingArguments(FolderArguments):
     image_mechanism: str = field(
         default="outputs/hvae_soft_cft",
         metadata={
-            "help": "Image mechanism, fine-tuned as a rule; or one checkpoint of its finished training "
-            "(DIR/checkpoint-00000100), whose averaged weights are taken."
+            "help": "Image mechanism, fine-tuned as a rule; or one checkpoint of its training "
+            "(DIR/checkpoint-100), whose averaged weights are taken."
         },
     )
     classifier: str = field(
@@ -49,21 +50,18 @@ class PackagingArguments(FolderArguments):
 
 
 def load_image_mechanism(path: str | Path) -> PreTrainedModel:
-    """An image mechanism from a folder or the Hub, or from a checkpoint inside the folder of a finished training.
+    """An image mechanism from a folder or the Hub, or with the averaged weights of a training's checkpoint.
 
     Raises:
-        CheckpointError: the checkpoint is damaged, or the folder around it holds no finished model.
+        CheckpointError: the checkpoint is damaged.
     """
     folder = Path(path)
-    if folder not in checkpointing.list_checkpoints(folder.parent):
-        return load_complete(AutoModel, path)
-    if not (folder.parent / "config.json").is_file():
-        raise checkpointing.CheckpointError(
-            f"{str(folder.parent)!r} has no config.json, which a training writes at its end; let it finish first."
-        )
-    model = load_complete(AutoModel, folder.parent)
-    averaged, _, _ = checkpointing.load_checkpoint(folder, model)
-    model.load_state_dict(averaged or {}, strict=False)  # parameters that were not trained have no average
+    checkpoint = folder in checkpointing.list_checkpoints(folder.parent)
+    if checkpoint:
+        checkpointing.verify_checkpoint(folder)
+    model = load_complete(AutoModel, path)
+    if checkpoint and (folder / checkpointing.EMA_FILE).is_file():  # what was not trained has no average
+        model.load_state_dict(load_file(folder / checkpointing.EMA_FILE), strict=False)
     return model
 
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from ..images.image_processing_cxr import CXRImageProcessor
 from ..model_cards.card import ModelCardFacts, model_card
 from ..training.loop.arguments import read_config
-from ..training.loop.trainer import OutputDirectoryError
+from ..training.loop.run_folder import OutputDirectoryError
 
 DTYPES = ["float32", "bfloat16", "float16"]
 

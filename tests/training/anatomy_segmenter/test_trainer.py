@@ -10,10 +10,10 @@ from cf_cxr.data.phantom import ChestPhantom, PhantomConfig
 from cf_cxr.models.anatomy_segmenter import AnatomySegmenterConfig, AnatomySegmenterModel
 from cf_cxr.training.anatomy_segmenter import trainer as segmenter_trainer
 from cf_cxr.training.anatomy_segmenter.trainer import SegmenterArguments, SegmenterTrainer, mask_metrics
-from cf_cxr.training.loop.arguments import TrainerArguments
 from cf_cxr.training.loop.batches import MaskedBatches
-from cf_cxr.training.loop.trainer import build_accelerator
-from tests.training.loop.tiny import LOOP
+from cf_cxr.training.loop.old_arguments import TrainerArguments
+from cf_cxr.training.loop.old_trainer import build_accelerator
+from tests.training.loop.tiny import OLD_LOOP as LOOP
 
 
 def test_dice_by_hand():

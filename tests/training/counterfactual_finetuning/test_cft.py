@@ -25,9 +25,10 @@ from cf_cxr.training.counterfactual_finetuning.command import (
 )
 from cf_cxr.training.counterfactual_finetuning.targets import TARGETS
 from cf_cxr.training.counterfactual_finetuning.trainer import CFTTrainer
-from cf_cxr.training.loop.arguments import TrainerArguments
-from cf_cxr.training.loop.trainer import build_accelerator
-from tests.training.loop.tiny import LOOP, SCHEMA, TinyData, tiny_hvae
+from cf_cxr.training.loop.old_arguments import TrainerArguments
+from cf_cxr.training.loop.old_trainer import build_accelerator
+from tests.training.loop.tiny import OLD_LOOP as LOOP
+from tests.training.loop.tiny import SCHEMA, TinyData, tiny_hvae
 
 ROOT = Path(__file__).parents[3]
 GRAPH = {"age": [], "sex": [], "site": []}

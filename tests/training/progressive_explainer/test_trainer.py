@@ -12,8 +12,8 @@ from cf_cxr.black_box import BlackBoxError, ImageClassifier, StudentClassifier, 
 from cf_cxr.black_box.adapters import import_object, load_black_box
 from cf_cxr.models.progressive_explainer import ProgressiveExplainerModel
 from cf_cxr.training.loop.batches import pack_masks
-from cf_cxr.training.loop.checkpointing import CheckpointError, list_checkpoints
-from cf_cxr.training.loop.trainer import TrainingDivergedError
+from cf_cxr.training.loop.old_checkpointing import CheckpointError, list_checkpoints
+from cf_cxr.training.loop.old_trainer import TrainingDivergedError
 from cf_cxr.training.progressive_explainer import command as explainer_command
 from cf_cxr.training.progressive_explainer.arguments import ExplainerArguments
 from cf_cxr.training.progressive_explainer.caches import segmented_batches

@@ -9,12 +9,12 @@ from cf_cxr.models.progressive_explainer import (
     ProgressiveExplainerConfig,
     ProgressiveExplainerModel,
 )
-from cf_cxr.training.loop.arguments import TrainerArguments
-from cf_cxr.training.loop.trainer import build_accelerator
+from cf_cxr.training.loop.old_arguments import TrainerArguments
+from cf_cxr.training.loop.old_trainer import build_accelerator
 from cf_cxr.training.progressive_explainer.arguments import ExplainerArguments
 from cf_cxr.training.progressive_explainer.caches import ExplainerBatches
 from cf_cxr.training.progressive_explainer.trainer import ExplainerTrainer
-from tests.training.loop.tiny import LOOP
+from tests.training.loop.tiny import OLD_LOOP as LOOP
 
 SIZE = 16
 LABELS = ("lungs", "devices")

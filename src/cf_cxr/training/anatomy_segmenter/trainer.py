@@ -14,9 +14,10 @@ from torch import Tensor
 
 from ...images.grey_levels import image_grid
 from ...models.anatomy_segmenter import AnatomySegmenterConfig, AnatomySegmenterModel
-from ..loop.arguments import DataArguments, TrainerArguments, parse_arguments
+from ..loop.arguments import DataArguments, parse_arguments
 from ..loop.batches import MASK_COLUMNS, load_schema, make_masked_datasets
-from ..loop.trainer import CXRTrainer, build_accelerator
+from ..loop.old_arguments import TrainerArguments
+from ..loop.old_trainer import CXRTrainer, build_accelerator
 from .domain_randomisation import RANDOMISATION_PRESETS, DomainRandomisation
 
 

@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import set_seed
 from sklearn.metrics import roc_auc_score
+from torch import nn
+from transformers import set_seed
 
 from ...attributes import AttributeSchema
 from ...files import write_json
 from ...models.attribute_classifier import AttributeClassifierConfig, AttributeClassifierModel
 from ...models.attribute_classifier.configuration_attribute_classifier import BACKBONE_PRESETS
 from ..augmentation import AUGMENTATION_PRESETS, CXRAugmentation
-from ..loop.arguments import DataArguments, TrainerArguments, parse_arguments, read_config
+from ..loop.arguments import CXRTrainingArguments, DataArguments, parse_arguments, read_config
 from ..loop.batches import load_schema, make_datasets
-from ..loop.trainer import CXRTrainer, build_accelerator
+from ..loop.run_folder import FINAL_METRICS_FILE
+from ..loop.trainer import CXRTrainer
 from .calibration import expected_calibration_error, fit_temperature
 
 
 @dataclass
-class ClassifierArguments:
-    """Architecture of the classifier and what it is taught."""
+class ClassifierConfig(CXRTrainingArguments):
+    """Architecture of the classifier, what it is taught, and how."""
 
     _argument_group_name = "Attribute classifier"
 
+    output_dir: str = "outputs/classifier"
+    per_device_train_batch_size: int = 32
+    adam_beta2: float = 0.999
+    lr_scheduler_type: str = "cosine"
+    max_grad_norm: float = 5.0
+    ema_decay: float = 0.99
     preset: str = field(
         default="bit-small",
         metadata={
@@ -83,7 +91,12 @@ class ClassifierArguments:
         },
     )
 
+    metric_for_best_model: str | None = field(default=None, init=False)
+    greater_is_better: bool | None = field(default=False, init=False)
+
     def __post_init__(self) -> None:
+        self.metric_for_best_model = "nll" if self.keep == "best" else None
+        super().__post_init__()
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"--label_smoothing is {self.label_smoothing}, but must be in [0, 1).")
 
@@ -91,21 +104,13 @@ class ClassifierArguments:
 class ClassifierTrainer(CXRTrainer):
     """Minimises the sum of the attributes' negative log-likelihoods over known labels."""
 
-    def __init__(
-        self, *args: Any, schema: AttributeSchema, stage_args: ClassifierArguments, **kwargs: Any
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self.schema, self.stage_args = schema, stage_args
-        self.augment = CXRAugmentation(stage_args.augmentation)
-        self.best_metric = "nll" if stage_args.keep == "best" else None
-
-    def compute_loss(self, batch: Mapping[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
+    def batch_loss(self, model: nn.Module, batch: Mapping[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
         """Loss on augmented images; logs one negative log-likelihood per attribute."""
         with torch.no_grad():
-            pixels = self.augment(batch["pixel_values"])
-        output = self.model(pixels, labels=batch["attributes"])
+            pixels = CXRAugmentation(self.args.augmentation)(batch["pixel_values"])
+        output = model(pixels, labels=batch["attributes"])
         logs = {f"nll_{name}": value for name, value in zip(self.schema.names, output.losses, strict=True)}
-        share = self.stage_args.label_smoothing
+        share = self.args.label_smoothing
         if share == 0:
             return output.loss, logs
         return output.loss + share * self._smoothing(output.logits, batch["attributes"]), logs
@@ -127,41 +132,33 @@ class ClassifierTrainer(CXRTrainer):
         return total
 
     @torch.no_grad()
-    def predict_validation(self, *, whole: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-        """Uncalibrated logits (N, L) and raw labels (N, n) of the validation split, on the CPU.
-
-        Args:
-            whole: every process computes all images (instead of sharing them).
-        """
+    def predict_validation(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Uncalibrated logits (N, L) and raw labels (N, n) of the validation split, on the CPU of every process."""
         logits, labels = [], []
-        for batch in self.validation_batches(whole=whole):
+        for batch in self.eval_batches():
             with self.accelerator.autocast():
                 logits.append(self.model(batch["pixel_values"]).logits.float())
             labels.append(batch["attributes"])
-        logits, labels = torch.cat(logits), torch.cat(labels)
-        if not whole:
-            logits, labels = self.gather_validation(logits), self.gather_validation(labels)
-        return logits.cpu(), labels.cpu()
+        return tuple(self.gather_eval(torch.cat(values)).cpu() for values in (logits, labels))
 
-    def evaluate(self) -> dict[str, float]:
+    def evaluation_metrics(self) -> dict[str, float]:
         """Per attribute NLL and AUC, ECE or MAE on the validation split, with the calibration stored so far."""
-        logits, labels = self.predict_validation()
-        return classifier_metrics(self.model, logits, labels)
+        return classifier_metrics(self.model, *self.predict_validation())
 
-    def finalize(self) -> None:
+    def finalize(self, folder: Path) -> None:
         """Fit the temperatures on the validation split and write `metrics.json` with and without them."""
-        if self.val_dataset is None:
+        if self.eval_dataset is None:
             return
-        self.model.eval()
-        logits, labels = self.predict_validation(whole=True)
+        logits, labels = self.predict_validation()
         self.model.config.temperature = {}
         metrics = {"uncalibrated": classifier_metrics(self.model, logits, labels)}
         self.model.config.temperature = fit_temperature(logits, labels, self.schema)
         metrics["calibrated"] = classifier_metrics(self.model, logits, labels)
         metrics["temperature"] = self.model.config.temperature
         metrics["images"] = len(labels)
-        write_json(self.output_dir / "metrics.json", metrics)
-        print(json.dumps(metrics["calibrated"], indent=2))
+        if self.args.should_save:
+            write_json(folder / FINAL_METRICS_FILE, metrics)
+            print(json.dumps(metrics["calibrated"], indent=2))
 
 
 def classifier_metrics(
@@ -208,64 +205,30 @@ def _auc(probability: np.ndarray, label: np.ndarray) -> float | None:
 
 
 def build_classifier_config(
-    args: ClassifierArguments, schema: AttributeSchema, resolution: int
+    args: ClassifierConfig, schema: AttributeSchema, resolution: int
 ) -> AttributeClassifierConfig:
     """Configuration from arguments: a preset, or any backbone from a file."""
+    names = ("dropout", "standardize", "pool_grid", "projection_dim", "layer_norm")
+    settings = {name: getattr(args, name) for name in names} | {"image_size": resolution}
     if args.backbone_config is None:
-        return AttributeClassifierConfig.from_preset(
-            args.preset,
-            schema,
-            image_size=resolution,
-            dropout=args.dropout,
-            standardize=args.standardize,
-            pool_grid=args.pool_grid,
-            projection_dim=args.projection_dim,
-            layer_norm=args.layer_norm,
-        )
+        return AttributeClassifierConfig.from_preset(args.preset, schema, **settings)
     return AttributeClassifierConfig(
-        attributes=schema.to_list(),
-        backbone_config=read_config(args.backbone_config),
-        image_size=resolution,
-        dropout=args.dropout,
-        standardize=args.standardize,
-        pool_grid=args.pool_grid,
-        projection_dim=args.projection_dim,
-        layer_norm=args.layer_norm,
+        attributes=schema.to_list(), backbone_config=read_config(args.backbone_config), **settings
     )
 
 
 def main(argv: Sequence[str] | None = None) -> AttributeClassifierModel:
-    """Train from command-line arguments; returns the model with its last (not averaged) weights."""
-    stage, data, loop = parse_arguments(
-        (ClassifierArguments, DataArguments, TrainerArguments),
+    """Train from command-line arguments; returns the trained and calibrated model."""
+    data, args = parse_arguments(
+        (DataArguments, ClassifierConfig),
         argv,
-        defaults={
-            "output_dir": "outputs/classifier",
-            "per_device_batch_size": 32,
-            "adam_beta2": 0.999,
-            "lr_scheduler": "cosine",
-            "max_grad_norm": 5.0,
-            "ema_decay": 0.99,
-        },
         description="Train the classifier q(attributes | image) and calibrate it on the validation split.",
     )
-    accelerator = build_accelerator(loop)
     schema, _ = load_schema(data)
-    with accelerator.main_process_first():
-        train, validation, processor, info = make_datasets(data, schema, progress=accelerator.is_main_process)
-    set_seed(loop.seed)
-    model = AttributeClassifierModel(build_classifier_config(stage, schema, data.resolution))
-    trainer = ClassifierTrainer(
-        model,
-        loop,
-        train,
-        validation,
-        accelerator=accelerator,
-        processor=processor,
-        num_workers=data.num_workers,
-        run_info={"stage": dataclasses.asdict(stage), **info},
-        schema=schema,
-        stage_args=stage,
-    )
-    trainer.train()
+    train, validation, processor, info = make_datasets(data, schema)
+    set_seed(args.seed)
+    model = AttributeClassifierModel(build_classifier_config(args, schema, data.resolution))
+    ClassifierTrainer(
+        model, args, train, validation, processing_class=processor, schema=schema, run_info=info
+    ).train()
     return model

@@ -15,9 +15,10 @@ from ...attributes import AttributeSchema
 from ...images.grey_levels import image_grid
 from ...models.causal_flow import CausalFlowConfig, CausalFlowModel
 from ..augmentation import CXRAugmentation
-from ..loop.arguments import DataArguments, TrainerArguments, parse_arguments
+from ..loop.arguments import DataArguments, parse_arguments
 from ..loop.batches import load_schema, make_datasets
-from ..loop.trainer import CXRTrainer, build_accelerator
+from ..loop.old_arguments import TrainerArguments
+from ..loop.old_trainer import CXRTrainer, build_accelerator
 from ..loop.usual_films import record_after_training
 
 #: patch side and widths by resolution

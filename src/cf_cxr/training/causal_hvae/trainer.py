@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,16 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import set_seed
+from torch import nn
+from transformers import set_seed
 
-from ...attributes import AttributeSchema
 from ...images.grey_levels import image_grid
 from ...models.causal_hvae import CausalHVAEConfig, CausalHVAEModel
 from ..augmentation import CXRAugmentation
-from ..loop.arguments import DataArguments, TrainerArguments, parse_arguments
+from ..loop.arguments import CXRTrainingArguments, DataArguments, parse_arguments
 from ..loop.batches import load_schema, make_datasets
-from ..loop.trainer import CXRTrainer, build_accelerator
-from ..loop.usual_films import record_after_training
+from ..loop.trainer import CXRTrainer
 
 PRESETS: dict[int, dict[str, Any]] = {
     16: {
@@ -56,11 +54,14 @@ PRESETS: dict[int, dict[str, Any]] = {
 
 
 @dataclass
-class HVAEArguments:
-    """Architecture and objective of the causal HVAE; what is left out comes from the resolution's preset."""
+class HVAEConfig(CXRTrainingArguments):
+    """Architecture, objective and training of the causal HVAE; blocks and widths that are left out come from the
+    resolution's preset."""
 
     _argument_group_name = "Causal HVAE"
 
+    output_dir: str = "outputs/hvae"
+    sample_steps: int = 500
     encoder_blocks: str | None = field(
         default=None, metadata={"help": "Encoder, e.g. 64b1d2,32b2d2,...: resolution, blocks, down-sampling."}
     )
@@ -108,6 +109,7 @@ class HVAEArguments:
     num_sample_images: int = field(default=8, metadata={"help": "Images per row of the sample pictures."})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.beta < 0 or self.free_bits < 0 or self.beta_warmup_steps < 0:
             raise ValueError(
                 f"--beta {self.beta}, --free_bits {self.free_bits} and --beta_warmup_steps "
@@ -115,7 +117,7 @@ class HVAEArguments:
             )
 
 
-def build_hvae_config(args: HVAEArguments, resolution: int, context_dim: int) -> CausalHVAEConfig:
+def build_hvae_config(args: HVAEConfig, resolution: int, context_dim: int) -> CausalHVAEConfig:
     """Configuration from arguments, completed by the preset of the resolution.
 
     Raises:
@@ -152,76 +154,52 @@ class HVAETrainer(CXRTrainer):
     Unknown attributes enter as the schema's neutral codes.
     """
 
-    def __init__(self, *args: Any, schema: AttributeSchema, stage_args: HVAEArguments, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.schema, self.stage_args = schema, stage_args
-        self.augment = None if stage_args.augmentation == "none" else CXRAugmentation(stage_args.augmentation)
+    records_usual_films = True
 
     @property
     def beta(self) -> float:
         """Weight of the KL term at the present step."""
-        warmup = self.stage_args.beta_warmup_steps
-        return self.model.config.beta * (min(1.0, (self.global_step + 1) / warmup) if warmup else 1.0)
+        warmup = self.args.beta_warmup_steps
+        return self.model.config.beta * (min(1.0, (self.state.global_step + 1) / warmup) if warmup else 1.0)
 
-    def compute_loss(self, batch: Mapping[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
+    def batch_loss(self, model: nn.Module, batch: Mapping[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
         """Free energy with the present beta; logs nll, kl, nelbo (nats per dimension) and nelbo in bits."""
         pixels = batch["pixel_values"]
-        if self.augment is not None and self.model.training:
-            pixels = self.augment(pixels)
+        if self.model.training:
+            pixels = CXRAugmentation(self.args.augmentation)(pixels)
         parents = self.schema.encode(batch["attributes"], allow_unknown=True)
-        output = self.model(pixels, parents, sample_posterior=True)
+        output = model(pixels, parents, sample_posterior=True)
         nelbo = output.nll + output.kl
-        logs = {
-            "nll": output.nll,
-            "kl": output.kl,
-            "nelbo": nelbo,
-            "bits_per_dim": nelbo / math.log(2),
-        }
-        if self.stage_args.beta_warmup_steps:
+        logs = {"nll": output.nll, "kl": output.kl, "nelbo": nelbo, "bits_per_dim": nelbo / math.log(2)}
+        if self.args.beta_warmup_steps:
             logs["beta"] = self.beta
         return output.nll + self.beta * output.kl, logs
 
     def sample_images(self) -> dict[str, np.ndarray]:
         """Rows: validation images, their reconstructions, samples of the prior for the same attributes."""
-        count = min(self.stage_args.num_sample_images, len(self.val_dataset or self.train_dataset))
-        source = self.val_dataset if self.val_dataset is not None else self.train_dataset
-        batch = self.prepare_batch(self.collate_fn(source.__getitems__(list(range(count)))))
+        batch = self.first_images(self.args.num_sample_images)
         parents = self.schema.encode(batch["attributes"], allow_unknown=True)
         with self.accelerator.autocast():
-            reconstruction = self.model(batch["pixel_values"], parents, sample_posterior=False).reconstruction
+            output = self.model(batch["pixel_values"], parents, sample_posterior=False)
             prior = self.model.sample(parents)
-        return {"samples": image_grid([batch["pixel_values"], reconstruction, prior])}
+        return {"samples": image_grid([batch["pixel_values"], output.reconstruction, prior])}
 
 
 def main(argv: Sequence[str] | None = None) -> CausalHVAEModel:
-    """Train from command-line arguments; returns the model with its last (not averaged) weights."""
-    stage, data, loop = parse_arguments(
-        (HVAEArguments, DataArguments, TrainerArguments),
+    """Train from command-line arguments; returns the trained model."""
+    data, args = parse_arguments(
+        (DataArguments, HVAEConfig),
         argv,
-        defaults={"output_dir": "outputs/hvae", "sample_steps": 500},
         description="Train the image mechanism p(image | attributes), a causal hierarchical VAE.",
     )
-    accelerator = build_accelerator(loop)
     schema, _ = load_schema(data)
-    with accelerator.main_process_first():
-        train, validation, processor, info = make_datasets(data, schema, progress=accelerator.is_main_process)
-    set_seed(loop.seed)
-    if stage.init_from:
-        model = CausalHVAEModel.from_pretrained(stage.init_from)
+    train, validation, processor, info = make_datasets(data, schema)
+    set_seed(args.seed)
+    if args.init_from:
+        model = CausalHVAEModel.from_pretrained(args.init_from)
     else:
-        model = CausalHVAEModel(build_hvae_config(stage, data.resolution, schema.dim))
-    trainer = HVAETrainer(
-        model,
-        loop,
-        train,
-        validation,
-        accelerator=accelerator,
-        processor=processor,
-        num_workers=data.num_workers,
-        run_info={"stage": dataclasses.asdict(stage), **info},
-        schema=schema,
-        stage_args=stage,
-    )
-    trainer.train()
-    record_after_training(trainer)
+        model = CausalHVAEModel(build_hvae_config(args, data.resolution, schema.dim))
+    HVAETrainer(
+        model, args, train, validation, processing_class=processor, schema=schema, run_info=info
+    ).train()
     return model

@@ -18,9 +18,10 @@ from ...models.attribute_classifier import AttributeClassifierModel
 from ...models.attribute_scm import AttributeSCMModel
 from ...models.complete_loading import load_complete
 from ...models.image_mechanism import ImageMechanism
-from ..loop.arguments import DataArguments, TrainerArguments, parse_arguments
+from ..loop.arguments import DataArguments, parse_arguments
 from ..loop.batches import CXRBatches, make_datasets
-from ..loop.trainer import build_accelerator
+from ..loop.old_arguments import TrainerArguments
+from ..loop.old_trainer import build_accelerator
 from ..loop.usual_films import record_after_training
 from .arguments import CFTArguments
 from .targets import TARGETS, HardTargets, MatchedTargets, readouts

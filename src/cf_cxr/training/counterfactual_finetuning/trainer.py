@@ -17,7 +17,7 @@ from ...metrics.exposure import affine_component, exposure_share
 from ...models.attribute_classifier import AttributeClassifierModel
 from ...models.attribute_scm import AttributeSCMModel
 from ..augmentation import CXRAugmentation
-from ..loop.trainer import CXRTrainer
+from ..loop.old_trainer import CXRTrainer
 from .arguments import CFTArguments
 from .constraint import FreeEnergyConstraint
 from .targets import HardTargets, readouts

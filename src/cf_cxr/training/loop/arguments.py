@@ -6,14 +6,15 @@ import difflib
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, SchedulerType, TrainingArguments
 
-SCHEDULERS = ("constant_with_warmup", "constant", "cosine", "linear")
+from .launch import refuse_missing_processes
 
 
 def _choice(default: str | None, choices: Sequence[str], text: str) -> Any:
@@ -83,34 +84,35 @@ class DataArguments:
 
 
 @dataclass
-class TrainerArguments:
-    """The training loop: length, optimiser, safety, checkpoints, logs."""
+class CXRTrainingArguments(TrainingArguments):
+    """`transformers.TrainingArguments` with this package's defaults and what its loop has besides.
 
-    _argument_group_name = "Training loop"
+    A stage's arguments are a dataclass on this one, with `_argument_group_name` and its own defaults. Making one starts
+    no process group: data are prepared first, and only the trainer meets the other processes.
 
-    output_dir: str = _option("outputs/run", "Folder for the model, checkpoints, logs and sample pictures.")
+    Raises:
+        ValueError: a value is out of range, or two exclude each other.
+        RuntimeError: `accelerate launch` was asked for several processes and started one.
+    """
+
+    output_dir: str = _option(
+        "outputs/run", "Folder for the model, checkpoints, records and sample pictures."
+    )
     overwrite_output_dir: bool = _option(
         False, "Delete an earlier run's files in output_dir and start anew; without it they are refused."
     )
     resume_from_checkpoint: str | None = _option(
         None, "'latest' or a checkpoint folder: go on exactly where that checkpoint stopped."
     )
-    seed: int = _option(42, "Seed of initial weights, order of images, and all noise during training.")
-    max_steps: int = _option(-1, "Number of optimiser steps; overrides num_epochs when positive.")
-    num_epochs: float = _option(10.0, "Passes over the training split when max_steps is not given.")
-    per_device_batch_size: int = _option(24, "Images per process and forward pass.")
-    gradient_accumulation_steps: int = _option(
-        1, "Forward passes whose gradients are averaged into one step."
-    )
+    num_train_epochs: float = _option(10.0, "Passes over the training split when max_steps is not given.")
+    per_device_train_batch_size: int = _option(24, "Images per process and forward pass.")
+    per_device_eval_batch_size: int | None = _option(None, "The same in evaluation; default: as in training.")
     learning_rate: float = _option(1e-3, "Peak learning rate of AdamW.")
-    adam_beta1: float = _option(0.9, "AdamW beta 1.")
     adam_beta2: float = _option(0.9, "AdamW beta 2.")
-    adam_epsilon: float = _option(1e-8, "AdamW epsilon.")
-    weight_decay: float = _option(0.05, "AdamW decoupled weight decay.")
-    lr_scheduler: str = _choice(
-        "constant_with_warmup", SCHEDULERS, "Course of the learning rate after its warm-up."
-    )
-    warmup_steps: int = _option(100, "Steps over which the learning rate rises linearly from 0.")
+    weight_decay: float = _option(0.05, "AdamW decoupled weight decay, of all parameters.")
+    optim: str = _option("adamw_torch", "Optimiser, as transformers names them.")
+    lr_scheduler_type: str = _option("constant_with_warmup", "Course of the learning rate after its warm-up.")
+    warmup_steps: float = _option(100, "Steps over which the learning rate rises linearly from 0.")
     max_grad_norm: float = _option(100.0, "Clip the gradient to this L2 norm; 0 switches clipping off.")
     skip_threshold: float = _option(
         1000.0, "Skip a step whose gradient norm is above this (0: only steps with NaN or infinity)."
@@ -119,59 +121,54 @@ class TrainerArguments:
         20, "Stop with an explanation after this many skipped steps in a row."
     )
     ema_decay: float = _option(0.999, "Decay of the moving average of the weights; 0 switches it off.")
-    mixed_precision: str | None = _choice(
-        None, ("no", "bf16", "fp16"), "Autocast precision; without it what `accelerate launch` says."
-    )
     channels_last: bool = _option(False, "Keep images and convolutions in channels-last memory layout.")
-    compile: bool = _option(False, "Compile the model's forward pass with torch.compile.")
-    gradient_checkpointing: bool = _option(
-        False, "Recompute activations in the backward pass to save memory."
+    logging_steps: float = _option(50, "Write metrics every N steps.")
+    eval_strategy: str = _option(
+        "epoch", "Evaluate on the validation split every 'epoch', every eval_steps ('steps'), or 'no'."
     )
-    cpu: bool = _option(False, "Train on the CPU although an accelerator is present.")
-    logging_steps: int = _option(50, "Write metrics every N steps.")
-    eval_steps: int = _option(
-        0, "Evaluate on the validation split every N steps; 0: once per epoch; -1: never."
-    )
-    sample_steps: int = _option(0, "Write sample pictures every N steps; 0: never.")
-    save_steps: int = _option(500, "Write a checkpoint every N steps; 0: only after the last step.")
-    save_total_limit: int = _option(2, "Keep this many newest checkpoints; 0 keeps all.")
-    report_to: str = _choice(
-        "tensorboard", ("tensorboard", "none", "all"), "Experiment trackers to report to."
-    )
-    disable_tqdm: bool = _option(False, "No progress bar.")
+    eval_steps: float | None = _option(None, "Evaluate every N steps (eval_strategy is then 'steps').")
+    sample_steps: int = _option(0, "Write sample pictures every N steps and at the end; 0: never.")
+    save_total_limit: int | None = _option(2, "Keep this many newest checkpoints; 0 keeps all.")
+    hub_strategy: str = _option("end", "Only 'end': the final model is pushed, checkpoints are not.")
+    ddp_timeout: int = _option(600, "Seconds after which processes give up waiting for one that is gone.")
+    remove_unused_columns: bool = field(default=False, init=False)
+    dataloader_drop_last: bool = field(default=True, init=False)
+    data_seed: int | None = field(default=None, init=False)  # `DataArguments.data_seed` divides the patients
+    debug: str = field(default="", init=False)  # `--debug` shows tracebacks
 
     def __post_init__(self) -> None:
-        for name in ("per_device_batch_size", "gradient_accumulation_steps", "logging_steps"):
+        refuse_missing_processes()
+        for name in ("per_device_train_batch_size", "gradient_accumulation_steps", "max_consecutive_skips"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "a positive integer")
-        for name in ("warmup_steps", "sample_steps", "save_steps", "save_total_limit"):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or a positive integer")
-        for name in ("max_grad_norm", "skip_threshold", "weight_decay"):
+        for name in ("max_grad_norm", "skip_threshold", "weight_decay", "sample_steps"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or a positive number")
         _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "a positive number")
-        _require(
-            0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "a number from 0 up to, not including, 1"
-        )
-        _require(
-            self.max_consecutive_skips >= 1, "max_consecutive_skips", self.max_consecutive_skips, "at least 1"
-        )
-        _require(
-            self.max_steps > 0 or self.num_epochs > 0,
-            "num_epochs",
-            self.num_epochs,
-            "a positive number of epochs",
-        )
-        _require(
-            self.lr_scheduler in SCHEDULERS,
-            "lr_scheduler",
-            self.lr_scheduler,
-            f"one of {', '.join(SCHEDULERS)}",
-        )
-        _require(
-            not (self.overwrite_output_dir and self.resume_from_checkpoint),
-            "overwrite_output_dir",
-            True,
-            "left out together with --resume_from_checkpoint: one deletes what the other needs",
-        )
+        allowed = "a number from 0 up to, not including, 1"
+        _require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, allowed)
+        epochs = self.num_train_epochs
+        _require(self.max_steps > 0 or epochs > 0, "num_train_epochs", epochs, "a positive number of epochs")
+        schedules = [schedule.value for schedule in SchedulerType]
+        known = self.lr_scheduler_type in schedules
+        _require(known, "lr_scheduler_type", self.lr_scheduler_type, f"one of {', '.join(schedules)}")
+        _require(self.hub_strategy == "end", "hub_strategy", self.hub_strategy, "'end'")
+        both = self.overwrite_output_dir and self.resume_from_checkpoint
+        wanted = "left out together with --resume_from_checkpoint: one deletes what the other needs"
+        _require(not both, "overwrite_output_dir", True, wanted)
+        _require(not Path(self.output_dir).is_file(), "output_dir", self.output_dir, "a folder; it is a file")
+        if self.eval_steps and self.eval_strategy == "epoch":
+            self.eval_strategy = "steps"
+        if self.per_device_eval_batch_size is None:
+            self.per_device_eval_batch_size = self.per_device_train_batch_size
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
+        self.data_seed = self.seed
+        self._making = True
+        super().__post_init__()
+        self._making = False
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes; asked for the first time, it starts the process group."""
+        return torch.device("cpu") if self._making else super().device
 
 
 def _require(ok: bool, name: str, value: Any, expected: str) -> None:
@@ -200,6 +197,19 @@ def read_config(path: str | Path) -> dict[str, Any]:
     return dict(content)
 
 
+#: argument of the loop before transformers' -> what it is called now
+RENAMED = {
+    "per_device_batch_size": "per_device_train_batch_size",
+    "num_epochs": "num_train_epochs",
+    "lr_scheduler": "lr_scheduler_type",
+    "mixed_precision": "bf16 or fp16",
+    "compile": "torch_compile",
+    "gradient_checkpointing": "activation_checkpointing",
+    "cpu": "use_cpu",
+    "num_workers": "dataloader_num_workers",
+}
+
+
 def _as_argv(config: Mapping[str, Any], parser: HfArgumentParser, source: str) -> list[str]:
     known = {action.dest for action in parser._actions}
     argv: list[str] = []
@@ -208,6 +218,8 @@ def _as_argv(config: Mapping[str, Any], parser: HfArgumentParser, source: str) -
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else " See --help for the names."
+            if name in RENAMED:
+                hint = f" It is called {RENAMED[name]} now (docs/training.md)."
             raise ValueError(f"{source}: unknown argument {key!r}.{hint}")
         if value is None:
             continue
@@ -240,6 +252,10 @@ def parse_arguments(
         "--config", default=None, metavar="FILE", help="YAML or JSON file with any of these arguments."
     )
     parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
+    helps = {f.name: f.metadata.get("help") for kind in dataclasses for base in kind.__mro__[::-1] if is_dataclass(base)
+             for f in fields(base) if "help" in f.metadata}  # fmt: skip
+    for action in parser._actions:  # a stage's default replaces its base's field, but not what it means
+        action.help = action.help or helps.get(action.dest)
     if defaults:
         parser.set_defaults(**defaults)
     argv = list(sys.argv[1:] if argv is None else argv)

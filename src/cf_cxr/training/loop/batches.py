@@ -140,9 +140,14 @@ def load_splits(args: DataArguments, schema: AttributeSchema) -> Mapping[str, An
         if name in splits:
             rows = splits[name]
             chosen[name] = rows.select(range(min(limit or len(rows), len(rows))))
-    if os.environ.get("RANK", "0") == "0":  # of several processes, the first
+    if first_process():
         _print_attributes(args, schema, chosen)
     return chosen
+
+
+def first_process() -> bool:
+    """Whether this is the first of several processes, or the only one; asked before they know each other."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _print_attributes(args: DataArguments, schema: AttributeSchema, splits: Mapping[str, Any]) -> None:
@@ -173,11 +178,12 @@ def check_columns(rows: Any, schema: AttributeSchema) -> None:
 
 
 def make_datasets(
-    args: DataArguments, schema: AttributeSchema, *, progress: bool = True
+    args: DataArguments, schema: AttributeSchema, *, progress: bool | None = None
 ) -> tuple[CXRBatches, CXRBatches | None, CXRImageProcessor, dict[str, Any]]:
     """Train and validation batches, the processor that made them, and what `run.json` says about them."""
     splits = load_splits(args, schema)
     processor = CXRImageProcessor(size=args.resolution)
+    progress = first_process() if progress is None else progress
     made = {
         name: CXRBatches(rows, CXRCollator(schema, processor), cache=args.cache_images, progress=progress)
         for name, rows in splits.items()
@@ -293,7 +299,7 @@ def make_masked_datasets(
     schema: AttributeSchema,
     labels: Sequence[str] = tuple(MASK_COLUMNS),
     *,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> tuple[MaskedBatches, MaskedBatches | None, CXRImageProcessor, dict[str, Any]]:
     """As `make_datasets`, with masks.
 
@@ -302,6 +308,7 @@ def make_masked_datasets(
     """
     splits = load_splits(args, schema)
     processor = CXRImageProcessor(size=args.resolution)
+    progress = first_process() if progress is None else progress
     made = {
         name: MaskedBatches(
             rows, CXRCollator(schema, processor), labels=labels, cache=args.cache_images, progress=progress

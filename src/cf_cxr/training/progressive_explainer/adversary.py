@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...models.progressive_explainer import ExplainerDiscriminator
-from ..loop.arguments import TrainerArguments
+from ..loop.old_arguments import TrainerArguments
 from .losses import discriminator_hinge_loss
 
 

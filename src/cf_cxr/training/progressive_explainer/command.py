@@ -26,10 +26,11 @@ from ...models.progressive_explainer import (
 )
 from ...models.progressive_explainer.conditional_norm import ConditionalNorm2d
 from ...models.progressive_explainer.posterior_bins import PosteriorBins
-from ..loop.arguments import DataArguments, TrainerArguments, parse_arguments
+from ..loop.arguments import DataArguments, parse_arguments
 from ..loop.batches import CXRBatches, load_schema, make_datasets, make_masked_datasets
-from ..loop.run_folder import prepare_output_dir
-from ..loop.trainer import build_accelerator
+from ..loop.old_arguments import TrainerArguments
+from ..loop.old_run_folder import prepare_output_dir
+from ..loop.old_trainer import build_accelerator
 from ..loop.usual_films import record_after_training
 from .arguments import ExplainerArguments
 from .caches import (

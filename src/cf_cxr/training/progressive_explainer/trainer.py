@@ -23,8 +23,8 @@ from ...metrics.validity import decision_flipped
 from ...models.progressive_explainer import ExplainerDiscriminator
 from ...models.progressive_explainer.conditional_norm import ConditionalNorm2d
 from ..augmentation import CXRAugmentation
+from ..loop.old_trainer import CXRTrainer
 from ..loop.sampling import BalancedStepBatchSampler, StepBatchSampler, steps_per_epoch
-from ..loop.trainer import CXRTrainer
 from .adversary import Adversary
 from .arguments import ExplainerArguments
 from .losses import embedding_distance, generator_hinge_loss, posterior_kl, reconstruction_loss
