@@ -190,9 +190,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     found = compare(methods, references, int(first["seed"]))
 
     def draw(path: Path) -> None:
-        from ..plots import comparison_plot
+        from ..plots.comparison import comparison_figure
+        from ..plots.frame import write_png
 
-        comparison_plot(path, plot_rows(found))
+        write_png(path, comparison_figure(plot_rows(found)))
 
     text = comparison_tables(found, AttributeSchema(first["attributes"]))
     comparison.write_comparison(args, found, text, draw)
@@ -200,7 +201,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def plot_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Rows of `plots.comparison_figure`."""
+    """Rows of `comparison_figure`."""
     paths = {"distance": "mean_distance/auc_points", "amplification": "mean_abs_amplification/auc_points"}
     paths["error"] = "mean_error"
     return [

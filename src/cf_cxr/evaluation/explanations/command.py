@@ -24,7 +24,6 @@ from .instruments import load_embedder, load_explainer
 from .summary import NUM_BINS, Summary
 
 METHODS = ("auto", "progressive", "latent_shift", "causal")
-NUM_EXAMPLES = 6  # of the example sheet
 _CHECKED_IMAGES = 16
 
 
@@ -178,9 +177,9 @@ class ExplanationEvaluation(run.Evaluation):
 
     def plot(self, folder: Path, records: Mapping[str, np.ndarray], results: Mapping[str, Any]) -> None:
         """See `Evaluation`."""
-        from ..plots.explanations import write_explanation_plots
+        from ..plots import write_explanation_plots
 
-        write_explanation_plots(folder, records, results, NUM_EXAMPLES)
+        write_explanation_plots(folder, records, results)
 
 
 main = functools.partial(run.run, ExplanationEvaluation)

@@ -106,8 +106,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     check_comparable(runs, SAME | JUDGE if judged else SAME)
 
     def draw(path: Any) -> None:
-        from ..plots.explanations import exaggeration_figure
-        from ..plots.png import write_png
+        from ..plots.curves import exaggeration_figure
+        from ..plots.frame import write_png
 
         write_png(path, exaggeration_figure(runs))
 
