@@ -363,14 +363,6 @@ def trainer_of(kind: type, model: nn.Module, rows: Any, optimiser: str, **parts:
     return trainer
 
 
-def old_stage(kind: type, model: nn.Module, batch: dict[str, Tensor], optimiser: str, **parts: Any) -> Stage:
-    trainer = trainer_of(kind, model, Rows(batch), optimiser, **parts)
-    if hasattr(trainer, "constraint"):
-        trainer.constraint.multiplier = 0.5
-    loss = functools.partial(trainer.compute_loss, batch)
-    return Stage(model, lambda: loss()[0], trainer.create_optimizer(), trainer.args.max_grad_norm)
-
-
 def scm_stage() -> Stage:
     from cf_cxr.training.attribute_scm.trainer import SCMConfig, SCMTrainer
 
@@ -391,30 +383,32 @@ def hvae_stage(**settings: Any) -> Stage:
 
 
 def flow_stage(**settings: Any) -> Stage:
-    from cf_cxr.training.causal_flow.trainer import FlowArguments, FlowTrainer
+    from cf_cxr.training.causal_flow.trainer import FlowConfig, FlowTrainer
 
-    parts = {"schema": SCHEMA, "stage_args": FlowArguments(**settings)}
-    return old_stage(FlowTrainer, flow(), phantoms(unknown=True), "3e-4 0.9 0.99 0.01 1", **parts)
+    return stage(FlowTrainer, flow(), phantoms(unknown=True), "3e-4 0.9 0.99 0.01 1", FlowConfig, **settings)
 
 
 def segmenter_stage() -> Stage:
-    from cf_cxr.training.anatomy_segmenter.trainer import SegmenterArguments, SegmenterTrainer
+    from cf_cxr.training.anatomy_segmenter.trainer import SegmenterConfig, SegmenterTrainer
 
-    parts = {"stage_args": SegmenterArguments()}
-    return old_stage(SegmenterTrainer, segmenter(), phantoms(), "2e-3 0.9 0.99 0.01 5", **parts)
+    return stage(SegmenterTrainer, segmenter(), phantoms(), "2e-3 0.9 0.99 0.01 5", SegmenterConfig)
 
 
 def cft_stage(target_labels: str, **settings: Any) -> Stage:
     """With two classifiers, and a free energy (7.3) that the bound pulls at."""
-    from cf_cxr.training.counterfactual_finetuning.arguments import CFTArguments
+    from cf_cxr.training.counterfactual_finetuning.arguments import CFTConfig
     from cf_cxr.training.counterfactual_finetuning.command import make_targets
     from cf_cxr.training.counterfactual_finetuning.trainer import CFTTrainer
 
-    judges = [classifier(), classifier(SEED + 1)]
-    stage_args = CFTArguments(target_labels=target_labels, **settings)
-    targets = make_targets(target_labels, judges, Rows(phantoms(64)), stage_args.matching_gain)
-    parts = {"attribute_scm": scm(), "classifiers": judges, "targets": targets, "bound": 7.2}
-    return old_stage(CFTTrainer, hvae(), phantoms(), "1e-4 0.9 0.9 0.05 100", stage_args=stage_args, **parts)
+    def trainer(*args: Any, schema: Any) -> CFTTrainer:
+        judges, gain = [classifier(), classifier(SEED + 1)], args[1].matching_gain
+        targets = make_targets(target_labels, judges, Rows(phantoms(64)), gain)
+        made = CFTTrainer(*args, attribute_scm=scm(), classifiers=judges, targets=targets, bound=7.2)
+        made.constraint.multiplier = 0.5
+        return made
+
+    parts = (hvae(), phantoms(), "1e-4 0.9 0.9 0.05 100", CFTConfig)
+    return stage(trainer, *parts, target_labels=target_labels, **settings)
 
 
 def explainer_stage(network: str, model: dict[str, Any], **settings: Any) -> Stage:

@@ -69,7 +69,7 @@ def bootstrap_samples(
     for result, who in (("real", "judge"), ("real_model_classifier", "model"), ("bayes", "bayes")):
         for j in schema.names:
             if f"real/{who}/{j}" in records:
-                score = score_samples(schema[j].kind, records[f"real/{who}/{j}"], factual[j], weights, j)
+                score = score_samples(schema[j].scored_as, records[f"real/{who}/{j}"], factual[j], weights, j)
                 out[f"{result}/{j}"] = score
     for who in ("judge", "model"):
         for a in schema:
@@ -111,7 +111,7 @@ def _intervention(
     weights: np.ndarray,
 ) -> Samples:
     """Statistics of one intervention but for its amplification."""
-    kind, column = schema[k].kind, schema.index(k)
+    kind, column = schema[k].scored_as, schema.index(k)
     factual, value = records["factual"][:, column], records[f"do/{k}/attributes"][:, column]
     judge, model = records[f"do/{k}/judge/{k}"], records[f"do/{k}/model/{k}"]
     out = effectiveness_samples(kind, judge, value, records[f"real/judge/{k}"], factual, weights, k)
@@ -162,7 +162,7 @@ def minimality(records: Mapping[str, np.ndarray], schema: AttributeSchema, k: st
         some = slice(0, MINIMALITY_IMAGES)
         latent, changed = records["real/embedding"][some], records[f"do/{k}/embedding"][some]
         out[some] = latent_minimality(
-            schema[k].kind, latent, changed, factual[some], value[some], distance="l1", name=k
+            schema[k].scored_as, latent, changed, factual[some], value[some], distance="l1", name=k
         )
     return np.where(value != factual, out, np.nan)
 

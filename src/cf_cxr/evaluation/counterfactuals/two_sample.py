@@ -39,7 +39,14 @@ def read_films(
         changed = np.flatnonzero(new != factual)
         images = _pixels(records[f"images/do/{k}"][changed])
         scores = critic_scores(
-            real, images, factual, new[changed], patients, patients[changed], kind=schema[k].kind, seed=seed
+            real,
+            images,
+            factual,
+            new[changed],
+            patients,
+            patients[changed],
+            kind=schema[k].scored_as,
+            seed=seed,
         )
         rows = scores.rows.copy()
         rows[scores.counterfactual] = changed[rows[scores.counterfactual]]
