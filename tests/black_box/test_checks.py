@@ -33,7 +33,7 @@ def test_rounding_beyond_the_ends_is_clamped():
         (torch.tensor([math.inf, 0.5]), "inf to image 0"),
         (torch.tensor([0.2]), r"must answer with one posterior each, \(2,\), got the shape \(1,\)"),
         (torch.tensor(0.2), r"shape \(\)"),
-        (torch.full((2, 1), 0.2), r"shape \(2, 1\): drop the last axis"),
+        (torch.full((2, 1), 0.2), r"shape \(2, 1\).*drop a last axis"),
         (torch.full((2, 3), 0.2), r"shape \(2, 3\).*index of the class"),
         ([0.1, 0.2], "must answer with a tensor"),
     ],
@@ -65,9 +65,9 @@ def test_an_answer_must_be_the_same_when_asked_again():
         (torch.zeros(2, 3, 8, 8), r"grey images.*\(2, 3, 8, 8\)"),
         (torch.zeros(1, 8, 8), "grey images"),
         (torch.zeros(0, 1, 8, 8), "at least 1"),
-        (torch.full((1, 1, 8, 8), 255.0), "255 to 255.*127.5"),
+        (torch.full((1, 1, 8, 8), 255.0), "255 to 255.*CXRImageProcessor"),
         (torch.full((1, 1, 8, 8), -2.0), "-2 to -2"),
-        (torch.full((1, 1, 8, 8), math.nan), "finite"),
+        (torch.full((1, 1, 8, 8), math.nan), "got NaN"),
     ],
 )
 def test_bad_images_say_what_is_wrong(given, message):

@@ -86,7 +86,7 @@ def test_unknown_key_in_the_file(script, tmp_path, capsys):
 def test_missing_data_or_model(script, tmp_path, capsys):
     words = CASES[script[0]][1]
     parts = ["num_images"] if "--num_images" in words and "/nope" not in words else ["/nope"]
-    refuses(script[1], [*words, tmp_path / "out", *cpu(script[0])], capsys, *parts)
+    refuses(script[1], [*words, tmp_path / "out"], capsys, *parts)
 
 
 @pytest.mark.parametrize(
@@ -112,24 +112,10 @@ def test_other_files(name, flag, tmp_path, capsys):
         value, part = Path(__file__), "test_scripts.py is no JSON"
     words = [flag, value, "--output_dir", tmp_path / "out"]
     if flag == "--init_from":
-        words += [
-            "--dataset",
-            "phantom",
-            "--num_images",
-            "20",
-            "--resolution",
-            "32",
-            "--cpu",
-            "--cache_dir",
-            tmp_path,
-        ]
+        words += ["--dataset", "phantom", "--num_images", "20", "--resolution", "32", "--cache_dir", tmp_path]
     if name == "train_explainer":
         words += ["--classifier", "tests.pipelines.tiny_explainer:mean_classifier", "--segmenter", "none"]
     refuses(module.main, words, capsys, part)
-
-
-def cpu(name):
-    return ["--cpu"] if name.startswith(("train", "finetune", "evaluate")) else []
 
 
 def test_debug_keeps_the_traceback(script):

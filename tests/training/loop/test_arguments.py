@@ -73,6 +73,8 @@ def test_wrong_types_and_unknown_flags_stop_with_a_usage_line(tmp_path, capsys):
         ("skip_threshold", -5),
         ("max_consecutive_skips", 0),
         ("lr_scheduler_type", "steps"),
+        ("hub_strategy", "every_save"),
+        ("output_dir", __file__),
     ],
 )
 def test_impossible_values_name_argument_and_value(name, value):

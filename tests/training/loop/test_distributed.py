@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from cf_cxr.training.causal_hvae.trainer import HVAEConfig
@@ -59,6 +60,25 @@ def test_two_processes_do_what_one_does_with_the_double_batch(tmp_path):
     assert len(list_checkpoints(tmp_path / "two")) == 2
 
 
+def test_two_processes_go_on_where_they_were_stopped(tmp_path):
+    """In the middle of the second epoch, with the same bits at the end."""
+    words = [
+        "--max_steps",
+        "5",
+        "--save_steps",
+        "4",
+        "--per_device_train_batch_size",
+        "4",
+        "--ema_decay",
+        "0.5",
+    ]
+    for name, more in (("one", ["5"]), ("two", ["4"]), ("two", ["5", "--resume_from_checkpoint", "latest"])):
+        result = launch("--output_dir", str(tmp_path / name), *words, "--max_steps", *more)
+        assert result.returncode == 0, result.stderr[-3000:]
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
 def test_a_launcher_that_started_one_process_of_several_is_refused(monkeypatch):
     several = {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1"}
     for name in (*several, "RANK", "WORLD_SIZE"):
@@ -66,7 +86,7 @@ def test_a_launcher_that_started_one_process_of_several_is_refused(monkeypatch):
     for name, value in several.items():
         refuse_missing_processes()  # one process was asked for, or the variable is somebody else's
         monkeypatch.setenv(name, value)
-    with pytest.raises(RuntimeError, match="torchrun --standalone --nproc_per_node"):
+    with pytest.raises(ValueError, match="torchrun --standalone --nproc_per_node"):
         HVAEConfig()
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")

@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import load_file
 
 from cf_cxr.files import sha256_of
-from cf_cxr.training.loop import checkpointing
 from cf_cxr.training.loop.checkpointing import CheckpointError, list_checkpoints
 from tests.training.loop.tiny import TinyData, main, tiny_hvae, tiny_trainer
 
@@ -149,39 +148,48 @@ def two_checkpoints(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    "name", ["model.safetensors", "ema.safetensors", "optimizer.pt", "loop.pt", "trainer_state.json"]
-)
-def test_truncated_checkpoint_is_named_with_the_remedy(two_checkpoints, name):
-    older, newest = list_checkpoints(two_checkpoints)
-    file = newest / name
+def cut(file):
     file.write_bytes(file.read_bytes()[:-20])
-    with pytest.raises(CheckpointError) as error:
-        tiny_trainer(two_checkpoints, max_steps=6, resume_from_checkpoint="latest").train()
-    assert str(file) in str(error.value)
-    assert f"--resume_from_checkpoint {older}" in str(error.value)
-    # the remedy works, and the damaged checkpoint is not found again
-    tiny_trainer(two_checkpoints, max_steps=6, save_steps=50, resume_from_checkpoint=str(older)).train()
-    assert [path.name for path in list_checkpoints(two_checkpoints)][-1] == "checkpoint-6"
-    assert (two_checkpoints / f"abandoned-{newest.name}").is_dir()
 
 
-def test_changed_bytes_are_found(two_checkpoints):
-    file = list_checkpoints(two_checkpoints)[-1] / "model.safetensors"
+def change(file):
     content = bytearray(file.read_bytes())
     content[-5] ^= 1
     file.write_bytes(content)
-    with pytest.raises(CheckpointError, match="SHA-256"):
-        checkpointing.verify_checkpoint(file.parent)
 
 
-def test_missing_checkpoint_and_missing_file(two_checkpoints):
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        ("model.safetensors", cut, "it was cut short"),
+        ("ema.safetensors", change, "SHA-256"),
+        ("optimizer.pt", Path.unlink, "is missing"),
+        ("trainer_state.json", cut, "it was cut short"),
+        ("checksums.json", cut, "is damaged"),
+    ],
+)
+def test_damaged_checkpoint_is_named_with_the_remedy(two_checkpoints, name, damage, message):
+    older, newest = list_checkpoints(two_checkpoints)
+    file = newest / name
+    damage(file)
+    with pytest.raises(CheckpointError, match=message) as error:
+        tiny_trainer(two_checkpoints, max_steps=6, resume_from_checkpoint="latest").train()
+    assert str(file) in str(error.value)
+    assert f"--resume_from_checkpoint {older}" in str(error.value)
+    if damage is change:  # the remedy works, and the damaged checkpoint is not found again
+        again = {"max_steps": 6, "save_steps": 50, "resume_from_checkpoint": str(older)}
+        tiny_trainer(two_checkpoints, **again).train()
+        assert [path.name for path in list_checkpoints(two_checkpoints)][-1] == "checkpoint-6"
+        assert (two_checkpoints / f"abandoned-{newest.name}").is_dir()
+
+
+def test_checkpoints_that_are_none(two_checkpoints):
     with pytest.raises(CheckpointError, match="does not exist.*older checkpoint is whole"):
         tiny_trainer(two_checkpoints, resume_from_checkpoint=str(two_checkpoints / "checkpoint-99")).train()
     newest = list_checkpoints(two_checkpoints)[-1]
-    (newest / "loop.pt").unlink()
-    with pytest.raises(CheckpointError, match="loop.pt' is missing"):
-        checkpointing.verify_checkpoint(newest)
+    (newest / "checksums.json").rename(newest / "training.pt")
+    with pytest.raises(CheckpointError, match="written by an earlier version"):
+        tiny_trainer(two_checkpoints, resume_from_checkpoint=str(newest)).train()
 
 
 def test_checkpoint_of_another_model(two_checkpoints):

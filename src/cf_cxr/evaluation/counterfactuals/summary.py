@@ -66,7 +66,7 @@ def bootstrap_samples(
         out[path] = mean_samples(values, weights)
 
     def score(j: str, record: str, value: np.ndarray, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
-        return score_samples(schema[j].kind, records[record][rows], value[rows], weights[:, rows], j)
+        return score_samples(schema[j].scored_as, records[record][rows], value[rows], weights[:, rows], j)
 
     if not np.isnan(records["real/nll"]).all():
         mean("nelbo_bits_per_dim", (records["real/nll"] + records["real/kl"]) / math.log(2))
@@ -132,7 +132,7 @@ def minimality(records: Mapping[str, np.ndarray], schema: AttributeSchema, k: st
     if f"do/{k}/embedding" in records:
         latents = (records[f"{where}/embedding"][some] for where in ("real", f"do/{k}"))
         values = (records[name][some, column] for name in ("factual", f"do/{k}/attributes"))
-        out[some] = latent_minimality(schema[k].kind, *latents, *values, distance="l1", name=k)
+        out[some] = latent_minimality(schema[k].scored_as, *latents, *values, distance="l1", name=k)
     return out
 
 

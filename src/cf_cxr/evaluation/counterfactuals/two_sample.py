@@ -38,7 +38,7 @@ def read_films(
         changed = np.flatnonzero(new != factual)
         made = records[f"images/do/{k}"][changed] / np.float32(GREY_LEVELS) - 1
         values = (factual, new[changed], patients, patients[changed])
-        scores = critic_scores(real, made, *values, kind=schema[k].kind, seed=seed)
+        scores = critic_scores(real, made, *values, kind=schema[k].scored_as, seed=seed)
         rows = scores.rows.copy()
         rows[scores.counterfactual] = changed[rows[scores.counterfactual]]
         out[k] = dataclasses.replace(scores, rows=rows)

@@ -91,8 +91,8 @@ class CXRTrainingArguments(TrainingArguments):
     no process group: data are prepared first, and only the trainer meets the other processes.
 
     Raises:
-        ValueError: a value is out of range, or two exclude each other.
-        RuntimeError: `accelerate launch` was asked for several processes and started one.
+        ValueError: a value is out of range, two exclude each other, or `accelerate launch` was asked for several
+            processes and started one.
     """
 
     output_dir: str = _option(

@@ -15,7 +15,6 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -168,23 +167,11 @@ def reading_checkpoint(path: str | Path) -> Iterator[None]:
             f"Checkpoint {str(path)!r} holds more than tensors and plain values and is refused, since loading it could "
             f"run code. {_remedy(Path(path))}"
         ) from error
-    except CheckpointError:
-        raise
     except (RuntimeError, KeyError, TypeError, ValueError, SafetensorError, OSError) as error:
         raise CheckpointError(
             f"Checkpoint {str(path)!r} does not fit the model and settings of this command: {error}\n"
             "Resume with the same stage, model, EMA and optimiser arguments; run.json in its folder has them."
         ) from error
-
-
-def save_state(state: dict[str, Any], path: Path) -> None:
-    """Write tensors, numbers, text, lists and dicts of them, for `load_state`."""
-    torch.save(state, path)
-
-
-def load_state(path: Path) -> dict[str, Any]:
-    """Read what `save_state` wrote, onto the CPU; raises UnpicklingError for anything else."""
-    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def save_weights(model: torch.nn.Module, path: str | Path) -> None:
@@ -204,10 +191,3 @@ def load_weights(model: torch.nn.Module, path: str | Path) -> None:
     """
     with reading_checkpoint(path):
         load_model(model, str(path), strict=True)
-
-
-def resolve_checkpoint(resume: str, output_dir: str | Path) -> Path | None:
-    """Turn `latest` or a path into a checkpoint folder; None if `latest` finds none."""
-    if resume == "latest":
-        return next(reversed(list_checkpoints(output_dir)), None)
-    return Path(resume)

@@ -14,10 +14,10 @@ def refuse_missing_processes() -> None:
     """Stops a process that was to be one of several and is alone.
 
     Raises:
-        RuntimeError: the environment is that of `accelerate launch` for several processes, which started only this one.
+        ValueError: the environment is that of `accelerate launch` for several processes, which started only this one.
     """
     if {_LAUNCHED, _SEVERAL} <= os.environ.keys() and not any(name in os.environ for name in _STARTED):
-        raise RuntimeError(
+        raise ValueError(
             "accelerate launch was asked for several processes, but started this one alone, as it does without GPUs. "
             f"Start them with: torchrun --standalone --nproc_per_node N {sys.argv[0]} ..."
         )

@@ -99,7 +99,10 @@ def _lock(lock: FileLock) -> None:
 def _prepare(args: CXRTrainingArguments) -> Path | None:
     folder, checkpoint = Path(args.output_dir), None
     if args.resume_from_checkpoint:
-        checkpoint = checkpointing.resolve_checkpoint(args.resume_from_checkpoint, folder)
+        found = [Path(args.resume_from_checkpoint)]
+        if args.resume_from_checkpoint == "latest":
+            found = checkpointing.list_checkpoints(folder)
+        checkpoint = found[-1] if found else None
         if checkpoint is None:
             logger.warning("No checkpoint in %s: starting at step 0.", folder)
         else:

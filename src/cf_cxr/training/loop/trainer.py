@@ -137,8 +137,6 @@ class CXRTrainer(Trainer):
         for callback in (StepGuard(self), SamplePictures(self), RunRecords(self)):
             self.add_callback(callback)
 
-    # ---------------------------------------------------------------- a stage's hooks
-
     def batch_loss(self, model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         """Loss of one batch (scalar mean, with gradient) and values to log (scalars)."""
         return model(**batch).loss, {}
@@ -170,8 +168,6 @@ class CXRTrainer(Trainer):
     def saved_model(self) -> nn.Module:
         """What is saved, as users load it."""
         return self.model
-
-    # ---------------------------------------------------------------- for the hooks
 
     @property
     def output_dir(self) -> Path:
@@ -228,8 +224,6 @@ class CXRTrainer(Trainer):
         random.seed(int(words[0]))
         np.random.seed(words[0])
         torch.manual_seed((int(words[0]) << 31) ^ int(words[1]))
-
-    # ---------------------------------------------------------------- the run
 
     def train(self, **kwargs: Any) -> dict[str, float]:
         """Run all steps, save the final model in the output folder and return its last evaluation.
@@ -296,7 +290,7 @@ class CXRTrainer(Trainer):
             self.average = WeightAverage(learning, self.buffers, self.args.ema_decay)
         if self._checkpoint is not None:
             with checkpointing.reading_checkpoint(self._checkpoint):
-                state = checkpointing.load_state(self._checkpoint / LOOP_FILE)
+                state = torch.load(self._checkpoint / LOOP_FILE, map_location="cpu", weights_only=True)
                 if self.average is not None:
                     self.average.load(self._checkpoint / checkpointing.EMA_FILE, state["average"])
                 for name, item in self._registered.items():
@@ -336,8 +330,6 @@ class CXRTrainer(Trainer):
             self.push_to_hub()
         return metrics
 
-    # ---------------------------------------------------------------- overrides of one step
-
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """As Trainer's, with the noise of this step, micro-batch and process."""
         step, micro = self._micro
@@ -376,8 +368,6 @@ class CXRTrainer(Trainer):
     def _scalar(self, value: Any) -> Tensor:
         return torch.as_tensor(value, dtype=torch.float32, device=self.args.device).detach()
 
-    # ---------------------------------------------------------------- overrides of logs and evaluation
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As Trainer's; a training log also has what `batch_loss` logged, averaged since the last one."""
         if "loss" in logs:
@@ -405,8 +395,6 @@ class CXRTrainer(Trainer):
                 checkpointing.save_weights(self.saved_model, self.output_dir / BEST_FILE)
         return better
 
-    # ---------------------------------------------------------------- overrides of checkpoints
-
     def _get_output_dir(self, trial: Any) -> str:
         return self.args.output_dir if self._writing is None else str(self._writing)
 
@@ -425,7 +413,7 @@ class CXRTrainer(Trainer):
                 state: dict[str, Any] = {"skipped_steps": self.skipped_steps, "registered": registered}
                 if self.average is not None:
                     state["average"] = self.average.save(folder / checkpointing.EMA_FILE)
-                checkpointing.save_state(state, folder / LOOP_FILE)
+                torch.save(state, folder / LOOP_FILE)
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Nothing: every step seeds its own noise."""
@@ -450,8 +438,6 @@ class CXRTrainer(Trainer):
             self.saved_model.save_pretrained(output_dir or self.args.output_dir, state_dict=state_dict)
             if self.processing_class is not None:
                 self.processing_class.save_pretrained(output_dir or self.args.output_dir)
-
-    # ---------------------------------------------------------------- the Hub
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """As Trainer's, unless the folder has a card already."""
