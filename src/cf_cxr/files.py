@@ -55,7 +55,8 @@ def write_atomically(path: str | Path, content: bytes | str | Callable[[Path], A
         flush_to_disk(temporary)
         os.replace(temporary, path)
     except OSError as error:
-        error.filename, error.filename2 = str(path), None
+        if error.errno is not None:  # else it has a message of its own
+            error.filename, error.filename2 = str(path), None
         raise
     finally:
         temporary.unlink(missing_ok=True)

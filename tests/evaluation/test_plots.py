@@ -21,7 +21,7 @@ from cf_cxr.evaluation.plots.comparison import comparison_figure
 from cf_cxr.evaluation.plots.films import choose_series, examples_figure, write_examples
 from cf_cxr.evaluation.plots.frame import MAX_BYTES, TRAINING_JUDGE_NOTE, number_text, write_png
 from cf_cxr.evaluation.plots.scores import amplification_figure, effectiveness_figure
-from cf_cxr.visualization.counterfactuals import DIFFERENCE_COLOURS
+from cf_cxr.visualization.drawing import DIFFERENCE_COLOURS
 
 N, SIDE, NAN = 40, 16, float("nan")
 SCHEMA = AttributeSchema(

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ...images.grey_levels import GREY_LEVELS
-from ...visualization.counterfactuals import DIFFERENCE_COLOURS, describe_do, difference_limit
+from ...visualization.counterfactuals import describe_do
+from ...visualization.drawing import DIFFERENCE_COLOURS, difference_limit
 from .frame import MAX_BYTES, PALETTE, as_interval, blank_figure, styled, write_png
 
 MAX_EXAMPLES = 3  # images in the picture

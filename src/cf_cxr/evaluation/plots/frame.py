@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ...visualization.counterfactuals import DIFFERENCE_COLOURS
+from ...visualization.drawing import DIFFERENCE_COLOURS
 
 MAX_BYTES = 250_000
 PALETTE = "#0072B2 #E69F00 #009E73 #CC79A7 #D55E00 #56B4E9 #7A5C00 #444444".split()  # Okabe, Ito
