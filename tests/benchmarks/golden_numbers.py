@@ -413,38 +413,41 @@ def cft_stage(target_labels: str, **settings: Any) -> Stage:
 
 def explainer_stage(network: str, model: dict[str, Any], **settings: Any) -> Stage:
     """One network of the explainer, the other as it was initialised."""
-    from cf_cxr.training.progressive_explainer.arguments import ExplainerArguments
+    from cf_cxr.training.progressive_explainer.arguments import ExplainerConfig
     from cf_cxr.training.progressive_explainer.caches import ExplainerBatches
-    from cf_cxr.training.progressive_explainer.losses import NaturalChange
+    from cf_cxr.training.progressive_explainer.losses import MahalanobisPrior
     from cf_cxr.training.progressive_explainer.trainer import ExplainerTrainer
 
     generator, explained = explainer(**model), cf_cxr.as_image_classifier(classifier(), "finding")
-    rows = ExplainerBatches(Rows(phantoms()), explained.posterior(phantoms()["pixel_values"]))
+    posterior = explained.posterior(phantoms()["pixel_values"])
+    rows = ExplainerBatches(Rows(phantoms()), posterior, labels=("lungs", "heart", "devices"))
     seed_all()
     critic = cf_cxr.ExplainerDiscriminator(
         cf_cxr.ExplainerDiscriminatorConfig.for_explainer(generator.config)
     )
-    stage_args = ExplainerArguments(segmenter="none", true_masks=True, discriminator_steps=1, **settings)
-    natural = NaturalChange(phantoms(64)["pixel_values"]) if stage_args.natural_weight else None
-    parts = {"classifier": explained, "discriminator": critic, "natural_change": natural}
-    parts |= {"stage_args": stage_args, "mask_labels": ("lungs", "heart", "devices")}
-    trainer = trainer_of(ExplainerTrainer, generator, rows, "2e-4 0 0.9 0 0", **parts)
+    args = ExplainerConfig(
+        output_dir="unused", use_cpu=True, per_device_train_batch_size=IMAGES, max_steps=100, learning_rate=2e-4,
+        report_to="none", segmenter="own", **settings,
+    )  # fmt: skip
+    parts = {"discriminator": critic, "prior": MahalanobisPrior(phantoms(64)["pixel_values"])}
+    trainer = ExplainerTrainer(generator, args, rows, classifier=explained, **parts)
     batch = rows.__getitems__(list(range(IMAGES)))
+    generator.train()
     if network == "generator":
-        return Stage(generator, lambda: trainer.compute_loss(batch)[0], trainer.create_optimizer(), 0)
-    return Stage(critic, lambda: trainer.discriminator_loss(batch), trainer.adversary.optimizer, 0)
+        return Stage(generator, lambda: trainer.generator_loss(batch)[0], trainer.optimizer, 0)
+    return Stage(critic, lambda: trainer.discriminator_loss(batch)[0], trainer.critic_optimizer, 0)
 
 
-# phantom_64/finetune.yaml, nih_cxr14_128/finetune_*.yaml and phantom_64/explainer_effusion.yaml in training/
+# phantom_64/finetune.yaml and nih_cxr14_128/finetune_*.yaml in training/
 CFT_PAPER = {
     "do_values": "permute", "interventions_per_step": 1, "augmentation": "light", "exposure_weight": 0.0,
     "parents_lr_scale": 1.0,
 }  # fmt: skip
 CFT_NIH = {"augmentation": "strong", "exposure_weight": 50.0, "parents_lr_scale": 1.0}
-EXPLAINER = {
-    "model": {"residual_output": True, "change_stride": 4}, "reconstruction_weight": 1.0, "embedding_weight": 0.01,
-    "adversarial_weight": 0.0, "natural_weight": 1.0, "classifier_weight": 3.0, "condition_lr_scale": 3.0,
-    "augmentation": "geometry", "augmentation_until": 0.8, "preservation_start": 0.1, "preservation_warmup_steps": 1000,
+EXPLAINER = {"model": {"residual_output": True, "change_stride": 4}}  # the rest are the defaults
+EXPLAINER_PAPER = {
+    "model": {}, "discriminator_steps": 1, "augmentation": "none", "classifier_weight": 1, "reconstruction_weight": 100,
+    "embedding_weight": 100, "mahalanobis_weight": 0, "preservation_warmup_steps": 0,
 }  # fmt: skip
 STAGES: dict[str, tuple] = {
     "scm": (scm_stage,),
@@ -465,8 +468,8 @@ STAGES: dict[str, tuple] = {
         {"target_labels": "soft", "do_values": "balanced", "interventions_per_step": 1, **CFT_NIH},
     ),
     "cft/matched-nih": (cft_stage, {"target_labels": "matched", "matching_gain": 1.5, **CFT_NIH}),
-    "explainer/generator": (explainer_stage, {"network": "generator", "model": {}}),
-    "explainer/discriminator": (explainer_stage, {"network": "discriminator", "model": {}}),
+    "explainer/generator": (explainer_stage, {"network": "generator", **EXPLAINER_PAPER}),
+    "explainer/discriminator": (explainer_stage, {"network": "discriminator", **EXPLAINER_PAPER}),
     "explainer/generator-recipe": (explainer_stage, {"network": "generator", **EXPLAINER}),
 }
 
