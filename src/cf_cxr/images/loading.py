@@ -18,12 +18,7 @@ import PIL.ImageOps
 import torch
 
 from ..files import DICOM_SUFFIXES, MAX_BYTES, special_file
-from .errors import (
-    CXRImageError,
-    CXRImageNotFoundError,
-    NotAChestRadiographWarning,
-    check_image_size,
-)
+from .errors import CXRImageError, CXRImageNotFoundError, NotAChestRadiographWarning, check_image_size
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "JPEG2000", "PPM", "GIF")
 MIN_SIDE = 16
