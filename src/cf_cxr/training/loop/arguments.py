@@ -21,13 +21,15 @@ from .launch import refuse_missing_processes
 
 
 def _choice(default: str | None, choices: Sequence[str], text: str) -> Any:
-    return field(default=default, metadata={"help": text, "choices": list(choices)})
+    return _option(default, text, choices=list(choices))
 
 
-def _option(default: Any, text: str) -> Any:
+def _option(default: Any, text: str, **metadata: Any) -> Any:
+    """A dataclass's field with its help and, if given, `choices`."""
+    metadata = {"help": text, **metadata}
     if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": text})
-    return field(default=default, metadata={"help": text})
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass
