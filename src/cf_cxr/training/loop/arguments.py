@@ -62,7 +62,6 @@ class DataArguments:
     cache_images: bool = _option(
         False, "Keep the prepared images in memory as 8-bit pixels (16 kB per 128x128 image)."
     )
-    num_workers: int = _option(0, "Processes that load batches; 0 loads in the training process.")
     max_train_samples: int | None = _option(None, "Use only the first N rows of the training split.")
     max_val_samples: int | None = _option(None, "Use only the first N rows of the validation split.")
     on_error: str = _choice(
@@ -72,7 +71,6 @@ class DataArguments:
 
     def __post_init__(self) -> None:
         _require(self.resolution >= 8, "resolution", self.resolution, "an integer of at least 8")
-        _require(self.num_workers >= 0, "num_workers", self.num_workers, "0 or a positive integer")
         for name in ("max_train_samples", "max_val_samples", "num_images", "num_proc"):
             value = getattr(self, name)
             _require(value is None or value > 0, name, value, "a positive integer")
