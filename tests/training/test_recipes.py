@@ -5,12 +5,23 @@ from pathlib import Path
 import pytest
 
 from cf_cxr.training.anatomy_segmenter.trainer import SegmenterConfig
+from cf_cxr.training.attribute_classifier.trainer import ClassifierConfig
+from cf_cxr.training.attribute_scm.trainer import SCMConfig
 from cf_cxr.training.causal_flow.trainer import FlowConfig
+from cf_cxr.training.causal_hvae.trainer import HVAEConfig
 from cf_cxr.training.counterfactual_finetuning.arguments import CFTConfig
 from cf_cxr.training.loop.arguments import DataArguments, parse_arguments
 
 FOLDER = Path(__file__).parents[2] / "training"
-KINDS = {"finetune*": CFTConfig, "warm_up": CFTConfig, "flow": FlowConfig, "segmenter": SegmenterConfig}
+KINDS = {
+    "finetune*": CFTConfig,
+    "warm_up": CFTConfig,
+    "flow": FlowConfig,
+    "segmenter": SegmenterConfig,
+    "hvae": HVAEConfig,
+    "scm": SCMConfig,
+    **dict.fromkeys(("*classifier*", "judge", "black_box_*"), ClassifierConfig),
+}
 FILES = [(path, config) for name, config in KINDS.items() for path in sorted(FOLDER.glob(f"*/{name}.yaml"))]
 
 
