@@ -98,7 +98,7 @@ def test_segmenter_learns_a_shape_and_keeps_the_best(tmp_path):
 
 
 def test_training_images_are_randomised_and_validation_images_are_not(tmp_path):
-    run = trainer(tmp_path, "none", keep="last")
+    run = trainer(tmp_path, "none")
     batch = Boxes().__getitems__([0, 1])
     loss, logs = run.batch_loss(run.model, batch)
     expected = run.model(batch["pixel_values"], batch["masks"].float())

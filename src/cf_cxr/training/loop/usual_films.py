@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...images.image_processing_cxr import CXRImageProcessor
-from ...images.usual_films import KINDS, UsualFilms, film_features, of_every_kind
+from ...images.out_of_distribution import KINDS, UsualFilms, film_features, of_every_kind
 
 logger = logging.getLogger(__name__)
 
