@@ -260,29 +260,50 @@ def test_discriminator_learns_to_tell_real_from_generated(tmp_path):
 
 
 class Broken(ExplainerTrainer):
-    """Of whose two losses one is NaN."""
+    """One of whose losses is NaN, in the first `steps`."""
 
-    broken = "discriminator_loss"
+    broken, steps = "discriminator_loss", 9
 
     def discriminator_loss(self, batch):
-        loss, logs = super().discriminator_loss(batch)
-        return loss * (math.nan if self.broken == "discriminator_loss" else 1), logs
+        return self._break("discriminator_loss", *super().discriminator_loss(batch))
 
     def generator_loss(self, batch):
-        loss, logs = super().generator_loss(batch)
-        return loss * (math.nan if self.broken == "generator_loss" else 1), logs
+        return self._break("generator_loss", *super().generator_loss(batch))
+
+    def _break(self, name, loss, logs):
+        return loss * (math.nan if name == self.broken and self.state.global_step < self.steps else 1), logs
 
 
 @pytest.mark.parametrize("broken", ["discriminator_loss", "generator_loss"])
 def test_a_bad_step_of_either_network_skips_the_generators(tmp_path, monkeypatch, broken):
     monkeypatch.setattr(Broken, "broken", broken)
-    settings = {"model": whole_generator(), "max_consecutive_skips": 2, "max_steps": 9}
-    trainer = tiny_explainer_trainer(tmp_path, kind=Broken, **settings)
+    settings = {"kind": Broken, "model": whole_generator(), "max_consecutive_skips": 2, "max_steps": 9}
+    trainer = tiny_explainer_trainer(tmp_path / "all", **settings)
     before, weights = copies(trainer.model), copies(trainer.discriminator)
     with pytest.raises(TrainingDivergedError, match="last 3 steps were all skipped"):
         trainer.train()
     assert same(before, copies(trainer.model))
     assert same(weights, copies(trainer.discriminator)) == (broken == "discriminator_loss")
+    monkeypatch.setattr(Broken, "steps", 1)
+    trainer = tiny_explainer_trainer(tmp_path / "one", **settings, logging_steps=3)
+    trainer.train()
+    assert trainer.skipped_steps == 1
+    lines = map(json.loads, (tmp_path / "one" / "metrics.jsonl").read_text().splitlines())
+    assert all(math.isfinite(line["loss"]) for line in lines)
+
+
+@pytest.mark.parametrize(
+    "options", [{"activation_checkpointing": True}, {"bf16": True, "channels_last": True}], ids=str
+)
+def test_options_of_the_loop_hardly_change_a_step(tmp_path, options):
+    """Adam's first steps have the size of the learning rate, in the gradient's direction."""
+    after = []
+    for name, settings in {"plain": {}, "options": options}.items():
+        settings = {"max_steps": 1, "ema_decay": 0.0, **settings}
+        trainer = tiny_explainer_trainer(tmp_path / name, model=whole_generator(), **settings)
+        trainer.train()
+        after.append(torch.cat([p.detach().flatten() for p in trainer.model.parameters()]))
+    assert (after[0] - after[1]).abs().mean() < 0.1 * 3e-3
 
 
 def test_wrong_parts_are_refused(tmp_path):

@@ -21,13 +21,15 @@ from .launch import refuse_missing_processes
 
 
 def _choice(default: str | None, choices: Sequence[str], text: str) -> Any:
-    return field(default=default, metadata={"help": text, "choices": list(choices)})
+    return _option(default, text, choices=list(choices))
 
 
-def _option(default: Any, text: str) -> Any:
+def _option(default: Any, text: str, **metadata: Any) -> Any:
+    """A dataclass's field with its help and, if given, `choices`."""
+    metadata = {"help": text, **metadata}
     if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": text})
-    return field(default=default, metadata={"help": text})
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass
@@ -62,7 +64,6 @@ class DataArguments:
     cache_images: bool = _option(
         False, "Keep the prepared images in memory as 8-bit pixels (16 kB per 128x128 image)."
     )
-    num_workers: int = _option(0, "Processes that load batches; 0 loads in the training process.")
     max_train_samples: int | None = _option(None, "Use only the first N rows of the training split.")
     max_val_samples: int | None = _option(None, "Use only the first N rows of the validation split.")
     on_error: str = _choice(
@@ -72,7 +73,6 @@ class DataArguments:
 
     def __post_init__(self) -> None:
         _require(self.resolution >= 8, "resolution", self.resolution, "an integer of at least 8")
-        _require(self.num_workers >= 0, "num_workers", self.num_workers, "0 or a positive integer")
         for name in ("max_train_samples", "max_val_samples", "num_images", "num_proc"):
             value = getattr(self, name)
             _require(value is None or value > 0, name, value, "a positive integer")

@@ -60,13 +60,6 @@ def record_usual_films(
     return usual
 
 
-def record_after_training(trainer: Any) -> None:
-    """`record_usual_films` of what a `CXRTrainer` was trained on, by the main process; the others wait."""
-    if trainer.accelerator.is_main_process:
-        record_usual_films(trainer.output_dir, trainer.train_dataset, trainer.val_dataset)
-    trainer.accelerator.wait_for_everyone()
-
-
 def measure_usual_films(films: Iterator[Tensor], held_out: Iterator[Tensor]) -> UsualFilms:
     """Of batches `(B, 1, S, S)` in [-1, 1], as the pipelines will see them: of the training, two films at least, and of
     other patients.
@@ -152,4 +145,4 @@ def _films(batches: Any, rows: list[int], size: int) -> Iterator[Tensor]:
         yield batches.__getitems__(rows[start : start + size])["pixel_values"]
 
 
-__all__ = ["MAX_FILMS", "framed", "measure_usual_films", "record_after_training", "record_usual_films"]
+__all__ = ["MAX_FILMS", "framed", "measure_usual_films", "record_usual_films"]

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from ..augmentation import AUGMENTATION_PRESETS
-from ..loop.arguments import CXRTrainingArguments
+from ..loop.arguments import CXRTrainingArguments, _option
 
 WEIGHTS = ("classifier_weight", "reconstruction_weight", "embedding_weight", "mahalanobis_weight")
-
-
-def _option(default: Any, text: str, **metadata: Any) -> Any:
-    return field(default=default, metadata={"help": text, **metadata})
 
 
 @dataclass

@@ -109,14 +109,10 @@ class ExplainerTrainer(CXRTrainer):
             layout = torch.channels_last if args.channels_last else torch.contiguous_format
             discriminator.to(args.device, memory_format=layout).train()
             self.critic = _Learner(discriminator, self.discriminator_loss)
-            self.critic_optimizer, scheduler = self._adam(discriminator)
-            for name, item in (
-                ("", discriminator),
-                ("_optimizer", self.critic_optimizer),
-                ("_scheduler", scheduler),
-            ):
-                self.register(f"discriminator{name}", item)
-            self.critic_scheduler = scheduler
+            self.critic_optimizer, self.critic_scheduler = self._adam(discriminator)
+            self.register("discriminator", discriminator)
+            self.register("discriminator_optimizer", self.critic_optimizer)
+            self.register("discriminator_scheduler", self.critic_scheduler)
 
     def _adam(self, network: nn.Module) -> tuple[Any, Any]:
         """Its optimiser, with a learning rate of their own for rows per bin of conditional norms, and its schedule."""
@@ -236,6 +232,7 @@ class ExplainerTrainer(CXRTrainer):
         trial: Any,
         ignore_keys_for_eval: Any,
     ) -> TrainOutput:
+        """In place of Trainer's: all steps of both networks, each with its own `Accelerator.prepare`."""
         epochs = math.ceil(self.max_steps / self.steps_per_epoch)
         self._init_training_state(self.max_steps, self.steps_per_epoch, epochs, resume_from_checkpoint, trial)
         self._load_optimizer_and_scheduler(resume_from_checkpoint)
@@ -258,8 +255,8 @@ class ExplainerTrainer(CXRTrainer):
             bad = self.parts.pop("bad", 0.0)
             self.parts |= self._backward(learner, images, self.slices - 1)
             self.parts["bad"] = self.parts["bad"] + bad
-            total += self.parts["loss"]
-            self.grad_norm = self._clip(self.model)
+            total += self.parts["loss"].nan_to_num(0.0, 0.0, 0.0)
+            self.grad_norm = _clip(self.model, args)
             self.control = handler.on_pre_optimizer_step(args, state, self.control)
             optimizer.step()
             optimizer.zero_grad()
@@ -286,10 +283,6 @@ class ExplainerTrainer(CXRTrainer):
                 parts[name] = parts.get(name, 0.0) + self._scalar(value) / len(batches)
         return parts
 
-    def _clip(self, network: nn.Module) -> Tensor:
-        """Norm of the gradient, which is clipped afterwards if asked for."""
-        return nn.utils.clip_grad_norm_(network.parameters(), self.args.max_grad_norm or math.inf)
-
     def _train_discriminator(
         self, critic: nn.Module, optimizer: Any, batches: list[Mapping[str, Tensor]]
     ) -> dict[str, Tensor]:
@@ -297,7 +290,7 @@ class ExplainerTrainer(CXRTrainer):
         found = []
         for index in range(self.slices):
             parts = self._backward(critic, batches, index, _DISCRIMINATOR + index)
-            norm = self._clip(self.discriminator)
+            norm = _clip(self.discriminator, self.args)
             bad = self.accelerator.reduce(parts["bad"]) + ~norm.isfinite()
             bad = bad + (norm > (self.args.skip_threshold or math.inf))
             if not bad:
@@ -323,33 +316,25 @@ class ExplainerTrainer(CXRTrainer):
         that last bin; with a student, `mae_black_box` and `validity_black_box`: the original's answers to the
         same explanations.
         """
-        rows: dict[str, list[Tensor]] = {}
+        rows = []
         for batch in self.eval_batches():
-            for name, value in self._explain_batch(batch["pixel_values"], batch["posterior"]).items():
-                rows.setdefault(name, []).append(value)
-        joined = {name: self.gather_eval(torch.cat(values)).cpu() for name, values in rows.items()}
-        metrics = self._curves(joined["source"], joined["reached"])
-        metrics |= {name: float(joined[name].mean()) for name in ("l1_self", "l1_far")}
-        if "original" in joined:
-            original = self._curves(joined["original_source"], joined["original"])
-            metrics |= {f"{name}_black_box": original[name] for name in ("mae", "validity")}
+            pixels = batch["pixel_values"]
+            with self.accelerator.autocast():
+                series = self.model.series(pixels)  # (B, bins, 1, H, W)
+            change = (series - pixels[:, None]).abs().mean((2, 3, 4)) * 127.5
+            row = [change, batch["posterior"], _ask(self.classifier, series)]
+            if self.black_box is not None:
+                row += [self.black_box.posterior(pixels), _ask(self.black_box, series)]
+            rows.append(row)
+        joined = (self.gather_eval(torch.cat(column)).cpu() for column in zip(*rows, strict=True))
+        change, source, reached, *original = joined
+        metrics = self._curves(source, reached)
+        for name, bins in (("l1_self", self.bins.index(source)), ("l1_far", self._far_bin(source))):
+            metrics[name] = float(change.gather(1, bins[:, None]).mean())
+        if original:
+            found = self._curves(*original)
+            metrics |= {f"{name}_black_box": found[name] for name in ("mae", "validity")}
         return metrics
-
-    def _explain_batch(self, pixels: Tensor, source: Tensor) -> dict[str, Tensor]:
-        """Answers `(B, bins)` to the explanations for every bin, and what they cost."""
-        with self.accelerator.autocast():
-            series = self.model.series(pixels)  # (B, bins, 1, H, W)
-        change = (series - pixels[:, None]).abs().mean((2, 3, 4)) * 127.5
-        result = {
-            "source": source,
-            "reached": _ask(self.classifier, series),
-            "l1_self": change.gather(1, self.bins.index(source)[:, None])[:, 0],
-            "l1_far": change.gather(1, self._far_bin(source)[:, None])[:, 0],
-        }
-        if self.black_box is not None:
-            result["original_source"] = self.black_box.posterior(pixels)
-            result["original"] = _ask(self.black_box, series)
-        return result
 
     def _far_bin(self, source: Tensor) -> Tensor:
         """The last bin on the other side of the decision boundary."""
@@ -397,6 +382,11 @@ def _check(
         mine, other = getattr(model.config, name), getattr(discriminator.config, name)
         if mine != other:
             raise ValueError(f"{name} is {mine} in the generator, but {other} in the discriminator.")
+
+
+def _clip(network: nn.Module, args: ExplainerConfig) -> Tensor:
+    """Norm of the gradient, which is clipped afterwards if asked for."""
+    return nn.utils.clip_grad_norm_(network.parameters(), args.max_grad_norm or math.inf)
 
 
 def _ask(classifier: ImageClassifier, series: Tensor) -> Tensor:
