@@ -103,7 +103,7 @@ class ExplainerTrainer(CXRTrainer):
             self.max_steps = math.ceil(args.num_train_epochs * self.steps_per_epoch)
         self.learner = _Learner(model, self.generator_loss)
         self.optimizer, self.lr_scheduler = self._adam(model)
-        self.register("explained", _Explained(self.classifier.fingerprint()))
+        self.register("explained", self)
         self.discriminator = discriminator
         if discriminator is not None:
             layout = torch.channels_last if args.channels_last else torch.contiguous_format
@@ -122,14 +122,10 @@ class ExplainerTrainer(CXRTrainer):
         groups = [{"params": [p for p in network.parameters() if id(p) not in rows]}]
         if rows:
             groups.append({"params": list(rows.values()), "lr": args.learning_rate * CONDITION_LR_SCALE})
-        optimizer = torch.optim.AdamW(
-            groups,
-            lr=args.learning_rate,
-            betas=(args.adam_beta1, args.adam_beta2),
-            eps=args.adam_epsilon,
-            weight_decay=args.weight_decay,
-        )
-        return optimizer, get_scheduler(args.lr_scheduler_type, optimizer, args.warmup_steps, self.max_steps)
+        kind, settings = self.get_optimizer_cls_and_kwargs(args)
+        optimizer = kind(groups, **settings, weight_decay=args.weight_decay)
+        warmup = args.get_warmup_steps(self.max_steps)
+        return optimizer, get_scheduler(args.lr_scheduler_type, optimizer, warmup, self.max_steps)
 
     # ------------------------------------------------------------ the images
 
@@ -301,6 +297,17 @@ class ExplainerTrainer(CXRTrainer):
         names = ("discriminator_loss", "discriminator_grad_norm", "bad")
         return dict(zip(names, torch.stack(found).mean(0), strict=True))
 
+    def state_dict(self) -> dict[str, str]:
+        """Whose posteriors the explainer learns, for a checkpoint."""
+        return {"fingerprint": self.classifier.fingerprint()}
+
+    def load_state_dict(self, state: Mapping[str, str]) -> None:
+        """Raises ValueError for another classifier's checkpoint."""
+        if state != (mine := self.state_dict()):
+            raise ValueError(
+                f"the run explained the classifier {state['fingerprint']}, this command gives {mine['fingerprint']}"
+            )
+
     # ------------------------------------------------------ what came of it
 
     def finalize(self, folder: Path) -> None:
@@ -398,22 +405,6 @@ def _frozen(network: nn.Module) -> Iterator[None]:
     network.requires_grad_(False)
     yield
     network.requires_grad_(True)
-
-
-class _Explained:
-    """Says in a checkpoint whose posteriors the explainer learnt, and refuses another classifier at resumption."""
-
-    def __init__(self, fingerprint: str) -> None:
-        self.fingerprint = fingerprint
-
-    def state_dict(self) -> dict[str, str]:
-        return {"fingerprint": self.fingerprint}
-
-    def load_state_dict(self, state: Mapping[str, str]) -> None:
-        if state["fingerprint"] != self.fingerprint:
-            raise ValueError(
-                f"the run explained the classifier {state['fingerprint']}, this command gives {self.fingerprint}"
-            )
 
 
 __all__ = ["ExplainerTrainer"]
