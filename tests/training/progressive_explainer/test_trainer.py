@@ -20,6 +20,7 @@ from cf_cxr.training.progressive_explainer.arguments import ExplainerConfig
 from cf_cxr.training.progressive_explainer.command import spread_conditions
 from cf_cxr.training.progressive_explainer.losses import MahalanobisPrior, posterior_kl
 from cf_cxr.training.progressive_explainer.trainer import ExplainerTrainer
+from tests.training.loop.test_resume import assert_same_run
 from tests.training.progressive_explainer.tiny_explainer import (
     RESUMED,
     PatchClassifier,
@@ -329,32 +330,6 @@ def other_discriminator(*args, discriminator, **parts):
 # ------------------------------------------------------------------ to resume
 
 
-def state_of(folder):
-    """Everything that a run leaves: weights, averages, optimisers, log."""
-    last = max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    files = [folder / "model.safetensors", *sorted(last.glob("*.safetensors"))]
-    state = {path.name: load_file(path) for path in files}
-    state |= {path.name: torch.load(path, weights_only=True) for path in sorted(last.glob("*.pt"))}
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    state["log"] = [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
-    return last.name, state
-
-
-def assert_equal(first, second):
-    if isinstance(first, dict):
-        assert first.keys() == second.keys()
-        first, second = (
-            zip(*((first[name], second[name]) for name in first), strict=True) if first else ((), ())
-        )
-    if torch.is_tensor(first):
-        assert torch.equal(first, second)
-    elif isinstance(first, str | int | float | None):
-        assert first == second
-    else:
-        for a, b in zip(first, second, strict=True):
-            assert_equal(a, b)
-
-
 def resumable(folder, kind=ExplainerTrainer, **settings):
     return tiny_explainer_trainer(folder, kind=kind, model=whole_generator(), **(RESUMED | settings))
 
@@ -401,7 +376,7 @@ def test_interrupted_and_resumed_ends_with_the_same_bits(uninterrupted, tmp_path
     assert sorted(path.name for path in folder.glob("checkpoint-*")) == left
     torch.rand(7)
     resumable(folder, resume_from_checkpoint="latest").train()
-    assert_equal(state_of(uninterrupted), state_of(folder))
+    assert_same_run(uninterrupted, folder)
 
 
 def test_a_folder_or_checkpoint_that_is_not_this_runs_is_refused(uninterrupted):

@@ -125,6 +125,10 @@ class CXRTrainingArguments(TrainingArguments):
     )
     ema_decay: float = _option(0.999, "Decay of the moving average of the weights; 0 switches it off.")
     channels_last: bool = _option(False, "Keep images and convolutions in channels-last memory layout.")
+    activation_checkpointing: bool = _option(
+        False, "Recompute activations in the backward pass to save memory."
+    )
+    disable_tqdm: bool = _option(False, "No progress bar.")
     logging_steps: float = _option(50, "Write metrics every N steps.")
     eval_strategy: str = _option(
         "epoch", "Evaluate on the validation split every 'epoch', every eval_steps ('steps'), or 'no'."
@@ -134,6 +138,10 @@ class CXRTrainingArguments(TrainingArguments):
     save_total_limit: int | None = _option(2, "Keep this many newest checkpoints; 0 keeps all.")
     hub_strategy: str = _option("end", "Only 'end': the final model is pushed, checkpoints are not.")
     ddp_timeout: int = _option(600, "Seconds after which processes give up waiting for one that is gone.")
+    # not offered: what this loop does itself, or cannot do
+    load_best_model_at_end: bool = field(default=False, init=False)
+    auto_find_batch_size: bool = field(default=False, init=False)
+    enable_jit_checkpoint: bool = field(default=False, init=False)
     remove_unused_columns: bool = field(default=False, init=False)
     dataloader_drop_last: bool = field(default=True, init=False)
     data_seed: int | None = field(default=None, init=False)  # `DataArguments.data_seed` divides the patients

@@ -29,7 +29,6 @@ from .arguments import ExplainerConfig
 from .caches import (
     QUESTION_IMAGES,
     ExplainerBatches,
-    bin_counts,
     cached_masks,
     cached_posterior,
     cached_student,
@@ -152,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> ProgressiveExplainerModel:
     train, validation = explained(train), explained(validation)
     set_seed(args.seed)
     model = build_explainer(args, classifier, data.resolution)
-    counts = bin_counts(train.posterior, model.bins)
+    counts = torch.bincount(model.bins.index(train.posterior), minlength=model.bins.num_bins).tolist()
     if first_process():
         print(f"Training images per bin of the posterior: {counts}")
         for text in describe_empty_bins(counts, classifier.threshold):

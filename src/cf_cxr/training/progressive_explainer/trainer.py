@@ -98,12 +98,13 @@ class ExplainerTrainer(CXRTrainer):
         # a step's images are those of all its discriminator steps; the generator takes the last part of them
         self.slices = args.discriminator_steps or 1
         self.step_images *= self.slices
+        self.largest_norm = args.max_grad_norm or math.inf
         self.max_steps = args.max_steps
         if self.max_steps <= 0:
             self.max_steps = math.ceil(args.num_train_epochs * self.steps_per_epoch)
         self.learner = _Learner(model, self.generator_loss)
         self.optimizer, self.lr_scheduler = self._adam(model)
-        self.register("explained", _Explained(self.classifier.fingerprint()))
+        self.register("explained", self)
         self.discriminator = discriminator
         if discriminator is not None:
             layout = torch.channels_last if args.channels_last else torch.contiguous_format
@@ -122,14 +123,10 @@ class ExplainerTrainer(CXRTrainer):
         groups = [{"params": [p for p in network.parameters() if id(p) not in rows]}]
         if rows:
             groups.append({"params": list(rows.values()), "lr": args.learning_rate * CONDITION_LR_SCALE})
-        optimizer = torch.optim.AdamW(
-            groups,
-            lr=args.learning_rate,
-            betas=(args.adam_beta1, args.adam_beta2),
-            eps=args.adam_epsilon,
-            weight_decay=args.weight_decay,
-        )
-        return optimizer, get_scheduler(args.lr_scheduler_type, optimizer, args.warmup_steps, self.max_steps)
+        kind, settings = self.get_optimizer_cls_and_kwargs(args)
+        optimizer = kind(groups, **settings, weight_decay=args.weight_decay)
+        warmup = args.get_warmup_steps(self.max_steps)
+        return optimizer, get_scheduler(args.lr_scheduler_type, optimizer, warmup, self.max_steps)
 
     # ------------------------------------------------------------ the images
 
@@ -256,7 +253,7 @@ class ExplainerTrainer(CXRTrainer):
             self.parts |= self._backward(learner, images, self.slices - 1)
             self.parts["bad"] = self.parts["bad"] + bad
             total += self.parts["loss"].nan_to_num(0.0, 0.0, 0.0)
-            self.grad_norm = _clip(self.model, args)
+            self.grad_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.largest_norm)
             self.control = handler.on_pre_optimizer_step(args, state, self.control)
             optimizer.step()
             optimizer.zero_grad()
@@ -290,7 +287,7 @@ class ExplainerTrainer(CXRTrainer):
         found = []
         for index in range(self.slices):
             parts = self._backward(critic, batches, index, _DISCRIMINATOR + index)
-            norm = _clip(self.discriminator, self.args)
+            norm = self.accelerator.clip_grad_norm_(self.discriminator.parameters(), self.largest_norm)
             bad = self.accelerator.reduce(parts["bad"]) + ~norm.isfinite()
             bad = bad + (norm > (self.args.skip_threshold or math.inf))
             if not bad:
@@ -300,6 +297,17 @@ class ExplainerTrainer(CXRTrainer):
         self.critic_scheduler.step()
         names = ("discriminator_loss", "discriminator_grad_norm", "bad")
         return dict(zip(names, torch.stack(found).mean(0), strict=True))
+
+    def state_dict(self) -> dict[str, str]:
+        """Whose posteriors the explainer learns, for a checkpoint."""
+        return {"fingerprint": self.classifier.fingerprint()}
+
+    def load_state_dict(self, state: Mapping[str, str]) -> None:
+        """Raises ValueError for another classifier's checkpoint."""
+        if state != (mine := self.state_dict()):
+            raise ValueError(
+                f"the run explained the classifier {state['fingerprint']}, this command gives {mine['fingerprint']}"
+            )
 
     # ------------------------------------------------------ what came of it
 
@@ -384,11 +392,6 @@ def _check(
             raise ValueError(f"{name} is {mine} in the generator, but {other} in the discriminator.")
 
 
-def _clip(network: nn.Module, args: ExplainerConfig) -> Tensor:
-    """Norm of the gradient, which is clipped afterwards if asked for."""
-    return nn.utils.clip_grad_norm_(network.parameters(), args.max_grad_norm or math.inf)
-
-
 def _ask(classifier: ImageClassifier, series: Tensor) -> Tensor:
     return classifier.posterior(series.flatten(0, 1), QUESTION_IMAGES).unflatten(0, series.shape[:2])
 
@@ -398,22 +401,6 @@ def _frozen(network: nn.Module) -> Iterator[None]:
     network.requires_grad_(False)
     yield
     network.requires_grad_(True)
-
-
-class _Explained:
-    """Says in a checkpoint whose posteriors the explainer learnt, and refuses another classifier at resumption."""
-
-    def __init__(self, fingerprint: str) -> None:
-        self.fingerprint = fingerprint
-
-    def state_dict(self) -> dict[str, str]:
-        return {"fingerprint": self.fingerprint}
-
-    def load_state_dict(self, state: Mapping[str, str]) -> None:
-        if state["fingerprint"] != self.fingerprint:
-            raise ValueError(
-                f"the run explained the classifier {state['fingerprint']}, this command gives {self.fingerprint}"
-            )
 
 
 __all__ = ["ExplainerTrainer"]
