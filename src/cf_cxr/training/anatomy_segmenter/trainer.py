@@ -15,7 +15,7 @@ from transformers import set_seed
 from ...images.grey_levels import image_grid
 from ...models.anatomy_segmenter import AnatomySegmenterConfig, AnatomySegmenterModel
 from ..loop.arguments import CXRTrainingArguments, DataArguments, parse_arguments
-from ..loop.batches import MASK_COLUMNS, load_schema, make_masked_datasets
+from ..loop.batches import MASK_COLUMNS, load_schema, make_datasets
 from ..loop.trainer import CXRTrainer
 from .domain_randomisation import RANDOMISATION_PRESETS, DomainRandomisation
 
@@ -141,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> AnatomySegmenterModel:
         description="Train the segmenter of lungs, heart and devices on phantoms with domain randomisation.",
     )
     schema, _ = load_schema(data)
-    train, validation, processor, info = make_masked_datasets(data, schema, args.labels)
+    train, validation, processor, info = make_datasets(data, schema, args.labels)
     set_seed(args.seed)
     config = AnatomySegmenterConfig(labels=args.labels, image_size=data.resolution, widths=args.widths)
     info |= {"randomisation": dataclasses.asdict(RANDOMISATION_PRESETS[args.randomisation])}
