@@ -98,6 +98,7 @@ class ExplainerTrainer(CXRTrainer):
         # a step's images are those of all its discriminator steps; the generator takes the last part of them
         self.slices = args.discriminator_steps or 1
         self.step_images *= self.slices
+        self.largest_norm = args.max_grad_norm or math.inf
         self.max_steps = args.max_steps
         if self.max_steps <= 0:
             self.max_steps = math.ceil(args.num_train_epochs * self.steps_per_epoch)
@@ -252,7 +253,7 @@ class ExplainerTrainer(CXRTrainer):
             self.parts |= self._backward(learner, images, self.slices - 1)
             self.parts["bad"] = self.parts["bad"] + bad
             total += self.parts["loss"].nan_to_num(0.0, 0.0, 0.0)
-            self.grad_norm = _clip(self.model, args)
+            self.grad_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.largest_norm)
             self.control = handler.on_pre_optimizer_step(args, state, self.control)
             optimizer.step()
             optimizer.zero_grad()
@@ -286,7 +287,7 @@ class ExplainerTrainer(CXRTrainer):
         found = []
         for index in range(self.slices):
             parts = self._backward(critic, batches, index, _DISCRIMINATOR + index)
-            norm = _clip(self.discriminator, self.args)
+            norm = self.accelerator.clip_grad_norm_(self.discriminator.parameters(), self.largest_norm)
             bad = self.accelerator.reduce(parts["bad"]) + ~norm.isfinite()
             bad = bad + (norm > (self.args.skip_threshold or math.inf))
             if not bad:
@@ -389,11 +390,6 @@ def _check(
         mine, other = getattr(model.config, name), getattr(discriminator.config, name)
         if mine != other:
             raise ValueError(f"{name} is {mine} in the generator, but {other} in the discriminator.")
-
-
-def _clip(network: nn.Module, args: ExplainerConfig) -> Tensor:
-    """Norm of the gradient, which is clipped afterwards if asked for."""
-    return nn.utils.clip_grad_norm_(network.parameters(), args.max_grad_norm or math.inf)
 
 
 def _ask(classifier: ImageClassifier, series: Tensor) -> Tensor:
