@@ -306,6 +306,8 @@ def test_two_processes_train_one_model(tmp_path):
     run = json.loads((tmp_path / "run.json").read_text())
     assert run["num_processes"] == 2 and run["finished"]
     assert len(records(tmp_path, "auxiliary")) == 12 and records(tmp_path, "multiplier")[-1] > 1
+    first, second = ((tmp_path / f"weights_{rank}.txt").read_text() for rank in (0, 1))
+    assert first == second, "their noise differs; with gradients of their own so would their weights"
 
 
 def main(argv=None):
@@ -325,3 +327,5 @@ def main(argv=None):
 
         trainer.after_step = after_step
     trainer.train()
+    weights = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+    (trainer.output_dir / f"weights_{trainer.args.process_index}.txt").write_text(str(weights.tolist()))
