@@ -15,7 +15,7 @@ from cf_cxr import (
     DeepSCMConfig,
     DeepSCMModel,
 )
-from cf_cxr.images.usual_films import KINDS, NUM_FEATURES, film_features
+from cf_cxr.images.out_of_distribution import KINDS, NUM_FEATURES, film_features
 
 SIDE = 16
 SCHEMA = AttributeSchema(
