@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import set_seed
 
 from ...attributes import AttributeSchema
 from ...images.grey_levels import image_grid
 from ...models.causal_flow import CausalFlowConfig, CausalFlowModel
 from ..augmentation import CXRAugmentation
-from ..loop.arguments import CXRTrainingArguments, DataArguments, _choice, _option, parse_arguments
-from ..loop.batches import load_schema, make_datasets
+from ..loop.arguments import CXRTrainingArguments, _choice, _option
+from ..loop.script import train_on_images
 from ..loop.trainer import CXRTrainer
 
 _SAMPLES = 8  # images per row of the sample pictures
@@ -133,19 +132,11 @@ class FlowTrainer(CXRTrainer):
 
 def main(argv: Sequence[str] | None = None) -> CausalFlowModel:
     """Train from command-line arguments; returns the trained model."""
-    data, args = parse_arguments(
-        (DataArguments, FlowConfig),
-        argv,
-        description="Train the image mechanism p(image | attributes), a causal flow.",
-    )
-    schema, _ = load_schema(data)
-    train, validation, processor, info = make_datasets(data, schema)
-    set_seed(args.seed)
-    if args.init_from:
-        model = CausalFlowModel.from_pretrained(args.init_from)
-    else:
-        model = CausalFlowModel(build_flow_config(args, data.resolution, schema))
-    FlowTrainer(
-        model, args, train, validation, processing_class=processor, schema=schema, run_info=info
-    ).train()
-    return model
+
+    def build(args: FlowConfig, resolution: int, schema: AttributeSchema) -> CausalFlowModel:
+        if args.init_from:
+            return CausalFlowModel.from_pretrained(args.init_from)
+        return CausalFlowModel(build_flow_config(args, resolution, schema))
+
+    text = "Train the image mechanism p(image | attributes), a causal flow."
+    return train_on_images(FlowTrainer, FlowConfig, build, argv, text)
