@@ -17,8 +17,14 @@ from cf_cxr.cli import explain as cli_explain
 from cf_cxr.cli import main as cli
 from tests.black_box.helpers import attribute_model
 from tests.black_box.test_transformers_adapter import PROCESSOR, vit
-from tests.pipelines.tiny import grey_image, processor_knowing, save_tiny
-from tests.pipelines.tiny_explainer import SIDE, processor, random_explainer
+from tests.pipelines.tiny import (
+    SIDE,
+    grey_image,
+    processor_knowing,
+    random_explainer,
+    save_tiny,
+    tiny_processor,
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +36,7 @@ def folders(tmp_path_factory):
     random_explainer(
         classifier_fingerprint=classifier.fingerprint(), class_name=classifier.class_name
     ).save_pretrained(root / "explainer")
-    processor().save_pretrained(root / "explainer")
+    tiny_processor().save_pretrained(root / "explainer")
     save_tiny(root / "causal")
     return root
 
@@ -298,7 +304,7 @@ def test_the_threshold_of_the_training_is_the_classifiers(here, folders, tmp_pat
     classifier = load_image_classifier(folders / "classifier", "effusion", threshold=0.7)
     told = {"classifier_fingerprint": classifier.fingerprint(), "class_name": classifier.class_name}
     random_explainer(**told, threshold=0.7).save_pretrained(folder)
-    processor().save_pretrained(folder)
+    tiny_processor().save_pretrained(folder)
     assert (
         cli.main([*command(folders, "--output", "why", "--animation", "none"), "--model", str(folder)]) == 0
     )

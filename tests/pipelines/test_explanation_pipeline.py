@@ -25,8 +25,7 @@ from cf_cxr.pretrained import default_explainer_path
 from tests.black_box.helpers import attribute_model
 from tests.images.dicom_files import make_dicom, save_dicom
 from tests.optional_libraries import import_optional
-from tests.pipelines.tiny import processor_knowing, tiny_model, tiny_processor
-from tests.pipelines.tiny_explainer import (
+from tests.pipelines.tiny import (
     CLASS,
     SIDE,
     SLOPE,
@@ -34,8 +33,10 @@ from tests.pipelines.tiny_explainer import (
     flat_with_texture,
     known_explainer,
     mean_classifier,
-    processor,
+    processor_knowing,
     random_explainer,
+    tiny_model,
+    tiny_processor,
 )
 
 UNKNOWN = "ignore:The explainer's configuration does not say:UserWarning"
@@ -44,7 +45,7 @@ ALL_BINS = (np.arange(10) + 0.5) / 10
 
 def make(model=None, **options):
     return pipeline(
-        EXPLANATION_TASK, model=model or known_explainer(), image_processor=processor(), **options
+        EXPLANATION_TASK, model=model or known_explainer(), image_processor=tiny_processor(), **options
     )
 
 
@@ -416,7 +417,7 @@ def test_the_operating_point_of_the_training_is_taken_too():
     e = pipe(flat_with_texture(-0.2), classifier=MeanLogit())
     assert e.warnings == () and e.operating_point == 0.2 == e.to_dict()["operating_point"]
     # all is on the classifier's own scale; the shifted one, that of the bins, stands beside it and is named
-    before, *reached = plain.posterior(processor()([e.source_image, *e.images])["pixel_values"]).tolist()
+    before, *reached = plain.posterior(tiny_processor()([e.source_image, *e.images])["pixel_values"]).tolist()
     assert e.source_posterior == pytest.approx(before, abs=1e-4) and e.threshold == pytest.approx(0.2)
     np.testing.assert_allclose(e.posteriors, reached, atol=0.02)
     shifted = 0.8 * before / (0.8 * before + 0.2 * (1 - before))
@@ -557,7 +558,7 @@ def test_wrong_parts_are_refused(pipe):
     diverged = make(known_explainer(levels=np.full(10, np.nan)), classifier=mean_classifier())
     with pytest.raises(ValueError, match="explainer makes images with NaN.*diverged"):
         diverged(flat_with_texture(0.1))
-    assert not ExplanationPipeline(known_explainer().train(), image_processor=processor()).model.training
+    assert not ExplanationPipeline(known_explainer().train(), image_processor=tiny_processor()).model.training
 
 
 @pytest.mark.filterwarnings(UNKNOWN)
@@ -585,7 +586,7 @@ def check_mechanics(classifier):
         random_explainer(classifier_fingerprint=classifier.fingerprint(), class_name=classifier.class_name)
     )
     e = pipe(flat_with_texture(0.1), classifier=classifier)
-    x = processor()([e.source_image])["pixel_values"]
+    x = tiny_processor()([e.source_image])["pixel_values"]
     assert e.source_posterior == pytest.approx(float(classifier.posterior(x)), abs=1e-5)
     assert e.warnings == () and e.class_name == classifier.class_name and 1 <= len(e) <= 10
     shown = torch.tensor(np.stack(e.images))[:, None] / 127.5 - 1  # rounded to grey levels
