@@ -63,6 +63,9 @@ class Attribute:
     unit: str = ""
 
     is_discrete: ClassVar[bool] = True  # takes one of finitely many classes
+    scored_as: ClassVar[
+        str
+    ]  # "continuous", "binary" or "categorical": what a prediction of it looks like to a metric
 
     def __init_subclass__(cls, kind: str):
         KINDS[kind] = cls
@@ -175,6 +178,7 @@ class ContinuousAttribute(Attribute, kind="continuous"):
     """A number in a range."""
 
     is_discrete = False
+    scored_as = "continuous"
     neutral = 0.0
 
     def _check(self) -> None:
@@ -224,6 +228,8 @@ class ContinuousAttribute(Attribute, kind="continuous"):
 class BinaryAttribute(Attribute, kind="binary"):
     """One of two classes, coded as 0 or 1."""
 
+    scored_as = "binary"
+
     def _check(self) -> None:
         super()._check()
         if self.n_classes != 2:
@@ -235,6 +241,8 @@ class BinaryAttribute(Attribute, kind="binary"):
 
 class CategoricalAttribute(Attribute, kind="categorical"):
     """One of two or more classes, coded one-hot."""
+
+    scored_as = "categorical"
 
     @property
     def size(self) -> int:

@@ -363,14 +363,6 @@ def trainer_of(kind: type, model: nn.Module, rows: Any, optimiser: str, **parts:
     return trainer
 
 
-def old_stage(kind: type, model: nn.Module, batch: dict[str, Tensor], optimiser: str, **parts: Any) -> Stage:
-    trainer = trainer_of(kind, model, Rows(batch), optimiser, **parts)
-    if hasattr(trainer, "constraint"):
-        trainer.constraint.multiplier = 0.5
-    loss = functools.partial(trainer.compute_loss, batch)
-    return Stage(model, lambda: loss()[0], trainer.create_optimizer(), trainer.args.max_grad_norm)
-
-
 def scm_stage() -> Stage:
     from cf_cxr.training.attribute_scm.trainer import SCMConfig, SCMTrainer
 
@@ -391,66 +383,71 @@ def hvae_stage(**settings: Any) -> Stage:
 
 
 def flow_stage(**settings: Any) -> Stage:
-    from cf_cxr.training.causal_flow.trainer import FlowArguments, FlowTrainer
+    from cf_cxr.training.causal_flow.trainer import FlowConfig, FlowTrainer
 
-    parts = {"schema": SCHEMA, "stage_args": FlowArguments(**settings)}
-    return old_stage(FlowTrainer, flow(), phantoms(unknown=True), "3e-4 0.9 0.99 0.01 1", **parts)
+    return stage(FlowTrainer, flow(), phantoms(unknown=True), "3e-4 0.9 0.99 0.01 1", FlowConfig, **settings)
 
 
 def segmenter_stage() -> Stage:
-    from cf_cxr.training.anatomy_segmenter.trainer import SegmenterArguments, SegmenterTrainer
+    from cf_cxr.training.anatomy_segmenter.trainer import SegmenterConfig, SegmenterTrainer
 
-    parts = {"stage_args": SegmenterArguments()}
-    return old_stage(SegmenterTrainer, segmenter(), phantoms(), "2e-3 0.9 0.99 0.01 5", **parts)
+    return stage(SegmenterTrainer, segmenter(), phantoms(), "2e-3 0.9 0.99 0.01 5", SegmenterConfig)
 
 
 def cft_stage(target_labels: str, **settings: Any) -> Stage:
     """With two classifiers, and a free energy (7.3) that the bound pulls at."""
-    from cf_cxr.training.counterfactual_finetuning.arguments import CFTArguments
+    from cf_cxr.training.counterfactual_finetuning.arguments import CFTConfig
     from cf_cxr.training.counterfactual_finetuning.command import make_targets
     from cf_cxr.training.counterfactual_finetuning.trainer import CFTTrainer
 
-    judges = [classifier(), classifier(SEED + 1)]
-    stage_args = CFTArguments(target_labels=target_labels, **settings)
-    targets = make_targets(target_labels, judges, Rows(phantoms(64)), stage_args.matching_gain)
-    parts = {"attribute_scm": scm(), "classifiers": judges, "targets": targets, "bound": 7.2}
-    return old_stage(CFTTrainer, hvae(), phantoms(), "1e-4 0.9 0.9 0.05 100", stage_args=stage_args, **parts)
+    def trainer(*args: Any, schema: Any) -> CFTTrainer:
+        judges, gain = [classifier(), classifier(SEED + 1)], args[1].matching_gain
+        targets = make_targets(target_labels, judges, Rows(phantoms(64)), gain)
+        made = CFTTrainer(*args, attribute_scm=scm(), classifiers=judges, targets=targets, bound=7.2)
+        made.constraint.multiplier = 0.5
+        return made
+
+    parts = (hvae(), phantoms(), "1e-4 0.9 0.9 0.05 100", CFTConfig)
+    return stage(trainer, *parts, target_labels=target_labels, **settings)
 
 
 def explainer_stage(network: str, model: dict[str, Any], **settings: Any) -> Stage:
     """One network of the explainer, the other as it was initialised."""
-    from cf_cxr.training.progressive_explainer.arguments import ExplainerArguments
+    from cf_cxr.training.progressive_explainer.arguments import ExplainerConfig
     from cf_cxr.training.progressive_explainer.caches import ExplainerBatches
-    from cf_cxr.training.progressive_explainer.losses import NaturalChange
+    from cf_cxr.training.progressive_explainer.losses import MahalanobisPrior
     from cf_cxr.training.progressive_explainer.trainer import ExplainerTrainer
 
     generator, explained = explainer(**model), cf_cxr.as_image_classifier(classifier(), "finding")
-    rows = ExplainerBatches(Rows(phantoms()), explained.posterior(phantoms()["pixel_values"]))
+    posterior = explained.posterior(phantoms()["pixel_values"])
+    rows = ExplainerBatches(Rows(phantoms()), posterior, labels=("lungs", "heart", "devices"))
     seed_all()
     critic = cf_cxr.ExplainerDiscriminator(
         cf_cxr.ExplainerDiscriminatorConfig.for_explainer(generator.config)
     )
-    stage_args = ExplainerArguments(segmenter="none", true_masks=True, discriminator_steps=1, **settings)
-    natural = NaturalChange(phantoms(64)["pixel_values"]) if stage_args.natural_weight else None
-    parts = {"classifier": explained, "discriminator": critic, "natural_change": natural}
-    parts |= {"stage_args": stage_args, "mask_labels": ("lungs", "heart", "devices")}
-    trainer = trainer_of(ExplainerTrainer, generator, rows, "2e-4 0 0.9 0 0", **parts)
+    args = ExplainerConfig(
+        output_dir="unused", use_cpu=True, per_device_train_batch_size=IMAGES, max_steps=100, learning_rate=2e-4,
+        report_to="none", segmenter="own", **settings,
+    )  # fmt: skip
+    parts = {"discriminator": critic, "prior": MahalanobisPrior(phantoms(64)["pixel_values"])}
+    trainer = ExplainerTrainer(generator, args, rows, classifier=explained, **parts)
     batch = rows.__getitems__(list(range(IMAGES)))
+    generator.train()
     if network == "generator":
-        return Stage(generator, lambda: trainer.compute_loss(batch)[0], trainer.create_optimizer(), 0)
-    return Stage(critic, lambda: trainer.discriminator_loss(batch), trainer.adversary.optimizer, 0)
+        return Stage(generator, lambda: trainer.generator_loss(batch)[0], trainer.optimizer, 0)
+    return Stage(critic, lambda: trainer.discriminator_loss(batch)[0], trainer.critic_optimizer, 0)
 
 
-# phantom_64/finetune.yaml, nih_cxr14_128/finetune_*.yaml and phantom_64/explainer_effusion.yaml in training/
+# phantom_64/finetune.yaml and nih_cxr14_128/finetune_*.yaml in training/
 CFT_PAPER = {
     "do_values": "permute", "interventions_per_step": 1, "augmentation": "light", "exposure_weight": 0.0,
     "parents_lr_scale": 1.0,
 }  # fmt: skip
 CFT_NIH = {"augmentation": "strong", "exposure_weight": 50.0, "parents_lr_scale": 1.0}
-EXPLAINER = {
-    "model": {"residual_output": True, "change_stride": 4}, "reconstruction_weight": 1.0, "embedding_weight": 0.01,
-    "adversarial_weight": 0.0, "natural_weight": 1.0, "classifier_weight": 3.0, "condition_lr_scale": 3.0,
-    "augmentation": "geometry", "augmentation_until": 0.8, "preservation_start": 0.1, "preservation_warmup_steps": 1000,
+EXPLAINER = {"model": {"residual_output": True, "change_stride": 4}}  # the rest are the defaults
+EXPLAINER_PAPER = {
+    "model": {}, "discriminator_steps": 1, "augmentation": "none", "classifier_weight": 1, "reconstruction_weight": 100,
+    "embedding_weight": 100, "mahalanobis_weight": 0, "preservation_warmup_steps": 0,
 }  # fmt: skip
 STAGES: dict[str, tuple] = {
     "scm": (scm_stage,),
@@ -471,8 +468,8 @@ STAGES: dict[str, tuple] = {
         {"target_labels": "soft", "do_values": "balanced", "interventions_per_step": 1, **CFT_NIH},
     ),
     "cft/matched-nih": (cft_stage, {"target_labels": "matched", "matching_gain": 1.5, **CFT_NIH}),
-    "explainer/generator": (explainer_stage, {"network": "generator", "model": {}}),
-    "explainer/discriminator": (explainer_stage, {"network": "discriminator", "model": {}}),
+    "explainer/generator": (explainer_stage, {"network": "generator", **EXPLAINER_PAPER}),
+    "explainer/discriminator": (explainer_stage, {"network": "discriminator", **EXPLAINER_PAPER}),
     "explainer/generator-recipe": (explainer_stage, {"network": "generator", **EXPLAINER}),
 }
 

@@ -27,13 +27,6 @@ def test_a_callable_equal_to_a_module_gives_the_same_posteriors():
     torch.testing.assert_close(classifier.posterior(x, 3), classifier.posterior(x), atol=1e-6, rtol=0)
 
 
-def test_there_is_no_gradient():
-    classifier = from_callable(numpy_twin(Linear()), "effusion", probe_size=SIZE)
-    assert not classifier.differentiable
-    assert not classifier(images().requires_grad_()).requires_grad
-    classifier.validate(images())
-
-
 def test_keras_conventions():
     """Channels last, three of them, in [0, 255], at the model's size, several classes, as floats of any kind."""
     seen = []

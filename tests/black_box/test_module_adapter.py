@@ -58,13 +58,6 @@ def test_three_channels_at_the_networks_size():
     assert_gradient(classifier, images(2))
 
 
-def test_double_precision_networks():
-    module, x = Linear().double(), images()
-    answer = from_module(module, class_name="x")(x)
-    assert answer.dtype == torch.float32
-    torch.testing.assert_close(answer.double(), module.logits(x)[:, 0].sigmoid(), atol=1e-6, rtol=0)
-
-
 class Answers(nn.Module):
     """Answers the same whatever it is asked."""
 

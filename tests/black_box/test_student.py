@@ -22,7 +22,7 @@ from cf_cxr.black_box import (
 )
 from cf_cxr.black_box.distillation import label_images
 from cf_cxr.models.attribute_classifier import AttributeClassifierConfig, AttributeClassifierModel
-from tests.black_box.helpers import SIZE, TINY_BACKBONE, assert_gradient, attribute_model, images
+from tests.black_box.helpers import SIZE, TINY_BACKBONE, attribute_model, images
 from tests.training import bad_black_boxes
 from tests.training.bad_black_boxes import MESSAGES
 
@@ -57,13 +57,6 @@ def test_a_student_is_faithful_on_images_it_never_saw_and_says_how_much(student)
     assert report.n_train == 640 and report.n_held_out == 160 and not report.by_patient and report.seed == 0
     assert student.class_name == "effusion" and student.threshold == 0.45
     assert "mean |difference|" in str(report) and str(report) in repr(student)
-
-
-def test_a_student_has_gradients_and_no_training_mode(student):
-    assert student.differentiable
-    student.validate(images())
-    assert_gradient(student, images(2))
-    assert not student.model.training
 
 
 def test_the_fingerprints_of_both_are_kept(student):

@@ -142,7 +142,6 @@ def records_of(explainer, data=None, **options):
         **{
             "segmenter": GreySegmenter(),
             "embedding": lambda images: images[:, 0, :3].flatten(1),
-            "pool": 8,
             **options,
         },
     )

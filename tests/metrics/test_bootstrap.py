@@ -93,32 +93,12 @@ def test_paired_difference_cancels_what_is_shared(data):
         paired_difference(samples, samples[:-1])
 
 
-@pytest.mark.parametrize(
-    "kind, prediction, value, message",
-    [
-        ("binary", [0.1, math.nan], [0, 1], "sex.*row 1.*nan"),
-        ("binary", [0.1, math.inf], [0, 1], "sex.*infinite"),
-        ("binary", [0.1, 0.2], [0, math.nan], "sex.*row 1.*known"),
-        ("binary", [0.1, 0.2], [0, 1, 1], "sex: the value has 3 rows"),
-        ("binary", [], [], "sex.*empty"),
-        ("binary", [0.1, 0.2], [0, 2], "sex has 2 classes.*row 1.*2"),
-        ("binary", [[0.1], [0.2]], [0, 1], r"sex: the binary prediction must have shape \(N,\)"),
-        ("categorical", [0.1, 0.2], [0, 1], r"sex: the categorical prediction must have shape \(N, D\)"),
-        ("categorical", np.eye(3), [0, 1, 0.5], "row 2 has the value 0.5"),
-        ("ordinal", [0.1], [0], "kind must be one of"),
-    ],
-)
-def test_bad_input_names_the_attribute(kind, prediction, value, message):
-    with pytest.raises(ValueError, match=message):
-        score_samples(kind, prediction, value, np.ones((1, len(value))), name="sex")
-
-
-@pytest.mark.parametrize("weights", [np.ones(2), np.ones((3, 5)), -np.ones((1, 2)), [[np.nan, 1]]])
-def test_bad_weights(weights):
-    with pytest.raises(ValueError, match="weights"):
-        score_samples("binary", [0.1, 0.2], [0, 1], weights)
-
-
-def test_no_patients():
-    with pytest.raises(ValueError, match="no patients"):
-        patient_weights([], 10, seed=0)
+def test_interval_of_a_mean_has_the_width_of_the_closed_form():
+    values = np.random.default_rng(0).normal(3, 2, size=400)
+    weights = patient_weights(np.arange(400), 2000, seed=1)
+    estimate, low, high = interval(mean_samples(values, weights))
+    assert estimate == pytest.approx(values.mean())
+    half = 1.96 * values.std() / 20
+    assert low == pytest.approx(estimate - half, abs=0.03) and high == pytest.approx(
+        estimate + half, abs=0.03
+    )

@@ -85,7 +85,7 @@ def attribute_of_class(model: AttributeClassifierModel, class_name: str | None) 
     pairs = {f"{a.name}={c}": (a.name, c) for a in discrete for c in a.categories}
     pairs |= {a.name: (a.name, None) for a in discrete}
     if class_name is None:
-        if len(discrete) == 1 and discrete[0].kind == "binary":
+        if len(discrete) == 1 and discrete[0].scored_as == "binary":
             return discrete[0].name, None
         raise BlackBoxError(f"Say which class is explained: class_name= one of {', '.join(sorted(pairs))}.")
     plain = class_name.strip().casefold()

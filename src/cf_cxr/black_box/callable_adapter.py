@@ -53,7 +53,7 @@ class CallableImageClassifier(OutputClassifier):
         # In a tuple, so that a callable that is a module is not registered: it stays on its own device.
         self._fn = (fn,)
         self.identity, self.channels_last, self.probe_size = identity, channels_last, probe_size
-        self._behaviour: list[float] | None = None
+        self._behaviour: dict[float | None, list[float]] = {}  # by operating point
 
     def compute_posterior(self, pixel_values: Tensor) -> Tensor:
         """The function's answer to a contiguous float32 array, as a tensor on the images' device."""
@@ -79,9 +79,10 @@ class CallableImageClassifier(OutputClassifier):
         description["output"].append(self.channels_last)
         if self.identity is not None:
             return {"identity": self.identity, **description}
-        if self._behaviour is None:
-            self._behaviour = behaviour_digest(self.posterior, self.probe_size)
-        return {"behaviour": self._behaviour, "probe_size": self.probe_size, **description}
+        if self.operating_point not in self._behaviour:
+            self._behaviour[self.operating_point] = behaviour_digest(self.posterior, self.probe_size)
+        behaviour = self._behaviour[self.operating_point]
+        return {"behaviour": behaviour, "probe_size": self.probe_size, **description}
 
 
 from_callable = CallableImageClassifier

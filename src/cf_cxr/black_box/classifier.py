@@ -80,9 +80,12 @@ class ImageClassifier(nn.Module, ABC):
 
     def fingerprint(self) -> str:
         """`"sha256:..."`; another one if a weight, class, preprocessing, threshold or operating point changes."""
-        moved = {} if self.operating_point is None else {"operating_point": self.operating_point}
         named = {"adapter": type(self).__name__, "class_name": self.class_name, "threshold": self.threshold}
-        return fingerprint({**named, **moved, **self.describe()})
+        description = {**named, **self.describe()}
+        if self.operating_point is not None:  # a description may have an operating point of its own
+            key = "moved_to" if "operating_point" in description else "operating_point"
+            description[key] = self.operating_point
+        return fingerprint(description)
 
     def at_operating_point(self, posterior: float | None) -> ImageClassifier:
         """This classifier with its log odds shifted so that the given posterior o becomes 1/2:

@@ -49,24 +49,16 @@ def read_chexpert(
 ) -> SourceTable:
     """The table of CheXpert: frontal images, AP or PA, with the attributes of the MIMIC-CXR cohort.
 
+    Arguments and errors are those of every `sources.Source`.
+
     Args:
-        folder: holds the CSV files.
-        report: gets what is left out or altered.
-        seed: for the division of patients.
         finding: one of `CHEXPERT_LABELS`; present where its label is 1, absent where "No Finding" is 1 (so an
             uncertain label, -1, is neither).
-        other_findings: "drop" images that are neither, or keep them with an "unknown" finding.
-        splits: "patient" divides all patients by `fractions`; "official" is train.csv and valid.csv, and
-            test.csv if it is there (if not, valid.csv is the test set, and a tenth of the training patients
-            is taken for validation).
-        fractions: parts for train, validation and test.
+        splits: "official" is train.csv and valid.csv, and test.csv if it is there (if not, valid.csv is the test
+            set, and a tenth of the training patients is taken for validation).
         demographics: the spreadsheet with PATIENT and PRIMARY_RACE, if it is somewhere else.
         require_race: leave out patients whose race is not White, Asian or Black; False keeps them with race
             unknown, and then the spreadsheet may be missing.
-
-    Raises:
-        MissingDataError: a file or column is not there.
-        CXRDataError: an unknown finding or option.
     """
     finding = canonical_finding(finding, CHEXPERT_LABELS, NAME)
     columns = ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", NO_FINDING, finding]

@@ -51,21 +51,12 @@ def read_folder(
     splits: str | None = None,
     fractions: Sequence[float] = DEFAULT_FRACTIONS,
 ) -> SourceTable:
-    """The table of a folder with `metadata.csv`.
+    """The table of a folder with `metadata.csv`; arguments and errors are those of every `sources.Source`.
 
     Args:
-        folder: holds `metadata.csv` and the images.
-        report: gets what is left out.
-        seed: for the division of patients.
         schema: what the columns mean; by default `schema.json`, or else `infer_schema`.
         attributes: the columns to use when the schema is inferred.
-        splits: "official" follows the column `split`, "patient" divides all patients by `fractions`; the
-            default is "official" where there is such a column.
-        fractions: parts for train, validation and test.
-
-    Raises:
-        MissingDataError: no metadata.csv, or a column is missing.
-        BadRowError: a value that the attribute cannot take, or a file name that leads outside the folder.
+        splits: "official" follows the column `split`, and is the default where there is one.
     """
     path, data = _metadata(folder)
     graph, inferred = None, schema is None and not (folder / SCHEMA).exists()

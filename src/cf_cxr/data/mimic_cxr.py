@@ -48,26 +48,16 @@ def read_mimic_cxr(
     fractions: Sequence[float] = DEFAULT_FRACTIONS,
     mimic_iv_dir: str | Path | None = None,
 ) -> SourceTable:
-    """The table of MIMIC-CXR-JPG, joined with age, sex and race from MIMIC-IV.
+    """The table of MIMIC-CXR-JPG, joined with MIMIC-IV; arguments and errors are those of every `sources.Source`.
 
     The cohort: AP or PA view; race the same over a patient's admissions and one of White, Asian, Black;
     age = anchor_age + year of the study - anchor_year; finding present where its label is 1, absent where
     "No Finding" is 1.
 
     Args:
-        folder: holds the MIMIC-CXR-JPG tables and `files/`.
-        report: gets what is left out or altered.
-        seed: for the division of patients.
         finding: one of `CHEXPERT_LABELS`.
-        other_findings: "drop" images that show neither the finding nor "No Finding", or keep them with an
-            "unknown" finding.
-        splits: "patient" divides all patients by `fractions`; "official" reads `-split.csv.gz`.
-        fractions: parts for train, validation and test.
+        splits: "official" reads `-split.csv.gz`.
         mimic_iv_dir: the MIMIC-IV folder, if its tables are not beside those of MIMIC-CXR-JPG.
-
-    Raises:
-        MissingDataError: a file or column is not there.
-        CXRDataError: an unknown finding or option.
     """
     finding = canonical_finding(finding, CHEXPERT_LABELS, NAME)
     metadata = _table(folder, "metadata", ["dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate"])

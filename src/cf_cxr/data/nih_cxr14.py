@@ -40,21 +40,12 @@ def read_nih_cxr14(
     splits: str = "official",
     fractions: Sequence[float] = DEFAULT_FRACTIONS,
 ) -> SourceTable:
-    """The table of NIH ChestX-ray14.
+    """The table of NIH ChestX-ray14; arguments and errors are those of every `sources.Source`.
 
     Args:
-        folder: holds the files above.
-        report: gets what is left out or altered.
-        seed: for the division of patients.
         finding: one of `FINDINGS`; set against "No Finding".
-        other_findings: images with other findings only have an "unknown" finding, or "drop" them.
         splits: "official" follows the two lists and takes a tenth of the patients of `train_val_list.txt` for
-            validation; "patient" divides all patients by `fractions`.
-        fractions: parts for train, validation and test.
-
-    Raises:
-        MissingDataError: a file or column is not there.
-        CXRDataError: an unknown finding or option.
+            validation.
     """
     finding = canonical_finding(finding, FINDINGS, NAME)
     table = find_file([folder], ["Data_Entry_2017*.csv"], f"The table of {NAME}")

@@ -40,21 +40,9 @@ def read_padchest(
 ) -> SourceTable:
     """The table of PadChest: PA and AP (also supine, "AP_horizontal") images.
 
-    Age is the year of the study minus the year of birth. The finding is present where `Labels` has it and
-    absent where `Labels` is "normal" alone. The images are 16-bit, so they need a resolution.
-
-    Args:
-        folder: holds the CSV file and the images.
-        report: gets what is left out or altered.
-        seed: for the division of patients.
-        finding: a label, in any case.
-        other_findings: images that are neither have an "unknown" finding, or "drop" them.
-        splits: "patient", the owners publish no other.
-        fractions: parts for train, validation and test.
-
-    Raises:
-        MissingDataError: a file or column is not there.
-        CXRDataError: a label that no image has, or an unknown option.
+    Age is the year of the study minus the year of birth. The finding, a label in any case, is present where
+    `Labels` has it and absent where `Labels` is "normal" alone. The images are 16-bit, so they need a resolution.
+    Arguments and errors are those of every `sources.Source`; the owners publish no split.
     """
     if splits != "patient":
         raise CXRDataError(f"splits={splits!r}: {NAME} has no official split, choose 'patient'.")

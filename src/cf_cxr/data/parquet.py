@@ -37,19 +37,13 @@ def read_parquet(
     other_findings: str = "unknown",
     schema: AttributeSchema | Sequence[dict] | None = None,
 ) -> SourceTable:
-    """The table of a folder of parquet files.
+    """The table of a folder of parquet files, which are the splits.
+
+    Arguments and errors are those of every `sources.Source`.
 
     Args:
-        folder: holds the files above; they are the splits.
-        report: gets what is left out.
-        seed: not used, the splits are given.
         finding: the label that makes an image positive, where there is a column `findings`.
-        other_findings: images with other labels only have an "unknown" finding, or "drop" them.
         schema: the attributes; by default age, sex, view and finding.
-
-    Raises:
-        MissingDataError: a file or column is not there.
-        BadRowError: a value that the attribute cannot take.
     """
     schema = checked_schema(default_schema("parquet", finding) if schema is None else schema)
     parts = [

@@ -15,12 +15,21 @@ from .errors import CXRDataError, MissingDataError
 
 
 class Source(NamedTuple):
-    """What is known of a source before its files are read."""
+    """What is known of a source before its files are read.
 
-    files: tuple[str, ...]  #: patterns; a folder that has one of them is of this kind
-    roots: tuple[
-        str, ...
-    ] = ()  #: the attributes beside the finding, or none where the folder's tables say it
+    `read_<name>(folder, *, report, seed, ...)` reads the tables in `folder` and gives `report` what is left out or
+    altered. Its options, as far as a source has them: `finding`, in the owner's spelling; `other_findings`, "drop" or
+    "unknown" (kept) for images that show neither the finding nor nothing; `splits`, "official" or "patient", which
+    divides the patients by `seed` and `fractions` (train, validation, test). It raises MissingDataError for a file or
+    column that is not there, BadRowError for a value or path that cannot be, CXRDataError for an unknown option.
+
+    Attributes:
+        files: patterns; a folder that has one of them is of this kind.
+        roots: the attributes beside the finding; none where the folder's tables say it.
+    """
+
+    files: tuple[str, ...]
+    roots: tuple[str, ...] = ()
 
 
 #: In the order in which folders are recognised.

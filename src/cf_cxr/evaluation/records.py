@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ..files import write_atomically
+from ..images.grey_levels import GREY_LEVELS
 
 IDENTITY_FILE = "identity.json"
 RECORDS_VERSION = 3  # raise it when the meaning of a record changes: shards of older code are then refused
@@ -121,3 +123,15 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]
         for name in here | there
         if there.get(name) != here.get(name)
     ]
+
+
+def to_grey(images: torch.Tensor) -> torch.Tensor:
+    """Images in [-1, 1] as 8-bit grey levels."""
+    return ((images.float() + 1) * GREY_LEVELS).round().clamp(0, 255).to(torch.uint8)
+
+
+def as_record(value: torch.Tensor | np.ndarray) -> np.ndarray:
+    """As records are kept: uint8 and int64 as they are, all else as float32."""
+    if isinstance(value, torch.Tensor):
+        value = (value.float() if value.is_floating_point() else value).detach().cpu().numpy()
+    return value if value.dtype in (np.uint8, np.int64) else value.astype(np.float32)

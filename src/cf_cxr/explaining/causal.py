@@ -38,7 +38,7 @@ def explained_value(model: DeepSCMModel, class_name: str) -> tuple[str, int]:
     Raises:
         ValueError: where no binary variable has such a value, with those that there are.
     """
-    binary = [a for a in model.schema if a.kind == "binary"]
+    binary = [a for a in model.schema if a.scored_as == "binary"]
     wanted = class_name.strip().casefold()
     found = [(a.name, 1) for a in binary if a.name.casefold() == wanted]
     found += [

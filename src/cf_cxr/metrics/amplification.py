@@ -112,7 +112,7 @@ def amplification(
     for k in counterfactual:
         samples[k] = {}
         for j in untouched(graph, schema.names, k):
-            kind, value = schema[j].kind, factual[:, schema.index(j)]
+            kind, value = schema[j].scored_as, factual[:, schema.index(j)]
             if j not in before:
                 prediction = _get(schema, real, j, len(factual), "real images")
                 before[j] = score_samples(kind, prediction, value, weights, j)
@@ -149,8 +149,8 @@ def _get(schema: AttributeSchema, predictions: Mapping[str, Any], j: str, length
         raise ValueError(
             f"{j}: there is no prediction on {of}; the judge gave {', '.join(predictions) or 'none'}."
         )
-    prediction = check_prediction(schema[j].kind, predictions[j], f"{j} on {of}", length)
-    if schema[j].kind == "categorical" and prediction.shape[1] != schema[j].n_classes:
+    prediction = check_prediction(schema[j].scored_as, predictions[j], f"{j} on {of}", length)
+    if schema[j].scored_as == "categorical" and prediction.shape[1] != schema[j].n_classes:
         raise ValueError(
             f"{j} on {of}: {prediction.shape[1]} columns, but {j} has the classes {', '.join(schema[j].categories)}."
         )

@@ -91,7 +91,7 @@ class CXRMetric(evaluate.Metric):
         result = self.function(**arguments)
         return _flat(result if isinstance(result, dict) else {self.name: result}, given.get("weights"))
 
-    def _option_names(self) -> list[str]:
+    def option_names(self) -> list[str]:
         parameters = inspect.signature(self.function).parameters
         names = [name for name in parameters if name not in _GIVEN][
             len(self.COLUMNS) - ("patients" in self.COLUMNS) :
@@ -111,7 +111,7 @@ class CXRMetric(evaluate.Metric):
         description, _, inputs = inspect.getdoc(type(self)).partition("\n\nArgs:")
         arguments, _, returns = inputs.partition("\n\nReturns:")
         shared = _PATIENTS * ("patients" in self.COLUMNS)
-        shared += "".join(text for name, text in _OPTIONS.items() if name in self._option_names())
+        shared += "".join(text for name, text in _OPTIONS.items() if name in self.option_names())
         info = evaluate.MetricInfo(
             description=description,
             citation=self.CITATION,
@@ -126,7 +126,7 @@ class CXRMetric(evaluate.Metric):
         """Result of everything added so far and of the rows given here."""
         given = {"predictions": predictions, "references": references, **kwargs}
         given = {name: value for name, value in given.items() if value is not None}
-        options = {name: given.pop(name) for name in self._option_names() if name in given}
+        options = {name: given.pop(name) for name in self.option_names() if name in given}
         if given:
             self.add_batch(**given)
         if self.writer is None:
@@ -168,7 +168,7 @@ class CXRMetric(evaluate.Metric):
     def _batch(self, given: dict[str, Any]) -> dict[str, list | np.ndarray]:
         features = self.features
         if unknown := [name for name in given if name not in features]:
-            options = self._option_names()
+            options = self.option_names()
             raise ValueError(
                 f"{self.name} does not know {', '.join(map(repr, unknown))}; its inputs are {', '.join(features)}"
                 f"{' and its options ' + ', '.join(options) if options else ''}."

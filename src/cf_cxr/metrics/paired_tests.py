@@ -13,7 +13,6 @@ from .arrays import check_array, check_posterior
 from .bootstrap import Interval, patient_weights
 from .decisions import decision_groups, grouped_means
 
-ALTERNATIVES = ("two-sided", "greater", "less")
 _NAN = float("nan")
 
 
@@ -44,37 +43,6 @@ class PairedChange:
     wilcoxon_p: float
 
 
-def paired_change(
-    before: Any,
-    after: Any,
-    *,
-    alternative: str = "two-sided",
-    patients: Sequence | None = None,
-    n_resamples: int = 1000,
-    seed: int = 0,
-) -> PairedChange:
-    """Mean change with an interval, paired t-test and Wilcoxon's signed-rank test.
-
-    Both tests take their units to be independent, which images of one patient are not: the changes are averaged per
-    patient first. Wilcoxon's test drops patients without change.
-
-    Args:
-        before, after: the measurement on images and on their explanations, `(N,)`, same rows; NaN where it is not
-            defined (the pair is left out and counted).
-        alternative: `"two-sided"`, `"greater"` (after > before) or `"less"`.
-        patients: `(N,)` identifiers; None: every image is a patient.
-        n_resamples, seed: of the bootstrap by patient.
-
-    Raises:
-        ValueError: naming the argument, for other shapes, no rows, infinite values or an unknown alternative.
-    """
-    before, after = _check_pairs(before, after)
-    if alternative not in ALTERNATIVES:
-        raise ValueError(f"alternative must be one of {', '.join(ALTERNATIVES)}, got {alternative!r}.")
-    weights = patient_weights(patients, n_resamples, seed, len(before))
-    return _change(before, after, np.ones(len(before), bool), alternative, patients, weights)
-
-
 def change_by_decision(
     before: Any,
     after: Any,
@@ -86,37 +54,38 @@ def change_by_decision(
     n_resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, PairedChange]:
-    """`paired_change` in each group of factual decision, where explanations move in opposite directions.
+    """Mean change, paired t-test and Wilcoxon's signed-rank test in each group of factual decision.
 
     Explanations of images with a negative decision raise the posterior, those of positive ones lower it; B asks that
-    the cardiothoracic ratio follow for cardiomegaly, and the costophrenic score go the other way for effusion.
+    the cardiothoracic ratio follow for cardiomegaly, and the costophrenic score go the other way for effusion. Both tests
+    take their units to be independent, which images of one patient are not: the changes are averaged per patient first.
+    Wilcoxon's test drops patients without change.
 
     Args:
-        before, after: `(N,)` as in `paired_change`.
+        before, after: the measurement on images and on their explanations, `(N,)`, same rows; NaN where it is not
+            defined (the pair is left out and counted).
         source_posterior: `(N,)` of the images, in [0, 1].
         threshold: decision boundary; a posterior equal to it is positive.
         rises_with_posterior: True tests "greater" in the negative and "less" in the positive group, False the other
             way round, None both sides.
-        patients, n_resamples, seed: as in `paired_change`.
+        patients: `(N,)` identifiers; None: every image is a patient.
+        n_resamples, seed: of the bootstrap by patient.
 
     Returns:
         `"negative"` and `"positive"`; an empty group has 0 pairs and NaN everywhere.
 
     Raises:
-        ValueError: naming the argument, as `paired_change`, or for posteriors that are not probabilities.
+        ValueError: naming the argument, for other shapes, no rows, infinite values, or posteriors that are no probabilities.
     """
-    before, after = _check_pairs(before, after)
+    before = check_array(before, "before", missing=True)
+    after = check_array(after, "after", rows=len(before), missing=True)
     posterior = check_posterior(source_posterior, "source_posterior", len(before))
     groups = decision_groups(posterior, threshold)
     weights = patient_weights(patients, n_resamples, seed, len(before))
-    alternatives = {"negative": "greater", "positive": "less"}
-    if rises_with_posterior is None:
-        alternatives = dict.fromkeys(groups, "two-sided")
-    elif not rises_with_posterior:
-        alternatives = {"negative": "less", "positive": "greater"}
+    expected = {None: ("two-sided", "two-sided"), True: ("greater", "less"), False: ("less", "greater")}
     return {
-        name: _change(before, after, rows, alternatives[name], patients, weights)
-        for name, rows in groups.items()
+        name: _change(before, after, rows, alternative, patients, weights)
+        for (name, rows), alternative in zip(groups.items(), expected[rises_with_posterior])
     }
 
 
@@ -143,8 +112,3 @@ def _change(before, after, rows, alternative, patients, weights) -> PairedChange
         t_p=float(stats.ttest_1samp(unit, 0.0, alternative=alternative).pvalue) if varies else _NAN,
         wilcoxon_p=float(stats.wilcoxon(moved, alternative=alternative).pvalue) if len(moved) else _NAN,
     )
-
-
-def _check_pairs(before: Any, after: Any) -> tuple[np.ndarray, np.ndarray]:
-    before = check_array(before, "before", missing=True)
-    return before, check_array(after, "after", rows=len(before), missing=True)

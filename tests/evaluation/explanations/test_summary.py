@@ -119,7 +119,9 @@ def test_the_final_explanation_is_that_across_the_boundary():
     negative = records["source_posterior"] < 0.5
     assert (records["final"][negative] == 9).all() and (records["final"][~negative] == 0).all()
     np.testing.assert_allclose(records["target"][0], (np.arange(10) + 0.5) / 10, atol=1e-6)
-    assert records["examples/series"].shape == (8, 10, 32, 32) and records["examples/query"].dtype == np.uint8
+    assert (
+        records["examples/series"].shape == (40, 10, 32, 32) and records["examples/query"].dtype == np.uint8
+    )
 
 
 def test_without_segmenter_and_embedding_the_rest_is_measured():

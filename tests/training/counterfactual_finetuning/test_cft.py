@@ -17,7 +17,7 @@ from cf_cxr.models.attribute_classifier import (
     AttributeClassifierModel,
     AttributeClassifierOutput,
 )
-from cf_cxr.training.counterfactual_finetuning.arguments import CFTArguments
+from cf_cxr.training.counterfactual_finetuning.arguments import CFTConfig
 from cf_cxr.training.counterfactual_finetuning.command import (
     fully_labelled,
     make_targets,
@@ -25,10 +25,8 @@ from cf_cxr.training.counterfactual_finetuning.command import (
 )
 from cf_cxr.training.counterfactual_finetuning.targets import TARGETS
 from cf_cxr.training.counterfactual_finetuning.trainer import CFTTrainer
-from cf_cxr.training.loop.old_arguments import TrainerArguments
-from cf_cxr.training.loop.old_trainer import build_accelerator
-from tests.training.loop.tiny import OLD_LOOP as LOOP
-from tests.training.loop.tiny import SCHEMA, TinyData, tiny_hvae
+from tests.training.loop.test_distributed import launch
+from tests.training.loop.tiny import LOOP, SCHEMA, TinyData, tiny_hvae
 
 ROOT = Path(__file__).parents[3]
 GRAPH = {"age": [], "sex": [], "site": []}
@@ -69,22 +67,17 @@ def frozen_parts(kind=AttributeClassifierModel, attributes=3):
     return scm, [kind(config) for _ in range(2)]
 
 
-def cft_trainer(
-    folder, *, data=None, bound=1e6, stage=None, kind=AttributeClassifierModel, parts=None, **loop
-):
+def cft_trainer(folder, *, data=None, bound=1e6, kind=AttributeClassifierModel, parts=None, **settings):
     scm, classifiers = parts or frozen_parts(kind)
-    args = TrainerArguments(output_dir=str(folder), **(LOOP | loop))
-    stage_args = CFTArguments(**(PLAIN | (stage or {})))
+    args = CFTConfig(output_dir=str(folder), **(LOOP | PLAIN | settings))
     data = data or labelled_data()
     return CFTTrainer(
         tiny_hvae(),
         args,
         data,
-        accelerator=build_accelerator(args),
         attribute_scm=scm,
         classifiers=classifiers,
-        targets=make_targets(stage_args.target_labels, classifiers, labelled_data(64)),
-        stage_args=stage_args,
+        targets=make_targets(args.target_labels, classifiers, data if len(data) > 40 else labelled_data(64)),
         bound=bound,
     )
 
@@ -132,20 +125,19 @@ def written_data(size=64):
 
 @pytest.mark.parametrize("labels", TARGETS)
 def test_finetuning_teaches_the_generator_what_the_classifiers_read(tmp_path, labels):
-    data, (scm, classifiers) = written_data(), frozen_parts(HalvesClassifier)
     trainer = cft_trainer(
         tmp_path,
-        data=data,
-        parts=(scm, classifiers),
+        data=written_data(),
+        kind=HalvesClassifier,
         bound=7.0,
-        stage={"target_labels": labels, "do_variables": ["sex"], "do_values": "permute"},
+        target_labels=labels,
+        do_variables=["sex"],
+        do_values="permute",
         max_steps=80,
         learning_rate=3e-3,
-        save_steps=0,
+        save_strategy="no",
         ema_decay=0.0,
-        eval_steps=-1,
     )
-    trainer.targets = make_targets(labels, classifiers, data)
     before = left_change(trainer)
     trainer.train()
     assert left_change(trainer) > max(0.1, before + 0.1)
@@ -160,8 +152,8 @@ def test_an_image_that_does_not_change_is_not_pushed(tmp_path, labels, augmentat
     for kind in (labels, "hard"):
         scm, classifiers = frozen_parts(HalvesClassifier)
         classifiers[1].certainty = 2.0
-        stage = {"target_labels": kind, "augmentation": augmentation}
-        trainer = cft_trainer(tmp_path / kind, stage=stage, parts=(scm, classifiers))
+        parts = (scm, classifiers)
+        trainer = cft_trainer(tmp_path / kind, parts=parts, target_labels=kind, augmentation=augmentation)
         images = labelled_data(8).images.requires_grad_()
         total, _ = disagreement(trainer, images, torch.zeros(3, dtype=torch.bool))
         (gradients[kind],) = torch.autograd.grad(total, images)
@@ -170,7 +162,7 @@ def test_an_image_that_does_not_change_is_not_pushed(tmp_path, labels, augmentat
 
 
 def test_several_interventions_in_a_step_are_the_mean_of_single_ones(tmp_path):
-    trainer, data = cft_trainer(tmp_path, stage={"target_labels": "matched"}), labelled_data(8)
+    trainer, data = cft_trainer(tmp_path, target_labels="matched"), labelled_data(8)
     images, worlds, affected = [], [], torch.eye(3, dtype=torch.bool)[1:]
     for column in (1, 2):
         changed = data.attributes.clone()
@@ -191,8 +183,7 @@ def test_several_interventions_in_a_step_are_the_mean_of_single_ones(tmp_path):
 def test_untouched_attributes_may_be_left_out(tmp_path):
     totals = {}
     for weight in (0.0, 0.5, 1.0):
-        stage = {"target_labels": "hard", "untouched_weight": weight}
-        trainer = cft_trainer(tmp_path / str(weight), stage=stage)
+        trainer = cft_trainer(tmp_path / str(weight), target_labels="hard", untouched_weight=weight)
         totals[weight], parts = disagreement(trainer, labelled_data(8).images)
     torch.testing.assert_close(totals[0.0], parts["aux_sex"])
     torch.testing.assert_close(totals[0.5], parts["aux_sex"] + (parts["aux_age"] + parts["aux_site"]) / 2)
@@ -204,7 +195,7 @@ def test_intervened_values(tmp_path, how):
     data = labelled_data(64)
     if how == "balanced":
         data.attributes[:, 1] = 0  # nobody is female
-    trainer = cft_trainer(tmp_path, stage={"do_values": how})
+    trainer = cft_trainer(tmp_path, do_values=how)
     for name, classes in (("sex", 2), ("site", 3)):
         factual = data.attributes[:, SCHEMA.index(name)]
         drawn = torch.stack([trainer.draw_values(data.attributes, name) for _ in range(20)])
@@ -221,15 +212,14 @@ def test_intervened_values(tmp_path, how):
 
 
 def test_layers_that_read_the_parents_may_learn_faster(tmp_path):
-    trainer = cft_trainer(
-        tmp_path, stage={"parents_lr_scale": 5.0}, max_steps=1, learning_rate=1e-3, warmup_steps=0
-    )
+    trainer = cft_trainer(tmp_path, parents_lr_scale=5.0, max_steps=1, learning_rate=1e-3, warmup_steps=0)
     before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
     trainer.train()
-    rates = [group["lr"] for group in trainer.optimizer.param_groups]
-    assert rates[1] == pytest.approx(5 * rates[0])
+    others, *_, reading = trainer.optimizer.param_groups
+    assert reading["lr"] == pytest.approx(5 * others["lr"])
+    assert reading["weight_decay"] == others["weight_decay"] == 0.05
     names = {id(p): n for n, p in trainer.model.named_parameters()}
-    assert all("z_proj" in names[id(p)] for p in trainer.optimizer.param_groups[1]["params"])
+    assert all("z_proj" in names[id(p)] for p in reading["params"])
     moved = {k: (v - before[k]).abs().max().item() for k, v in trainer.model.state_dict().items()}
     assert max(v for k, v in moved.items() if "z_proj" in k) > 3 * max(
         v for k, v in moved.items() if "z_proj" not in k
@@ -239,7 +229,7 @@ def test_layers_that_read_the_parents_may_learn_faster(tmp_path):
 @pytest.mark.parametrize("name", ["matching_gain", "interventions_per_step", "parents_lr_scale"])
 def test_numbers_out_of_range_are_refused(name):
     with pytest.raises(ValueError, match=f"--{name} is 0"):
-        CFTArguments(**{name: 0})
+        CFTConfig(**{name: 0})
 
 
 def test_only_the_image_mechanism_learns(tmp_path):
@@ -300,52 +290,50 @@ def test_classifier_of_other_attributes_is_refused(tmp_path):
         cft_trainer(tmp_path, parts=frozen_parts(attributes=2))
 
 
-def launch(folder, *words, processes=1, kill=""):
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "MASTER_"))}
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    environment = inherited | {"OMP_NUM_THREADS": "1", "TINY_KILL": kill, "PYTHONPATH": path}
-    launcher = (
-        ["-m", "accelerate.commands.launch", "--num_processes", str(processes)] if processes > 1 else []
-    )
-    command = [
-        sys.executable,
-        *launcher,
-        "tests/training/counterfactual_finetuning/run_tiny_cft.py",
-        str(folder),
-        *words,
-    ]
+def run_process(folder, *words, kill=""):
+    """The run of `main` below in a process of its own, killed after a step."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TINY_KILL": kill}
+    command = [sys.executable, "-m", "tests.training.counterfactual_finetuning.run_tiny_cft"]
+    command += ["--output_dir", str(folder), *words]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
 def test_killed_and_resumed_run_ends_with_the_same_bits(tmp_path):
-    assert launch(tmp_path / "whole").returncode == 0
-    assert launch(tmp_path / "killed", kill="7").returncode == -signal.SIGKILL
-    result = launch(tmp_path / "killed", "latest")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert run_process(whole).returncode == 0
+    assert run_process(killed, kill="7").returncode == -signal.SIGKILL
+    result = run_process(killed, "--resume_from_checkpoint", "latest")
     assert result.returncode == 0, result.stderr[-2000:]
-    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
+    first, second = (load_file(folder / "model.safetensors") for folder in (whole, killed))
     assert all(torch.equal(first[k], second[k]) for k in first)
+    assert (
+        records(whole, "multiplier") == records(killed, "multiplier") and records(whole, "multiplier")[-1] > 1
+    )
 
 
 def test_two_processes_train_one_model(tmp_path):
-    result = launch(tmp_path / "two", processes=2)
+    result = launch(
+        "--output_dir", str(tmp_path), script="tests/training/counterfactual_finetuning/run_tiny_cft.py"
+    )
     assert result.returncode == 0, result.stderr[-3000:]
-    run = json.loads((tmp_path / "two" / "run.json").read_text())
+    run = json.loads((tmp_path / "run.json").read_text())
     assert run["num_processes"] == 2 and run["finished"]
-    assert len(records(tmp_path / "two", "auxiliary")) == 12
+    assert len(records(tmp_path, "auxiliary")) == 12 and records(tmp_path, "multiplier")[-1] > 1
 
 
-def main():
-    """A run in a process of its own: folder, then optionally what to resume from."""
-    folder, *resume = sys.argv[1:]
+def main(argv=None):
+    """A run of 12 steps under a constraint that cannot be kept."""
+    words = dict(zip(argv[::2], argv[1::2], strict=True))
+    resume = words.get("--resume_from_checkpoint")
     trainer = cft_trainer(
-        Path(folder), bound=-5.0, skip_threshold=0, resume_from_checkpoint=resume[0] if resume else None
+        Path(words["--output_dir"]), bound=-5.0, skip_threshold=0, resume_from_checkpoint=resume
     )
     if kill := os.environ.get("TINY_KILL"):
         after = trainer.after_step
 
         def after_step(logs):
             after(logs)
-            if trainer.global_step >= int(kill):
+            if trainer.state.global_step >= int(kill):
                 os.kill(os.getpid(), signal.SIGKILL)
 
         trainer.after_step = after_step

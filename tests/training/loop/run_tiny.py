@@ -1,5 +1,7 @@
 """Script for `torchrun`: the tiny run with plain gradient descent and no draws."""
 
+import os
+import signal
 import sys
 
 import torch
@@ -10,7 +12,10 @@ from tests.training.loop.tiny import LOOP, SCHEMA, TinyData, tiny_hvae
 
 
 class PlainTrainer(HVAETrainer):
-    """Posterior means, no augmentation, SGD: a step depends on its images alone. Also writes each step's noise."""
+    """Posterior means, no augmentation, SGD: a step depends on its images alone. Also writes each step's noise.
+
+    With TINY_STOP the second process is stopped in its third step.
+    """
 
     def create_optimizer(self):
         self.initial = {name: p.detach().clone() for name, p in self.model.named_parameters()}
@@ -21,6 +26,8 @@ class PlainTrainer(HVAETrainer):
         attributes = batch["attributes"].nan_to_num(0.0)
         output = model(batch["pixel_values"], self.schema.encode(attributes), sample_posterior=False)
         if self.model.training:
+            if os.environ.get("TINY_STOP") and self.args.process_index and self.state.global_step == 2:
+                os.kill(os.getpid(), signal.SIGSTOP)
             with open(self.output_dir / f"noise_{self.args.process_index}.txt", "a") as file:
                 file.write(f"{torch.rand(())}\n")
         return output.loss, {"nll": output.nll}

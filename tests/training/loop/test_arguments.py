@@ -49,6 +49,11 @@ def test_bad_files_are_explained(tmp_path, content, message):
         parse_arguments(ALL, [str(file)])
 
 
+def test_flags_of_the_loop_before_are_named_anew():
+    with pytest.raises(ValueError, match="no --lr_scheduler. It is called lr_scheduler_type now"):
+        parse_arguments(ALL, ["--lr_scheduler", "cosine"])
+
+
 def test_missing_file():
     with pytest.raises(ValueError, match="'nowhere.yaml' does not exist"):
         parse_arguments(ALL, ["--config", "nowhere.yaml"])

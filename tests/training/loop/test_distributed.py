@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -90,4 +91,14 @@ def test_a_launcher_that_started_one_process_of_several_is_refused(monkeypatch):
         HVAEConfig()
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    refuse_missing_processes()  # there are two
+    HVAEConfig()  # there are two; they do not meet yet, since data are prepared before
+    assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.slow
+def test_a_process_that_stops_ends_the_others(tmp_path, monkeypatch):
+    monkeypatch.setenv("TINY_STOP", "1")
+    started = time.monotonic()
+    result = launch("--output_dir", str(tmp_path), "--max_steps", "4", "--ddp_timeout", "10")
+    assert result.returncode != 0 and time.monotonic() - started < 180
+    assert "imed out" in result.stderr

@@ -287,25 +287,35 @@ def test_sigterm_saves_and_ends_with_a_word(tmp_path, capsys):
     assert json.loads((tmp_path / "run.json").read_text())["steps"] == 9
 
 
-def test_a_full_disk_is_named_and_nothing_is_left_behind(tmp_path):
+@pytest.mark.parametrize(
+    ("full", "name", "settings"),
+    [
+        (4, "checkpoint-4", {"save_steps": 2}),
+        (
+            1,
+            "best.safetensors",
+            {"eval_strategy": "epoch", "metric_for_best_model": "nll", "save_strategy": "no"},
+        ),
+        (4, "model.safetensors", {"save_strategy": "no"}),
+    ],
+)
+def test_a_full_disk_is_named_and_nothing_is_left_behind(tmp_path, full, name, settings):
     """A limit on the size of files fails all writers as a full disk does."""
-    trainer = tiny_trainer(tmp_path, max_steps=4, save_steps=2, eval_strategy="no")
+    trainer = tiny_trainer(tmp_path, **{"max_steps": 4, "eval_strategy": "no", "eval_steps": None} | settings)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def fill(logs):
-        if trainer.state.global_step == 4:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+        if trainer.state.global_step == full:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
 
     trainer.after_step = fill
     try:
-        with pytest.raises(
-            CheckpointError, match=r"checkpoint-4' could not be written.* MB free .*Make room"
-        ):
+        with pytest.raises(CheckpointError, match=rf"{name}' could not be written.* MB free .*Make room"):
             trainer.train()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not list(tmp_path.glob(".incomplete-*"))
-    assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-2"]
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-2"] * ("save_steps" in settings)
 
 
 # ----------------------------------------------------------------- order of images

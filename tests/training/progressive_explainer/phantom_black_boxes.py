@@ -70,16 +70,14 @@ def fit_logistic_regression(rows):
 
 def train_explainer(folder, cache_dir, classifier, *words):
     """Runs `train_explainer.py`; returns the folder of the explainer."""
-    steps = 140
     words = [
         "--classifier", classifier, "--dataset", "phantom", "--finding", FINDING, "--resolution", SIDE,
         "--num_images", _IMAGES, "--cache_images", "true", "--cache_dir", cache_dir, "--output_dir", folder,
-        "--segmenter", "none", "--widths", 8, 16, 32, "--norm_type", "group", "--residual_output", "true", "--change_stride", 4,
-        "--condition_spread", 0.5, "--condition_lr_scale", 3, "--adversarial_weight", 0, "--natural_weight", 0.25,
-        "--reconstruction_weight", 0.25, "--embedding_weight", 0.01, "--preservation_start", 0.01,
-        "--preservation_warmup_steps", steps // 2, "--learning_rate", 0.005, "--lr_scheduler", "cosine",
-        "--max_steps", steps, "--ema_decay", 0.98, "--eval_steps", -1, "--sample_steps", 0, "--save_steps", 0,
-        "--max_val_samples", 16, "--cpu", "true", "--report_to", "none", "--disable_tqdm", "true", *words,
+        "--segmenter", "none", "--widths", 8, 16, 32, "--augmentation", "none", "--mahalanobis_weight", 0.5,
+        "--reconstruction_weight", 0.25, "--preservation_warmup_steps", 70, "--classifier_weight", 1,
+        "--learning_rate", 0.005, "--max_steps", 140,
+        "--ema_decay", 0.98, "--eval_strategy", "no", "--sample_steps", 0, "--save_strategy", "no", "--use_cpu", "true",
+        "--report_to", "none", "--disable_tqdm", "true", *words,
     ]  # fmt: skip
     explainer_command.main([str(word) for word in words])
     return folder

@@ -190,7 +190,7 @@ def test_a_classifier_of_transformers(tmp_path, cache, phantoms):
     check_network(folder, load_image_classifier(name, FINDING), phantoms, given=name)
 
 
-@pytest.mark.slow  # test_explainer_trainer.py has a smaller one
+@pytest.mark.slow  # test_command.py has a smaller one
 def test_a_function_without_gradients(tmp_path, cache, phantoms, monkeypatch):
     service = black_boxes.fit_logistic_regression(phantoms["train"])
     monkeypatch.setattr(black_boxes.named, "service", service, raising=False)
@@ -199,7 +199,7 @@ def test_a_function_without_gradients(tmp_path, cache, phantoms, monkeypatch):
         tmp_path,
         cache,
         f"{NAMED}.service",
-        *("--class_name", FINDING, "--classifier_options", json.dumps(options), "--student_epochs", 16),
+        *("--class_name", FINDING, "--classifier_options", json.dumps(options)),
     )
     student = StudentClassifier.from_pretrained(folder / "student")
     assert FidelityLimits().failures(student.fidelity) == []

@@ -86,36 +86,23 @@ def combine_seeds(samples: Sequence[np.ndarray], seed: int, name: str) -> np.nda
         seed, name: of the bootstrap and the method; they fix the draws of seeds, for all its statistics alike.
     """
     table = np.stack(samples)
-    draws = seed_draws(len(table), table.shape[1] - 1, seed, name)
-    resampled = table[draws, np.arange(1, table.shape[1])[:, None]].mean(1)
-    return np.concatenate([table[:, :1].mean(0), resampled])
-
-
-def seed_draws(seeds: int, resamples: int, seed: int, name: str) -> np.ndarray:
-    """Which seeds stand for a method in each resample, `(resamples, seeds)`."""
+    seeds, length = table.shape
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    return rng.integers(0, seeds, size=(resamples, seeds))
+    draws = rng.integers(0, seeds, size=(length - 1, seeds))
+    resampled = table[draws, np.arange(1, length)[:, None]].mean(1)
+    return np.concatenate([table[:, :1].mean(0), resampled])
 
 
 def oracle_samples(samples: Samples, schema: AttributeSchema) -> Samples:
     """Samples of a model whose images are the true counterfactuals, from those that every phantom run keeps."""
     names = [k for k in schema.names if f"do/{k}/oracle_effectiveness" in samples]
-    out: Samples = {}
+    out: Samples = {name.replace("oracle_", ""): s for name, s in samples.items() if "oracle_" in name}
     for k in names:
-        effect = samples[f"do/{k}/oracle_effectiveness"]
-        out[f"do/{k}/effectiveness"] = effect
-        out[f"do/{k}/signed_distance"] = effect - samples[f"real/{k}"]
-        out[f"do/{k}/distance"] = np.abs(effect - samples[f"real/{k}"])
-        out[f"do/{k}/signed_distance_to_oracle"] = np.zeros_like(effect)
-        for error in ("error", "error_inside", "error_outside"):
-            if f"do/{k}/{error}" in samples:
-                out[f"do/{k}/{error}"] = 0 * samples[f"do/{k}/{error}"]
-        for j in schema.names:
-            for name in ("amplification", "posterior_drift"):
-                if f"do/{k}/oracle_{name}/{j}" in samples:
-                    out[f"do/{k}/{name}/{j}"] = samples[f"do/{k}/oracle_{name}/{j}"]
-    prefix = "oracle_mean_abs_amplification/"
-    out |= {name.removeprefix("oracle_"): s for name, s in samples.items() if name.startswith(prefix)}
+        out[f"do/{k}/signed_distance"] = out[f"do/{k}/effectiveness"] - samples[f"real/{k}"]
+        out[f"do/{k}/distance"] = np.abs(out[f"do/{k}/signed_distance"])
+        for name in ("signed_distance_to_oracle", "error", "error_inside", "error_outside"):
+            if f"do/{k}/{name}" in samples:
+                out[f"do/{k}/{name}"] = 0 * samples[f"do/{k}/{name}"]
     return out | means_over_interventions(out, schema, names)
 
 
@@ -138,24 +125,29 @@ def compare(methods: Mapping[str, Sequence[Run]], references: Sequence[str], see
     per_seed = {name: [run.samples for run in runs] for name, runs in methods.items()}
     if any(name.endswith("/oracle_effectiveness") for name in every[0].samples):
         per_seed[TRUE] = [oracle_samples(every[0].samples, schema)]
-    combined = {name: _combine(seeds, seed, name) for name, seeds in per_seed.items()}
+    combined: dict[str, Samples] = {}
+    for name, (first, *others) in per_seed.items():
+        shared = [path for path in first if all(path in other for other in others)]
+        combined[name] = {p: combine_seeds([s[p] for s in per_seed[name]], seed, name) for p in shared}
+
+    def entry(name: str, path: str, values: np.ndarray) -> dict[str, Any]:
+        estimates = [samples[path][0] for samples in per_seed[name]]
+        others = {r: combined[r][path] for r in references if r != name and path in combined[r]}
+        found: dict[str, Any] = {"value": interval(values), "range": [min(estimates), max(estimates)]}
+        found["minus"] = {r: interval(values - other) for r, other in others.items()}
+        if path.startswith("mean_abs_amplification"):
+            found["ratio"] = {r: interval(values / np.where(o == 0, np.nan, o)) for r, o in others.items()}
+        return plain(found)
+
     out: dict[str, Any] = {}
     for name, samples in combined.items():
-        statistics: dict[str, Any] = {}
-        for path, values in samples.items():
-            estimates = [seeds[path][0] for seeds in per_seed[name]]
-            entry: dict[str, Any] = {"value": plain(interval(values))}
-            entry["range"] = plain([min(estimates), max(estimates)])
-            others = {r: combined[r][path] for r in references if r != name and path in combined[r]}
-            entry["minus"] = {r: plain(interval(values - other)) for r, other in others.items()}
-            if path.startswith("mean_abs_amplification"):
-                entry["ratio"] = {r: plain(interval(_ratio(values, other))) for r, other in others.items()}
-            put(statistics, path, entry)
         out[name] = {
             "runs": [str(run.folder) for run in methods.get(name, [])],
-            "seeds": len(per_seed[name]) if name in methods else 0,
-            "statistics": statistics,
+            "seeds": len(methods.get(name, [])),
+            "statistics": {},
         }
+        for path, values in samples.items():
+            put(out[name]["statistics"], path, entry(name, path, values))
     identity = every[0].results["identity"]
     marked = any(run.results["identity"]["judge_is_training_classifier"] for run in every)
     facts = ("dataset", "split", "images", "patients", *SAME)
@@ -168,43 +160,28 @@ def compare(methods: Mapping[str, Sequence[Run]], references: Sequence[str], see
     }
 
 
-def _combine(seeds: Sequence[Samples], seed: int, name: str) -> Samples:
-    shared = [path for path in seeds[0] if all(path in other for other in seeds)]
-    return {path: combine_seeds([s[path] for s in seeds], seed, name) for path in shared}
-
-
-def _ratio(values: np.ndarray, other: np.ndarray) -> np.ndarray:
-    return np.divide(values, other, out=np.full_like(values, np.nan), where=other != 0)
-
-
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Compares from command-line arguments; writes comparison.json, .md and .png, returns the comparison."""
-    (args,) = parse_arguments(
-        (CounterfactualComparisonArguments,),
-        argv,
-        description="Compare evaluations of several methods on the same images.",
-    )
+    words = "Compare evaluations of several methods on the same images."
+    (args,) = parse_arguments((CounterfactualComparisonArguments,), argv, description=words)
     methods = {name: [read_run(p) for p in paths] for name, paths in comparison.parse_runs(args.runs).items()}
     references = [name for name in (args.reference, args.second_reference) if name]
     first = next(iter(methods.values()))[0].results["identity"]
     found = compare(methods, references, int(first["seed"]))
 
     def draw(path: Path) -> None:
-        from ..plots.comparison import comparison_figure
+        from ..plots.comparison import PANELS, comparison_figure
         from ..plots.frame import write_png
 
-        write_png(path, comparison_figure(plot_rows(found)))
+        rows = [
+            {
+                "name": name,
+                **{key: get(method["statistics"], f"{panel}/value") for key, panel in PANELS.items()},
+            }
+            for name, method in found["methods"].items()
+        ]
+        write_png(path, comparison_figure(rows))
 
     text = comparison_tables(found, AttributeSchema(first["attributes"]))
     comparison.write_comparison(args, found, text, draw)
     return found
-
-
-def plot_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Rows of `comparison_figure`."""
-    paths = {"distance": "mean_distance/auc_points", "amplification": "mean_abs_amplification/auc_points"}
-    paths["error"] = "mean_error"
-    return [
-        {"name": name, **{key: get(method["statistics"], f"{path}/value") for key, path in paths.items()}}
-        for name, method in found["methods"].items()
-    ]

@@ -10,7 +10,13 @@ from matplotlib.figure import Figure
 
 from .frame import as_interval, colour, new_figure, number_text, styled, wrapped, zero_axis
 
+#: Panel -> path of its statistic, and title.
 PANELS = {
+    "distance": "mean_distance/auc_points",
+    "amplification": "mean_abs_amplification/auc_points",
+    "error": "mean_error",
+}
+TITLES = {
     "distance": "distance of effectiveness\nfrom real images (AUC points)",
     "amplification": "mean |amplification|\n(AUC points)",
     "error": "error to the true\ncounterfactual (grey levels)",
@@ -30,7 +36,7 @@ def comparison_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     figure = new_figure(0.42 * len(rows) + 1.0, {}, "", caption)
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, key in zip(grid, panels):
-        axes.set_title(PANELS[key])
+        axes.set_title(TITLES[key])
         axes.set_gid(f"comparison/{key}")
         intervals = [as_interval(row[key]) for row in rows]
         if zero_axis(axes, np.ravel(intervals)):

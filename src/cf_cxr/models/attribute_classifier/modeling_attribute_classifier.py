@@ -94,6 +94,7 @@ class AttributeClassifierModel(CXRPreTrainedModel):
     config_class = AttributeClassifierConfig
     config: AttributeClassifierConfig
     base_model_prefix = "attribute_classifier"
+    supports_gradient_checkpointing = False  # that of the backbone, see below
 
     def __init__(self, config: AttributeClassifierConfig):
         super().__init__(config)

@@ -183,7 +183,7 @@ def classifier_metrics(
         name, value = attribute.name, value[known]
         metrics[f"nll_{name}"] = float(model.attribute_heads[name].nll(calibrated[name][known], value).mean())
         metrics["nll"] += metrics[f"nll_{name}"]
-        if attribute.kind == "continuous":
+        if not attribute.is_discrete:
             mean = posterior[name][0][known].clamp(attribute.minimum, attribute.maximum)
             metrics[f"mae_{name}"] = float((mean - value).abs().mean())
             continue

@@ -5,15 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..augmentation import AUGMENTATION_PRESETS
+from ..loop.arguments import CXRTrainingArguments
 from .targets import TARGETS
 
 
 @dataclass
-class CFTArguments:
-    """What is fine-tuned, what steers it, and how tightly the free energy is held."""
+class CFTConfig(CXRTrainingArguments):
+    """What is fine-tuned, what steers it, how tightly the free energy is held, and the training itself."""
 
     _argument_group_name = "Counterfactual fine-tuning"
 
+    output_dir: str = "outputs/hvae_soft_cft"
+    per_device_train_batch_size: int = 8
+    learning_rate: float = 6e-4
+    adam_beta2: float = 0.99
+    warmup_steps: float = 30
+    max_steps: int = 800
+    max_grad_norm: float = 5.0
+    skip_threshold: float = 1e5
+    ema_decay: float = 0.98
+    sample_steps: int = 250
     image_mechanism: str = field(
         default="outputs/hvae", metadata={"help": "Pre-trained image mechanism: folder or Hub name."}
     )
@@ -101,6 +112,7 @@ class CFTArguments:
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         lowest = {
             "matching_gain": 0,
             "untouched_weight": 0,

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from accelerate.utils import set_seed
 from torch import nn
 from torch.utils.data import Subset
 from tqdm.auto import tqdm
-from transformers import AutoModel
+from transformers import AutoModel, set_seed
 
 from ...attributes import AttributeSchema
 from ...models.attribute_classifier import AttributeClassifierModel
@@ -20,10 +18,7 @@ from ...models.complete_loading import load_complete
 from ...models.image_mechanism import ImageMechanism
 from ..loop.arguments import DataArguments, parse_arguments
 from ..loop.batches import CXRBatches, make_datasets
-from ..loop.old_arguments import TrainerArguments
-from ..loop.old_trainer import build_accelerator
-from ..loop.usual_films import record_after_training
-from .arguments import CFTArguments
+from .arguments import CFTConfig
 from .targets import TARGETS, HardTargets, MatchedTargets, readouts
 from .trainer import CFTTrainer
 
@@ -108,65 +103,42 @@ def fully_labelled(batches: CXRBatches) -> Subset:
 
 def main(argv: Sequence[str] | None = None) -> nn.Module:
     """Fine-tune from command-line arguments; returns the model."""
-    stage, data, loop = parse_arguments(
-        (CFTArguments, DataArguments, TrainerArguments),
+    data, args = parse_arguments(
+        (DataArguments, CFTConfig),
         argv,
-        defaults={
-            "output_dir": "outputs/hvae_soft_cft",
-            "learning_rate": 6e-4,
-            "adam_beta2": 0.99,
-            "lr_scheduler": "constant_with_warmup",
-            "warmup_steps": 30,
-            "per_device_batch_size": 8,
-            "max_steps": 800,
-            "max_grad_norm": 5.0,
-            "skip_threshold": 1e5,
-            "ema_decay": 0.98,
-            "sample_steps": 250,
-        },
         description="Counterfactual fine-tuning of the image mechanism with soft (default), matched or hard targets.",
     )
-    accelerator = build_accelerator(loop)
-    scm = AttributeSCMModel.from_pretrained(stage.attribute_scm)
-    classifiers = [AttributeClassifierModel.from_pretrained(path) for path in stage.classifiers]
-    model = load_complete(AutoModel, stage.image_mechanism)
+    scm = AttributeSCMModel.from_pretrained(args.attribute_scm)
+    classifiers = [AttributeClassifierModel.from_pretrained(path) for path in args.classifiers]
+    model = load_complete(AutoModel, args.image_mechanism)
     if not isinstance(model, ImageMechanism) or not hasattr(model, "free_energy_terms"):
         raise ValueError(
-            f"{stage.image_mechanism!r} holds a {type(model).__name__}, which is not an image mechanism with a free "
+            f"{args.image_mechanism!r} holds a {type(model).__name__}, which is not an image mechanism with a free "
             "energy: fine-tuning is constrained by one. Give a CausalHVAEModel."
         )
-    with accelerator.main_process_first():
-        train, validation, processor, info = make_datasets(
-            data, scm.schema, progress=accelerator.is_main_process
-        )
+    train, validation, processor, info = make_datasets(data, scm.schema)
     train = fully_labelled(train)
     validation = None if validation is None else fully_labelled(validation)
-    bound = stage.bound
+    bound = args.bound
     if bound is None:
-        model.to(accelerator.device)
-        measured = measure_free_energy(model, scm.schema, train, loop.per_device_batch_size, loop.seed)
-        bound = measured + stage.bound_margin
-        accelerator.print(f"Measured free energy {measured:.4f} nats per dimension; c = {bound:.4f}.")
+        model.to(args.device)
+        measured = measure_free_energy(model, scm.schema, train, args.per_device_train_batch_size, args.seed)
+        bound = measured + args.bound_margin
+        if args.process_index == 0:
+            print(f"Measured free energy {measured:.4f} nats per dimension; c = {bound:.4f}.")
     held_out = train if validation is None else validation
-    targets = make_targets(
-        stage.target_labels, classifiers, held_out, stage.matching_gain, accelerator.device
-    )
-    set_seed(loop.seed)
-    trainer = CFTTrainer(
+    targets = make_targets(args.target_labels, classifiers, held_out, args.matching_gain, args.device)
+    set_seed(args.seed)
+    CFTTrainer(
         model,
-        loop,
+        args,
         train,
         validation,
-        accelerator=accelerator,
-        processor=processor,
-        num_workers=data.num_workers,
-        run_info={"stage": dataclasses.asdict(stage), "bound": bound, **info},
+        processing_class=processor,
+        run_info={"bound": bound, **info},
         attribute_scm=scm,
         classifiers=classifiers,
         targets=targets,
-        stage_args=stage,
         bound=bound,
-    )
-    trainer.train()
-    record_after_training(trainer)
+    ).train()
     return model

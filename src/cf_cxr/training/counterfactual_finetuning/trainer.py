@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...images.grey_levels import image_grid
 from ...metrics.exposure import affine_component, exposure_share
 from ...models.attribute_classifier import AttributeClassifierModel
 from ...models.attribute_scm import AttributeSCMModel
 from ..augmentation import CXRAugmentation
-from ..loop.old_trainer import CXRTrainer
-from .arguments import CFTArguments
+from ..loop.trainer import CXRTrainer
+from .arguments import CFTConfig
 from .constraint import FreeEnergyConstraint
 from .targets import HardTargets, readouts
 
@@ -35,9 +35,11 @@ class CFTTrainer(CXRTrainer):
     Args (besides `CXRTrainer`'s):
         attribute_scm, classifiers: frozen models; all must have one schema.
         targets: what each of the classifiers should say, see `targets.py`.
-        stage_args: `CFTArguments`.
         bound: c, in nats per dimension.
     """
+
+    args: CFTConfig
+    records_usual_films = True
 
     def __init__(
         self,
@@ -45,69 +47,67 @@ class CFTTrainer(CXRTrainer):
         attribute_scm: AttributeSCMModel,
         classifiers: Sequence[AttributeClassifierModel],
         targets: Sequence[HardTargets],
-        stage_args: CFTArguments,
         bound: float,
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
-        self.schema, self.stage_args = attribute_scm.schema, stage_args
+        super().__init__(*args, schema=attribute_scm.schema, **kwargs)
         for classifier in classifiers:
             if classifier.schema != self.schema:
                 raise ValueError(
                     f"A classifier knows {classifier.schema}, the attribute SCM {self.schema}; train both alike."
                 )
+        device = self.args.device
         self.scm, *self.classifiers = (
-            model.to(self.device).eval().requires_grad_(False) for model in (attribute_scm, *classifiers)
+            model.to(device).eval().requires_grad_(False) for model in (attribute_scm, *classifiers)
         )
-        double = torch.float32 if self.device.type == "mps" else torch.float64
-        self.targets = [target.to(self.device, double) for target in targets]
-        self.do_variables = tuple(stage_args.do_variables or self.schema.names)
+        double = torch.float32 if device.type == "mps" else torch.float64
+        self.targets = [target.to(device, double) for target in targets]
+        self.do_variables = tuple(self.args.do_variables or self.schema.names)
         reached = [{name} | attribute_scm.graph.descendants(name) for name in self.do_variables]
         self.affected = torch.tensor([[n in names for n in self.schema.names] for names in reached])
-        self.augment = CXRAugmentation(stage_args.augmentation)
+        self.augment = CXRAugmentation(self.args.augmentation)
         self.constraint = FreeEnergyConstraint(bound)
-        self.register_for_checkpointing("constraint", self.constraint)
+        self.register("constraint", self.constraint)
 
-    def create_optimizer(self) -> torch.optim.Optimizer:
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW with a learning rate of its own for the layers that read the parents."""
-        optimizer = super().create_optimizer()
-        scale, layers = self.stage_args.parents_lr_scale, getattr(self.model, "parent_layers", ())
-        if scale == 1:
-            return optimizer
-        chosen = {id(p) for name, p in self.parameters.items() if set(name.split(".")) & set(layers)}
-        if not chosen:
+        scale, layers = self.args.parents_lr_scale, set(getattr(self.model, "parent_layers", ()))
+        if self.optimizer is not None or scale == 1:
+            return super().create_optimizer(model)
+        reading = {id(p) for name, p in self.model.named_parameters() if layers & set(name.split("."))}
+        if not reading:
             raise ValueError(
                 f"--parents_lr_scale {scale} needs an image mechanism that names its parent_layers; "
                 f"{type(self.model).__name__} names none."
             )
-        (group,) = optimizer.param_groups
-        reading = [p for p in group["params"] if id(p) in chosen]
-        group["params"] = [p for p in group["params"] if id(p) not in chosen]
-        optimizer.add_param_group({"params": reading, "lr": group["lr"] * scale})
-        return optimizer
+        group = super().create_optimizer(model).param_groups[0]
+        chosen = [p for p in group["params"] if id(p) in reading]
+        group["params"] = [p for p in group["params"] if id(p) not in reading]
+        self.optimizer.add_param_group({**group, "params": chosen, "lr": group["lr"] * scale})
+        return self.optimizer
 
-    def compute_loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+    def batch_loss(self, model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         """Lagrangian of one batch under random interventions; draws from the global generator."""
         pixels, factual = batch["pixel_values"], batch["attributes"]
-        chosen = torch.randperm(len(self.do_variables))[: self.stage_args.interventions_per_step]
+        chosen = torch.randperm(len(self.do_variables))[: self.args.interventions_per_step]
         names = [self.do_variables[i] for i in chosen.tolist()]
         worlds = [self.scm.counterfactual(factual, {k: self.draw_values(factual, k)}) for k in names]
         counterfactual = torch.stack(worlds, 1).flatten(0, 1)
-        output = self.model(
+        output = model(
             pixels,
             self.schema.encode(factual),
             counterfactual_parents=self.schema.encode(counterfactual),
             sample_posterior=True,
         )
         repeated, factual = (x.repeat_interleave(len(names), dim=0) for x in (pixels, factual))
-        affected = self.affected[chosen].repeat(len(pixels), 1).to(self.device)
+        affected = self.affected[chosen].repeat(len(pixels), 1).to(pixels.device)
         auxiliary, logs = self.disagreement(
             repeated, output.counterfactual, factual, counterfactual, affected
         )
         change = output.counterfactual.float() - repeated
-        if self.stage_args.exposure_weight > 0:
+        if self.args.exposure_weight > 0:
             logs["exposure"] = affine_component(repeated, change).square().mean()
-            auxiliary = auxiliary + self.stage_args.exposure_weight * logs["exposure"]
+            auxiliary = auxiliary + self.args.exposure_weight * logs["exposure"]
         logs |= {
             "free_energy": output.loss,
             "auxiliary": auxiliary,
@@ -118,9 +118,9 @@ class CFTTrainer(CXRTrainer):
         return self.constraint.loss(auxiliary, output.loss), logs
 
     def draw_values(self, factual: Tensor, variable: str) -> Tensor:
-        """Raw intervened values `(B,)` of a variable; see `CFTArguments.do_values`."""
+        """Raw intervened values `(B,)` of a variable; see `CFTConfig.do_values`."""
         attribute, column = self.schema[variable], factual[:, self.schema.index(variable)]
-        kind = self.stage_args.do_values if attribute.is_discrete else "permute"
+        kind = self.args.do_values if attribute.is_discrete else "permute"
         if kind == "permute":
             return column[torch.randperm(len(column)).to(column.device)]
         classes = attribute.n_classes
@@ -148,10 +148,10 @@ class CFTTrainer(CXRTrainer):
         """
         seed = int(torch.randint(2**31, ()))
         seen, seen_counterfactual = (
-            self.augment(x, torch.Generator(self.device).manual_seed(seed))
+            self.augment(x, torch.Generator(images.device).manual_seed(seed))
             for x in (images, counterfactual_images)
         )
-        weight = torch.where(affected, 1.0, self.stage_args.untouched_weight)
+        weight = torch.where(affected, 1.0, self.args.untouched_weight)
         parts = 0.0
         for classifier, targets in zip(self.classifiers, self.targets, strict=True):
             with torch.no_grad():
@@ -170,9 +170,7 @@ class CFTTrainer(CXRTrainer):
     def sample_images(self) -> dict[str, np.ndarray]:
         """Factual images, then a row of counterfactuals per variable: discrete ones to the next class, continuous
         ones mirrored in their range."""
-        source = self.val_dataset if self.val_dataset is not None else self.train_dataset
-        count = min(_SAMPLES, len(source))
-        batch = self.prepare_batch(self.collate_fn(source.__getitems__(list(range(count)))))
+        batch = self.first_images(_SAMPLES)
         pixels, factual = batch["pixel_values"], batch["attributes"]
         rows = [pixels]
         with self.accelerator.autocast():

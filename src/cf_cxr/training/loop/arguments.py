@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import json
+import os
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, is_dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +173,20 @@ class CXRTrainingArguments(TrainingArguments):
         """Where this process computes; asked for the first time, it starts the process group."""
         return torch.device("cpu") if self._making else super().device
 
+    @cached_property
+    def _setup_devices(self) -> torch.device:
+        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        if self.use_cpu and several and not torch.distributed.is_initialized():
+            # TrainingArguments would give processes on CPUs no time limit
+            torch.distributed.init_process_group(self.ddp_backend or "gloo", timeout=self.ddp_timeout_delta)
+        return TrainingArguments._setup_devices.func(self)
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "distributed_state":  # which `_setup_devices` sets
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}.")
+        self._setup_devices  # noqa: B018
+        return self.distributed_state
+
 
 def _require(ok: bool, name: str, value: Any, expected: str) -> None:
     if not ok:
@@ -204,30 +221,26 @@ RENAMED = {
     "lr_scheduler": "lr_scheduler_type",
     "mixed_precision": "bf16 or fp16",
     "compile": "torch_compile",
-    "gradient_checkpointing": "activation_checkpointing",
     "cpu": "use_cpu",
     "num_workers": "dataloader_num_workers",
 }
 
 
-def _as_argv(config: Mapping[str, Any], parser: HfArgumentParser, source: str) -> list[str]:
-    known = {action.dest for action in parser._actions}
+def _as_argv(config: Mapping[str, Any]) -> list[str]:
     argv: list[str] = []
     for key, value in config.items():
-        name = str(key).replace("-", "_")
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else " See --help for the names."
-            if name in RENAMED:
-                hint = f" It is called {RENAMED[name]} now (docs/training.md)."
-            raise ValueError(f"{source}: unknown argument {key!r}.{hint}")
-        if value is None:
-            continue
-        if isinstance(value, Mapping):
-            value = json.dumps(value)
-        values = value if isinstance(value, list | tuple) else [value]
-        argv += [f"--{name}", *(str(item) for item in values)]
+        if value is not None:
+            value = json.dumps(value) if isinstance(value, Mapping) else value
+            values = value if isinstance(value, list | tuple) else [value]
+            argv += [f"--{str(key).replace('-', '_')}", *(str(item) for item in values)]
     return argv
+
+
+def _hint(name: str, known: Collection[str]) -> str:
+    if name in RENAMED:
+        return f" It is called {RENAMED[name]} now (docs/training.md)."
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean {close[0]!r}?" if close else " See --help for the names."
 
 
 def parse_arguments(
@@ -252,22 +265,27 @@ def parse_arguments(
         "--config", default=None, metavar="FILE", help="YAML or JSON file with any of these arguments."
     )
     parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
-    helps = {f.name: f.metadata.get("help") for kind in dataclasses for base in kind.__mro__[::-1] if is_dataclass(base)
-             for f in fields(base) if "help" in f.metadata}  # fmt: skip
     for action in parser._actions:  # a stage's default replaces its base's field, but not what it means
-        action.help = action.help or helps.get(action.dest)
+        bases = (
+            base.__dataclass_fields__ for kind in dataclasses for base in kind.__mro__ if is_dataclass(base)
+        )
+        helps = (known[action.dest].metadata.get("help") for known in bases if action.dest in known)
+        action.help = action.help or next(filter(None, helps), None)
     if defaults:
         parser.set_defaults(**defaults)
     argv = list(sys.argv[1:] if argv is None else argv)
-    path = None
     if argv and Path(argv[0]).suffix.lower() in (".yaml", ".yml", ".json") and not argv[0].startswith("-"):
-        path = argv.pop(0)
-    for index, word in enumerate(argv):
-        if word == "--config" and index + 1 < len(argv):
-            path = argv[index + 1]
-        elif word.startswith("--config="):
-            path = word.split("=", 1)[1]
-    if path is not None:
-        argv = _as_argv(read_config(path), parser, str(path)) + argv
-    parsed = parser.parse_args_into_dataclasses(args=argv, look_for_args_file=False)
+        argv.insert(0, "--config")
+    files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    files.add_argument("--config")
+    path = files.parse_known_args(argv)[0].config
+    config = {} if path is None else read_config(path)
+    known = {action.dest for action in parser._actions}
+    for key in config:
+        if (name := str(key).replace("-", "_")) not in known:
+            raise ValueError(f"{path}: unknown argument {key!r}.{_hint(name, known)}")
+    for word in argv:
+        if (name := word.removeprefix("--").split("=")[0]) != word and name in RENAMED.keys() - known:
+            raise ValueError(f"There is no --{name}.{_hint(name, known)}")
+    parsed = parser.parse_args_into_dataclasses(args=_as_argv(config) + argv, look_for_args_file=False)
     return tuple(parsed[: len(dataclasses)])

@@ -68,7 +68,7 @@ def new_checkpoint(
     folder = aside / final.name
     main = accelerator is None or accelerator.is_main_process
     wait = contextlib.nullcontext if accelerator is None else accelerator.wait_for_everyone
-    try:
+    with writing(final, aside):
         if main:
             shutil.rmtree(aside, ignore_errors=True)
             folder.mkdir(parents=True)
@@ -83,12 +83,24 @@ def new_checkpoint(
             flush_to_disk(final.parent)
             rotate_checkpoints(str(final.parent), keep)
         wait()
+
+
+@contextlib.contextmanager
+def writing(path: str | Path, aside: Path | None = None) -> Iterator[None]:
+    """Within it, errors of writing `path` say what is wrong and what to do, and nothing is left of `aside`.
+
+    Raises:
+        CheckpointError: most often because the disk is full.
+    """
+    try:
+        yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        free = shutil.disk_usage(final.parent).free / 2**20 if final.parent.is_dir() else 0
+        if aside is not None:
+            shutil.rmtree(aside) if aside.is_dir() else aside.unlink(missing_ok=True)
+        free = shutil.disk_usage(Path(path).parent).free / 2**20
         raise CheckpointError(
-            f"Checkpoint {str(final)!r} could not be written: {error}. There are {free:.0f} MB free on that disk. "
-            "Make room, then go on with --resume_from_checkpoint latest."
+            f"{str(path)!r} could not be written: {error}. There are {free:.0f} MB free on that disk. Make room, then go "
+            "on with --resume_from_checkpoint latest."
         ) from error
 
 
@@ -178,9 +190,10 @@ def save_weights(model: torch.nn.Module, path: str | Path) -> None:
     """Write a model's weights and buffers to one safetensors file, atomically."""
     path = Path(path)
     temporary = path.with_name(f"{INCOMPLETE}{path.name}")
-    save_model(model, str(temporary))
-    flush_to_disk(temporary)
-    os.replace(temporary, path)
+    with writing(path, temporary):
+        save_model(model, str(temporary))
+        flush_to_disk(temporary)
+        os.replace(temporary, path)
 
 
 def load_weights(model: torch.nn.Module, path: str | Path) -> None:

@@ -135,7 +135,8 @@ def _prepare(args: CXRTrainingArguments) -> Path | None:
 
 def write_metrics(folder: str | Path, history: list[dict[str, Any]], *, anew: bool = False) -> None:
     """Append lines of a trainer's log to metrics.jsonl; `anew` replaces what is there."""
-    with open(Path(folder) / METRICS_FILE, "w" if anew else "a", encoding="utf-8") as file:
+    path = Path(folder) / METRICS_FILE
+    with checkpointing.writing(path), open(path, "w" if anew else "a", encoding="utf-8") as file:
         file.writelines(json.dumps(_json(line)) + "\n" for line in history)
 
 

@@ -101,9 +101,8 @@ class CXRTrainer(Trainer):
             )
         if eval_dataset is None:
             args.eval_strategy = IntervalStrategy.NO
-        elif (
-            args.eval_strategy == IntervalStrategy.EPOCH
-        ):  # as steps, so that no checkpoint precedes its evaluation
+        elif args.eval_strategy == IntervalStrategy.EPOCH:
+            # as steps, so that no checkpoint precedes its evaluation
             args.eval_strategy, args.eval_steps = IntervalStrategy.STEPS, self.steps_per_epoch
         if args.channels_last:
             model.to(memory_format=torch.channels_last)
@@ -124,10 +123,8 @@ class CXRTrainer(Trainer):
         self.skipped_steps = self.consecutive_skips = 0
         self.stop_asked = threading.Event()  # of this process
         self.interrupted = False  # all processes stop after this step
-        self._clock = (time.perf_counter(), 0)
-        self.parts: dict[
-            str, Tensor
-        ] = {}  # of the present step: loss, whether it is bad, and what batch_loss logs
+        # of the present step: the loss, whether it is bad, and what batch_loss logs
+        self.parts: dict[str, Tensor] = {}
         self.sums: dict[str, float] = {}  # since the last log
         self.summed = 0
         self._registered: dict[str, Any] = {}
@@ -254,7 +251,7 @@ class CXRTrainer(Trainer):
             if resumed is None or not self._load_finished(resumed):
                 super().train(resume_from_checkpoint=resumed, **kwargs)
             if self.interrupted:
-                print(
+                self.accelerator.print(
                     f"Stopped by SIGTERM after step {self.state.global_step}, which is saved; go on with "
                     "--resume_from_checkpoint latest."
                 )
@@ -310,20 +307,22 @@ class CXRTrainer(Trainer):
         with torch.no_grad():
             self.finalize(self.output_dir)
         folder = self.output_dir / f"{checkpointing.INCOMPLETE}final"
-        self.save_model(str(folder), _internal_call=True)
+        with checkpointing.writing(self.output_dir / checkpointing.MODEL_FILE, folder):
+            self.save_model(str(folder), _internal_call=True)
+            if self.args.should_save:
+                if self.records_usual_films and self.processing_class is not None:
+                    record_usual_films(folder, self.train_dataset, self.eval_dataset)
+                for path in folder.iterdir():
+                    os.replace(path, self.output_dir / path.name)
+                folder.rmdir()
+        self._manifest |= {
+            "steps": self.state.global_step,
+            "skipped_steps": self.skipped_steps,
+            "best_step": self.state.best_global_step if best else None,
+            "metrics": metrics,
+            "finished": True,
+        }
         if self.args.should_save:
-            if self.records_usual_films and self.processing_class is not None:
-                record_usual_films(folder, self.train_dataset, self.eval_dataset)
-            for path in folder.iterdir():
-                os.replace(path, self.output_dir / path.name)
-            folder.rmdir()
-            self._manifest |= {
-                "steps": self.state.global_step,
-                "skipped_steps": self.skipped_steps,
-                "best_step": self.state.best_global_step if best else None,
-                "metrics": metrics,
-                "finished": True,
-            }
             write_manifest(self.output_dir, self._manifest)
         self.accelerator.wait_for_everyone()
         if self.args.push_to_hub:

@@ -62,7 +62,7 @@ class Amplification(base.CXRMetric):
             return super().columns()
         cells = {f"do/{k}/{j}": j for k, row in self._cells.items() for j in row}
         columns = {f"real/{j}": j for j in self._schema.names if j in cells.values()} | cells
-        categorical = {n: self._schema[j].kind == "categorical" for n, j in columns.items()}
+        categorical = {n: self._schema[j].scored_as == "categorical" for n, j in columns.items()}
         kinds = {name: base.NUMBERS if several else base.NUMBER for name, several in categorical.items()}
         return {"factual": base.NUMBERS, **kinds, "patients": base.TEXT}
 

@@ -16,6 +16,7 @@ class ExaggerationCurve(base.CXRMetric):
         n_bins (`int`, 10): equal bins of [0, 1].
         threshold (`float`, 0.5): decision boundary.
         by_source_bin (`bool`, False): adds a group per bin of the source posterior.
+        confidence (`float`, 0.95): of the intervals.
 
     Returns:
         for each group, prefixed by its name: images, centres, counts, means (list, NaN in empty bins), slope, intercept,
