@@ -55,7 +55,8 @@ def write_atomically(path: str | Path, content: bytes | str | Callable[[Path], A
         flush_to_disk(temporary)
         os.replace(temporary, path)
     except OSError as error:
-        if error.errno is not None:  # else it has a message of its own
+        # An error without a number has a message of its own, and one of another file names that.
+        if error.errno is not None and error.filename in (None, temporary, str(temporary)):
             error.filename, error.filename2 = str(path), None
         raise
     finally:

@@ -347,22 +347,6 @@ def stage(
     return Stage(model, lambda: loss()[0], trainer.create_optimizer(), args.max_grad_norm)
 
 
-def trainer_of(kind: type, model: nn.Module, rows: Any, optimiser: str, **parts: Any) -> Any:
-    """A trainer before its first step. optimiser: learning rate, two betas, weight decay, norm to clip to."""
-    from cf_cxr.training.loop.old_arguments import TrainerArguments
-    from cf_cxr.training.loop.old_trainer import build_accelerator
-
-    names = ("learning_rate", "adam_beta1", "adam_beta2", "weight_decay", "max_grad_norm")
-    args = TrainerArguments(
-        output_dir="unused", cpu=True, mixed_precision="no", per_device_batch_size=IMAGES, max_steps=100,
-        warmup_steps=0, report_to="none", **dict(zip(names, map(float, optimiser.split()), strict=True)),
-    )  # fmt: skip
-    trainer = kind(model, args, rows, accelerator=build_accelerator(args), **parts)
-    trainer.parameters = trainer.trainable_parameters()
-    trainer.set_mode(True)
-    return trainer
-
-
 def scm_stage() -> Stage:
     from cf_cxr.training.attribute_scm.trainer import SCMConfig, SCMTrainer
 

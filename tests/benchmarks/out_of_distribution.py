@@ -23,7 +23,7 @@ from sklearn.datasets import load_sample_images
 
 from cf_cxr import CXRImageProcessor
 from cf_cxr.data.phantom import ChestPhantom, PhantomConfig
-from cf_cxr.images.usual_films import UsualFilms
+from cf_cxr.images.out_of_distribution import UsualFilms
 from cf_cxr.pretrained import default_model_path
 
 SIDE = 128

@@ -1,4 +1,4 @@
-"""Small folders in the layouts of the data sets' owners, for the tests."""
+"""Small folders in the layouts of the data sets' owners, for the tests, and what must be read from them."""
 
 from __future__ import annotations
 
@@ -252,3 +252,61 @@ def parquet(root: Path) -> Path:
     for name, first, number in (("train", 0, 8), ("validation", 8, 3), ("test", 11, 4)):
         write_parquet(root / f"{name}.parquet", first, number)
     return root
+
+
+DAY = 1 / 365.25
+ROWS = {  # by image, the attributes in the order of the schema
+    "nih_cxr14": {
+        "00000001_000": (58, "Male", "PA", None),  # cardiomegaly only: neither effusion nor nothing
+        "00000001_001": (59, "Male", "AP", "Effusion"),
+        "00000002_000": (0.5, "Female", "PA", "No Finding"),
+        "00000003_000": (None, "Female", "AP", "Effusion"),  # 412 years
+        "00000004_000": (81, "Male", "PA", "No Finding"),
+        "00000005_000": (21 * DAY, "Female", "PA", None),
+    },
+    "mimic_cxr": {
+        "a-1": (52, "White", "Female", "No Finding"),
+        "a-3": (55, "White", "Female", "Effusion"),
+        "b-2": (86, "Black", "Male", "Effusion"),
+        "f-2": (100, "Asian", "Male", "No Finding"),  # 91 + 20 years, capped
+    },
+    "chexpert": {
+        "patient00001_study1_view1_frontal": (68, "White", "Female", "No Finding"),
+        "patient00002_study2_view1_frontal": (87, "Black", "Male", "Effusion"),
+        "patient64541_study1_view1_frontal": (73, "Asian", "Male", "Effusion"),
+    },
+    "padchest": {
+        "p1_a": (84, "Male", "PA", "Effusion"),
+        "p2_a": (50, "Female", "AP", "No Finding"),
+        "p3_a": (None, "Female", "AP", None),  # 160 years; a pacemaker is no "normal"
+        "p4_a": (None, None, "PA", "Effusion"),
+    },
+    "folder": {f"img{i:02d}.png": (30 + i, ("Male", "Female")[i % 2]) for i in range(12)},
+    "parquet": {
+        f"i{i}": (i, ("Female", "Male")[i % 2], "PA", ("Effusion", "No Finding", None)[i % 3])
+        for i in range(15)
+    },
+}
+IMPOSSIBLE = {"impossible ages (below 0 or above 100 years) set to unknown": 1}
+LEFT_OUT = {
+    "mimic_cxr": {
+        "views other than AP and PA": 1,
+        "patients who are not in MIMIC-IV patients": 1,
+        "patients without an admission that records race": 1,
+        "race differs between admissions": 1,
+        "race other than White, Asian, Black": 1,
+        "neither Pleural Effusion nor No Finding": 2,
+    },
+    "chexpert": {
+        "views other than frontal AP and PA": 2,
+        "race other than White, Asian, Black": 1,
+        "neither Pleural Effusion nor No Finding": 1,
+    },
+    "padchest": {"views other than PA and AP": 1, "no labels": 1},
+}
+ALTERED = {
+    "nih_cxr14": IMPOSSIBLE,
+    "padchest": IMPOSSIBLE,
+    "mimic_cxr": {"ages above 100 years set to 100": 1},
+}
+SKIPPED = {"padchest": ["p6_a.png"]}  # its labels are code, which is not evaluated

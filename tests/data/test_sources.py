@@ -19,64 +19,8 @@ from cf_cxr.data.cohort import race_group
 from cf_cxr.data.nih_cxr14 import parse_age
 from cf_cxr.data.padchest import parse_labels
 from tests.data import layouts
-from tests.data.layouts import human, read
+from tests.data.layouts import ALTERED, DAY, LEFT_OUT, ROWS, SKIPPED, human, read
 
-DAY = 1 / 365.25
-ROWS = {  # by image, the attributes in the order of the schema
-    "nih_cxr14": {
-        "00000001_000": (58, "Male", "PA", None),  # cardiomegaly only: neither effusion nor nothing
-        "00000001_001": (59, "Male", "AP", "Effusion"),
-        "00000002_000": (0.5, "Female", "PA", "No Finding"),
-        "00000003_000": (None, "Female", "AP", "Effusion"),  # 412 years
-        "00000004_000": (81, "Male", "PA", "No Finding"),
-        "00000005_000": (21 * DAY, "Female", "PA", None),
-    },
-    "mimic_cxr": {
-        "a-1": (52, "White", "Female", "No Finding"),
-        "a-3": (55, "White", "Female", "Effusion"),
-        "b-2": (86, "Black", "Male", "Effusion"),
-        "f-2": (100, "Asian", "Male", "No Finding"),  # 91 + 20 years, capped
-    },
-    "chexpert": {
-        "patient00001_study1_view1_frontal": (68, "White", "Female", "No Finding"),
-        "patient00002_study2_view1_frontal": (87, "Black", "Male", "Effusion"),
-        "patient64541_study1_view1_frontal": (73, "Asian", "Male", "Effusion"),
-    },
-    "padchest": {
-        "p1_a": (84, "Male", "PA", "Effusion"),
-        "p2_a": (50, "Female", "AP", "No Finding"),
-        "p3_a": (None, "Female", "AP", None),  # 160 years; a pacemaker is no "normal"
-        "p4_a": (None, None, "PA", "Effusion"),
-    },
-    "folder": {f"img{i:02d}.png": (30 + i, ("Male", "Female")[i % 2]) for i in range(12)},
-    "parquet": {
-        f"i{i}": (i, ("Female", "Male")[i % 2], "PA", ("Effusion", "No Finding", None)[i % 3])
-        for i in range(15)
-    },
-}
-IMPOSSIBLE = {"impossible ages (below 0 or above 100 years) set to unknown": 1}
-LEFT_OUT = {
-    "mimic_cxr": {
-        "views other than AP and PA": 1,
-        "patients who are not in MIMIC-IV patients": 1,
-        "patients without an admission that records race": 1,
-        "race differs between admissions": 1,
-        "race other than White, Asian, Black": 1,
-        "neither Pleural Effusion nor No Finding": 2,
-    },
-    "chexpert": {
-        "views other than frontal AP and PA": 2,
-        "race other than White, Asian, Black": 1,
-        "neither Pleural Effusion nor No Finding": 1,
-    },
-    "padchest": {"views other than PA and AP": 1, "no labels": 1},
-}
-ALTERED = {
-    "nih_cxr14": IMPOSSIBLE,
-    "padchest": IMPOSSIBLE,
-    "mimic_cxr": {"ages above 100 years set to 100": 1},
-}
-SKIPPED = {"padchest": ["p6_a.png"]}  # its labels are code, which is not evaluated
 LAYOUTS = [(source, {}) for source in ROWS] + [
     ("nih_cxr14", {"flat": True}),
     ("mimic_cxr", {"hosp": "hosp"}),

@@ -162,14 +162,6 @@ def test_over_the_limit_but_under_pillows_is_refused_by_its_header(tmp_path):
         refuse(path, "90,000,000 pixels is too large")
 
 
-def test_limits_can_be_set():
-    with pytest.raises(CXRImageError, match="64 x 64 = 4,096 pixels is over the limit of 4,000"):
-        CXRImageProcessor(max_pixels=4000)(LEVELS)
-    with pytest.raises(CXRImageError, match="at least 100 pixels"):
-        CXRImageProcessor(min_side=100)(LEVELS)
-    assert CXRImageProcessor(size=32, min_side=8)(LEVELS[:10, :10])["pixel_values"].shape == (1, 1, 32, 32)
-
-
 # --- arrays
 
 

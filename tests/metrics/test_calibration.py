@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from cf_cxr.metrics.calibration import expected_calibration_error
+from cf_cxr.metrics.bootstrap import patient_weights
+from cf_cxr.metrics.calibration import calibration_samples, expected_calibration_error
 from cf_cxr.training.attribute_classifier.calibration import expected_calibration_error as re_exported
 
 
@@ -33,3 +34,12 @@ def test_bins_are_closed_below_and_the_last_one_above():
 def test_unknown_is_left_out_and_torch_accepted():
     p = torch.tensor([1.0, 0.0, 0.5], dtype=torch.bfloat16)
     assert re_exported(p, torch.tensor([1, 0, float("nan")])) == 0
+
+
+def test_samples_are_those_of_every_resample():
+    rng = np.random.default_rng(0)
+    value, probability = rng.integers(0, 3, 40).astype(float), rng.dirichlet(np.ones(3), 40)
+    weights = patient_weights(np.arange(40) // 2, 5, 0)
+    for w, found in zip([np.ones(40, int), *weights], calibration_samples(probability, value, weights)):
+        rows = np.repeat(np.arange(40), w)
+        assert found == pytest.approx(expected_calibration_error(probability[rows], value[rows]))

@@ -19,7 +19,7 @@ from cf_cxr import (
     ProgressiveExplainerModel,
 )
 from cf_cxr.black_box import from_module
-from cf_cxr.images.usual_films import KINDS, NUM_FEATURES, film_features
+from cf_cxr.images.out_of_distribution import KINDS, NUM_FEATURES, film_features
 
 SIDE = 16
 SCHEMA = AttributeSchema(

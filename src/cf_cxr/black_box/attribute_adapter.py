@@ -43,7 +43,7 @@ class AttributeImageClassifier(ImageClassifier):
                 f"{found.name!r} is continuous: it has a mean, not the posterior of a class. Choose a binary or "
                 "categorical attribute."
             )
-        if value is None and found.kind != "binary":
+        if value is None and found.scored_as != "binary":
             raise BlackBoxError(
                 f"{found.name!r} has several classes; give value= one of {', '.join(found.categories)}."
             )

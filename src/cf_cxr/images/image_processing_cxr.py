@@ -12,7 +12,7 @@ from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 
 from .errors import CXRImageError, CXRImageNotFoundError, NotAChestRadiographWarning
 from .loading import MAX_PIXELS, MIN_SIDE, describe, is_dicom_dataset, load_grayscale
-from .usual_films import UsualFilms
+from .out_of_distribution import UsualFilms
 
 __all__ = ["CXRImageError", "CXRImageNotFoundError", "CXRImageProcessor", "NotAChestRadiographWarning"]
 
@@ -67,7 +67,7 @@ class CXRImageProcessor(BaseImageProcessor):
         max_pixels (`int`, *optional*, defaults to 80 million):
             Images with more pixels are refused before they are decoded.
         usual_films (`dict`, *optional*):
-            A record of the films that the model was trained on (`cf_cxr.images.usual_films`), for `examine`. Without it no
+            A record of the films that the model was trained on (`cf_cxr.images.out_of_distribution`), for `examine`. Without it no
             image is called unusual.
 
     Example:
@@ -118,10 +118,6 @@ class CXRImageProcessor(BaseImageProcessor):
         """`str`: what does the work (Pillow and NumPy)."""
         return "pil"
 
-    def __call__(self, images: Any, *args, **kwargs) -> BatchFeature:
-        """The same as `preprocess`."""
-        return self.preprocess(images, *args, **kwargs)
-
     def preprocess(self, images: Any, return_tensors: str | None = "pt", **kwargs) -> BatchFeature:
         """Prepare one image or several for a model.
 
@@ -140,13 +136,18 @@ class CXRImageProcessor(BaseImageProcessor):
         """
         _check_names(kwargs)
         settings = _checked_settings({**self.settings(), **kwargs})
+        limits = {name: settings.pop(name) for name in ("input_range", "min_side", "max_pixels")}
+
+        def process(image: Any) -> np.ndarray:
+            return _as_model_input(load_grayscale(image, **limits), describe(image), **settings)
+
         if is_single_image(images):
-            pixel_values = [self.process_image(images, **settings)]
+            pixel_values = [process(images)]
         else:  # each image is finished before the next is read: a thousand originals need not fit into memory
             pixel_values = []
             for index, image in enumerate(images):
                 try:
-                    pixel_values.append(self.process_image(image, **settings))
+                    pixel_values.append(process(image))
                 except CXRImageError as error:
                     raise type(error)(f"image {index} of the batch: {error}") from error
             if not pixel_values:
@@ -155,18 +156,6 @@ class CXRImageProcessor(BaseImageProcessor):
             data={"pixel_values": np.stack(pixel_values) if return_tensors else pixel_values},
             tensor_type=return_tensors,
         )
-
-    def process_image(
-        self,
-        image: Any,
-        input_range: tuple[float, float] | None,
-        min_side: int,
-        max_pixels: int,
-        **settings: Any,
-    ) -> np.ndarray:
-        """One image, of any kind that `load` reads, as float32 (1, S, S) in [-1, 1]."""
-        pixels = load_grayscale(image, input_range=input_range, min_side=min_side, max_pixels=max_pixels)
-        return _as_model_input(pixels, describe(image), **settings)
 
     def examine(self, image: Any, invert: bool | str = False) -> tuple[torch.Tensor, dict[str, Any] | None]:
         """One image for a model, and whether it is like the films that the model was trained on.

@@ -18,12 +18,7 @@ import PIL.ImageOps
 import torch
 
 from ..files import DICOM_SUFFIXES, MAX_BYTES, special_file
-from .errors import (
-    CXRImageError,
-    CXRImageNotFoundError,
-    NotAChestRadiographWarning,
-    check_image_size,
-)
+from .errors import CXRImageError, CXRImageNotFoundError, NotAChestRadiographWarning, check_image_size
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "JPEG2000", "PPM", "GIF")
 MIN_SIDE = 16
@@ -45,17 +40,11 @@ def load_grayscale(
     max_pixels: int = MAX_PIXELS,
     timeout: float = TIMEOUT,
 ) -> np.ndarray:
-    """Read `image` as a grey-scale array, whatever it is.
+    """Read `image`, of any kind that `CXRImageProcessor.load` takes, as a grey-scale array.
 
     Args:
-        image: path (`str`, `Path`), `http(s)://` address, an open binary file or its bytes, `PIL.Image`,
-            numpy array or torch tensor (H, W), (H, W, C) or (C, H, W) with C = 1, 3 or 4, pydicom `Dataset`,
-            or the dictionary `{"bytes", "path"}` of an undecoded `datasets.Image`.
-        input_range: the values that mean black and white, for arrays and files that are not 8-bit. None
-            decides: 16-bit integers are divided by 2**n - 1, with n (8 to 16) the number of bits that the
-            largest value needs; floats must lie in [0, 1], or in [-1, 1] with at least one negative value.
-        min_side: smallest side accepted, in pixels.
-        max_pixels: most pixels accepted; checked in the header, before decoding.
+        image: the image.
+        input_range, min_side, max_pixels: as `CXRImageProcessor` has them.
         timeout: seconds that a download may take, however the server spends them; one that is silent for 20
             seconds is given up before.
 

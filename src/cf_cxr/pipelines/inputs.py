@@ -17,7 +17,7 @@ from ..attributes import AttributeSchema, AttributeValueError
 from ..images.dicom import header_attributes
 from ..images.errors import CXRImageError
 from ..images.image_processing_cxr import is_single_image
-from ..images.usual_films import OutOfDistributionWarning, describe_unusual
+from ..images.out_of_distribution import OutOfDistributionWarning, describe_unusual
 
 
 @dataclass

@@ -19,7 +19,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ..files import write_json
-from .loop.arguments import parse_arguments, read_config
+from .loop.arguments import _option, parse_arguments, read_config
 from .loop.run_folder import git_commit
 
 _TEXT = ("name", "script", "config")
@@ -51,14 +51,14 @@ class PlanArguments:
 
     _argument_group_name = "Plan"
 
-    plan: str = field(default="", metadata={"help": "YAML file with the jobs."})
-    output_dir: str | None = field(default=None, metadata={"help": "Replaces the plan's output_dir."})
-    data_dir: str | None = field(default=None, metadata={"help": "Fills {data_dir} in the plan."})
-    workers: int = field(default=2, metadata={"help": "Jobs at a time; the cores are shared out evenly."})
+    plan: str = _option("", "YAML file with the jobs.")
+    output_dir: str | None = _option(None, "Replaces the plan's output_dir.")
+    data_dir: str | None = _option(None, "Fills {data_dir} in the plan.")
+    workers: int = _option(2, "Jobs at a time; the cores are shared out evenly.")
     only: list[str] = field(
         default_factory=list, metadata={"help": "Only jobs whose name starts so, and what they need."}
     )
-    dry_run: bool = field(default=False, metadata={"help": "Print the commands and stop."})
+    dry_run: bool = _option(False, "Print the commands and stop.")
 
     def __post_init__(self) -> None:
         if self.workers < 1:

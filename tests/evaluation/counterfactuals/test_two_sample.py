@@ -12,7 +12,7 @@ from cf_cxr.evaluation.plots.films import suspects_figure
 from cf_cxr.evaluation.plots.frame import MAX_BYTES, write_png
 from cf_cxr.metrics.bootstrap import patient_weights
 from cf_cxr.metrics.two_sample import two_sample_auc, two_sample_samples
-from tests.evaluation.tiny_evaluation import build_model, build_parts, evaluate, write_data
+from tests.evaluation.tiny_evaluation import evaluate
 
 SCHEMA, _ = cxr_schema("parquet")
 N, SIDE = 90, 32
@@ -41,7 +41,6 @@ def records():
 
 @pytest.fixture(scope="module")
 def critics(records):
-    torch.set_num_threads(1)
     return read_films(records, SCHEMA, patients(), seed=1)
 
 
@@ -88,17 +87,14 @@ def test_suspects_are_the_films_of_the_highest_scores(records, critics, tmp_path
     assert write_png(tmp_path / "suspects.png", figure).stat().st_size <= MAX_BYTES
 
 
-def test_without_critics_the_records_hold_no_images(tmp_path):
-    parts = build_parts(tmp_path / "parts")
-    build_model(parts)
-    data = write_data(tmp_path / "data")
-    evaluate(parts, data, tmp_path / "out", "--no_two_sample")
+def test_without_critics_the_records_hold_no_images(parts, data_dir, tmp_path):
+    evaluate(parts, data_dir, tmp_path / "out", "--no_two_sample")
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert "two_sample_auc" not in results["do"]["sex"] and "two_sample" not in results["do"]["sex"]
     assert "two-sample" not in (tmp_path / "out" / "results.md").read_text()
     small = sum(file.stat().st_size for file in (tmp_path / "out" / "records").iterdir())
-    evaluate(parts, data, tmp_path / "with")
+    evaluate(parts, data_dir, tmp_path / "with")
     large = sum(file.stat().st_size for file in (tmp_path / "with" / "records").iterdir())
     assert large - small >= 16 * 5 * 16 * 16  # 16 films, real and under four interventions
     with pytest.raises(ValueError, match="images_kept was False and is True"):
-        evaluate(parts, data, tmp_path / "out", "--resume")
+        evaluate(parts, data_dir, tmp_path / "out", "--resume")

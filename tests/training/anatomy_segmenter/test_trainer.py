@@ -10,7 +10,7 @@ from cf_cxr.data.phantom import ChestPhantom, PhantomConfig
 from cf_cxr.models.anatomy_segmenter import AnatomySegmenterConfig, AnatomySegmenterModel
 from cf_cxr.training.anatomy_segmenter import trainer as segmenter_trainer
 from cf_cxr.training.anatomy_segmenter.trainer import SegmenterConfig, SegmenterTrainer, mask_metrics
-from cf_cxr.training.loop.batches import MaskedBatches
+from cf_cxr.training.loop.batches import MASK_COLUMNS, CXRBatches
 from tests.training.loop.tiny import LOOP
 
 
@@ -34,12 +34,12 @@ def test_masks_are_those_of_the_renderer(phantom, cache):
     config = PhantomConfig(resolution=32)
     chest = ChestPhantom(config)
     truth = chest.render(chest.attributes_at(9, [4, 1]), chest.noise_at(9, [4, 1]))
-    batches = MaskedBatches(phantom, CXRCollator(chest.schema), cache=cache, progress=False)
+    batches = CXRBatches(phantom, CXRCollator(chest.schema), labels=MASK_COLUMNS, cache=cache, progress=False)
     batch = batches.__getitems__([4, 1])
     torch.testing.assert_close(batch["pixel_values"], truth.pixel_values, atol=1e-6, rtol=0)
     expected = torch.cat([truth.lung_mask, truth.heart_mask, truth.device_mask], dim=1)
     assert batch["masks"].dtype == torch.bool and torch.equal(batch["masks"], expected)
-    hearts = MaskedBatches(phantom, CXRCollator(chest.schema), labels=["heart"], cache=cache, progress=False)
+    hearts = CXRBatches(phantom, CXRCollator(chest.schema), labels=["heart"], cache=cache, progress=False)
     assert torch.equal(hearts.__getitems__([4, 1])["masks"], truth.heart_mask)
 
 
@@ -47,9 +47,9 @@ def test_data_without_masks_are_refused(phantom):
     rows = phantom.remove_columns(["device_mask"])
     collator = CXRCollator(ChestPhantom().schema)
     with pytest.raises(ValueError, match="'device_mask' is missing"):
-        MaskedBatches(rows, collator)
+        CXRBatches(rows, collator, labels=MASK_COLUMNS)
     with pytest.raises(ValueError, match="bones"):
-        MaskedBatches(rows, collator, labels=["bones"])
+        CXRBatches(rows, collator, labels=["bones"])
 
 
 class Boxes:
@@ -98,7 +98,7 @@ def test_segmenter_learns_a_shape_and_keeps_the_best(tmp_path):
 
 
 def test_training_images_are_randomised_and_validation_images_are_not(tmp_path):
-    run = trainer(tmp_path, "none", keep="last")
+    run = trainer(tmp_path, "none")
     batch = Boxes().__getitems__([0, 1])
     loss, logs = run.batch_loss(run.model, batch)
     expected = run.model(batch["pixel_values"], batch["masks"].float())

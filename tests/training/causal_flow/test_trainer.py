@@ -35,7 +35,7 @@ def train(data_dir, parts, out, *words):
         strings(
             "--data_dir", data_dir, "--resolution", 16, "--output_dir", out, "--cache_dir", parts / "cache",
             "--per_device_train_batch_size", 4, "--warmup_steps", 2, "--save_steps", 3, "--sample_steps", 3, "--eval_steps", 3,
-            "--num_sample_images", 3, "--report_to", "none", "--disable_tqdm", "True", "--use_cpu", *words,
+            "--report_to", "none", "--disable_tqdm", "True", "--use_cpu", *words,
         )
     )  # fmt: skip
 
@@ -49,26 +49,15 @@ def run(data_dir, parts, tmp_path_factory):
 
 def test_run_leaves_a_model_and_counterfactual_pictures(run):
     model = AutoModel.from_pretrained(run)
-    assert type(model) is CausalFlowModel and model.config.attribute_names == [
-        "age",
-        "sex",
-        "view",
-        "finding",
-    ]
+    assert type(model) is CausalFlowModel
+    assert model.config.attribute_names == ["age", "sex", "view", "finding"]
     with Image.open(run / "samples" / "step_00000003_samples.png") as picture:
-        assert picture.size == (3 * 18 - 2, 5 * 18 - 2)  # factual, and one row per attribute
+        assert picture.height == 5 * 18 - 2 and picture.width % 18 == 16  # factual, and one row per attribute
         pixels = np.asarray(picture)
     assert (pixels[18:34] != pixels[:16]).any()
     manifest = json.loads((run / "run.json").read_text())
     assert manifest["finished"] and 0 < manifest["metrics"]["eval_loss"] < 3
     assert CXRImageProcessor.from_pretrained(run).usual_films
-
-
-def test_resumed_run_ends_with_the_same_bits(run, data_dir, parts, tmp_path):
-    train(data_dir, parts, tmp_path, "--max_steps", 3)
-    train(data_dir, parts, tmp_path, "--max_steps", 6, "--resume_from_checkpoint", "latest")
-    first, second = (load_file(folder / "model.safetensors") for folder in (run, tmp_path))
-    assert first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
 def test_start_from_trained_weights(run, data_dir, parts, tmp_path):

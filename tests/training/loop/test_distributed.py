@@ -101,4 +101,3 @@ def test_a_process_that_stops_ends_the_others(tmp_path, monkeypatch):
     started = time.monotonic()
     result = launch("--output_dir", str(tmp_path), "--max_steps", "4", "--ddp_timeout", "10")
     assert result.returncode != 0 and time.monotonic() - started < 180
-    assert "imed out" in result.stderr

@@ -45,11 +45,6 @@ LOOP = {
     "use_cpu": True,
 }
 
-OLD_LOOP = {k: v for k, v in LOOP.items() if k not in ("per_device_train_batch_size", "use_cpu")} | {
-    "per_device_batch_size": 4,
-    "cpu": True,
-}  # of the loop that is being replaced
-
 
 class TinyData:
     """`size` images whose brightness depends on age, in batches; `poison` marks images (first pixel is -0.5)."""

@@ -20,6 +20,7 @@ from cf_cxr.training.progressive_explainer.arguments import ExplainerConfig
 from cf_cxr.training.progressive_explainer.command import spread_conditions
 from cf_cxr.training.progressive_explainer.losses import MahalanobisPrior, posterior_kl
 from cf_cxr.training.progressive_explainer.trainer import ExplainerTrainer
+from tests.training.loop.test_resume import assert_same_run
 from tests.training.progressive_explainer.tiny_explainer import (
     RESUMED,
     PatchClassifier,
@@ -260,29 +261,50 @@ def test_discriminator_learns_to_tell_real_from_generated(tmp_path):
 
 
 class Broken(ExplainerTrainer):
-    """Of whose two losses one is NaN."""
+    """One of whose losses is NaN, in the first `steps`."""
 
-    broken = "discriminator_loss"
+    broken, steps = "discriminator_loss", 9
 
     def discriminator_loss(self, batch):
-        loss, logs = super().discriminator_loss(batch)
-        return loss * (math.nan if self.broken == "discriminator_loss" else 1), logs
+        return self._break("discriminator_loss", *super().discriminator_loss(batch))
 
     def generator_loss(self, batch):
-        loss, logs = super().generator_loss(batch)
-        return loss * (math.nan if self.broken == "generator_loss" else 1), logs
+        return self._break("generator_loss", *super().generator_loss(batch))
+
+    def _break(self, name, loss, logs):
+        return loss * (math.nan if name == self.broken and self.state.global_step < self.steps else 1), logs
 
 
 @pytest.mark.parametrize("broken", ["discriminator_loss", "generator_loss"])
 def test_a_bad_step_of_either_network_skips_the_generators(tmp_path, monkeypatch, broken):
     monkeypatch.setattr(Broken, "broken", broken)
-    settings = {"model": whole_generator(), "max_consecutive_skips": 2, "max_steps": 9}
-    trainer = tiny_explainer_trainer(tmp_path, kind=Broken, **settings)
+    settings = {"kind": Broken, "model": whole_generator(), "max_consecutive_skips": 2, "max_steps": 9}
+    trainer = tiny_explainer_trainer(tmp_path / "all", **settings)
     before, weights = copies(trainer.model), copies(trainer.discriminator)
     with pytest.raises(TrainingDivergedError, match="last 3 steps were all skipped"):
         trainer.train()
     assert same(before, copies(trainer.model))
     assert same(weights, copies(trainer.discriminator)) == (broken == "discriminator_loss")
+    monkeypatch.setattr(Broken, "steps", 1)
+    trainer = tiny_explainer_trainer(tmp_path / "one", **settings, logging_steps=3)
+    trainer.train()
+    assert trainer.skipped_steps == 1
+    lines = map(json.loads, (tmp_path / "one" / "metrics.jsonl").read_text().splitlines())
+    assert all(math.isfinite(line["loss"]) for line in lines)
+
+
+@pytest.mark.parametrize(
+    "options", [{"activation_checkpointing": True}, {"bf16": True, "channels_last": True}], ids=str
+)
+def test_options_of_the_loop_hardly_change_a_step(tmp_path, options):
+    """Adam's first steps have the size of the learning rate, in the gradient's direction."""
+    after = []
+    for name, settings in {"plain": {}, "options": options}.items():
+        settings = {"max_steps": 1, "ema_decay": 0.0, **settings}
+        trainer = tiny_explainer_trainer(tmp_path / name, model=whole_generator(), **settings)
+        trainer.train()
+        after.append(torch.cat([p.detach().flatten() for p in trainer.model.parameters()]))
+    assert (after[0] - after[1]).abs().mean() < 0.1 * 3e-3
 
 
 def test_wrong_parts_are_refused(tmp_path):
@@ -306,32 +328,6 @@ def other_discriminator(*args, discriminator, **parts):
 
 
 # ------------------------------------------------------------------ to resume
-
-
-def state_of(folder):
-    """Everything that a run leaves: weights, averages, optimisers, log."""
-    last = max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    files = [folder / "model.safetensors", *sorted(last.glob("*.safetensors"))]
-    state = {path.name: load_file(path) for path in files}
-    state |= {path.name: torch.load(path, weights_only=True) for path in sorted(last.glob("*.pt"))}
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    state["log"] = [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
-    return last.name, state
-
-
-def assert_equal(first, second):
-    if isinstance(first, dict):
-        assert first.keys() == second.keys()
-        first, second = (
-            zip(*((first[name], second[name]) for name in first), strict=True) if first else ((), ())
-        )
-    if torch.is_tensor(first):
-        assert torch.equal(first, second)
-    elif isinstance(first, str | int | float | None):
-        assert first == second
-    else:
-        for a, b in zip(first, second, strict=True):
-            assert_equal(a, b)
 
 
 def resumable(folder, kind=ExplainerTrainer, **settings):
@@ -380,7 +376,7 @@ def test_interrupted_and_resumed_ends_with_the_same_bits(uninterrupted, tmp_path
     assert sorted(path.name for path in folder.glob("checkpoint-*")) == left
     torch.rand(7)
     resumable(folder, resume_from_checkpoint="latest").train()
-    assert_equal(state_of(uninterrupted), state_of(folder))
+    assert_same_run(uninterrupted, folder)
 
 
 def test_a_folder_or_checkpoint_that_is_not_this_runs_is_refused(uninterrupted):

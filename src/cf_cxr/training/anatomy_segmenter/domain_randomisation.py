@@ -8,7 +8,8 @@ inverted (bone stays bright), and images are never mirrored (the heart lies on o
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -121,30 +122,18 @@ def _coverage(distance: Tensor, reach: Tensor, pixel: float) -> Tensor:
     return ((reach - distance) / pixel + 0.5).clamp(0, 1)
 
 
-_HIGHEST = {
-    "translation": 1.0, "bias_field": 1.0, "blur": 1.0, "text_probability": 1.0, "wire_probability": 1.0,
-    "shutter_probability": 1.0, "crop": 0.4, "shutter_width": 0.25,
-}  # fmt: skip
-
-
 @dataclass(frozen=True)
-class RandomisationConfig:
+class RandomisationConfig(AugmentationConfig):
     """Ranges; 0 switches a part off. Parameters are drawn per image, uniformly unless said otherwise.
 
-    Args:
+    Args (besides those of `AugmentationConfig`):
         crop: largest share of the image cut off at each of the four sides, independently, hence also a change of
             proportions: real films are framed more tightly than phantoms, and patients differ in build.
-        rotation: largest rotation, degrees, either way.
-        translation: largest shift, fraction of the side, per axis.
-        scale: largest |log| of the zoom factor; beyond the border the last pixels are repeated.
         tone: standard deviation of the log slopes of the 8 pieces of an increasing tone curve from black to white.
-        gamma, contrast, brightness, bias_field: as in `AugmentationConfig`.
         local_contrast: largest gain of the difference from a local mean over a quarter of the side (as in films
             processed for display).
         resolution_loss: largest factor, minus 1, by which the image is shrunk and enlarged again.
-        blur: largest weight of a 3x3 binomial blur, in [0, 1].
-        noise: largest standard deviation of white noise, on intensities in [0, 1].
-        grain: the same for noise that is smooth over 2 to 4 pixels.
+        grain: largest standard deviation of noise that is smooth over 2 to 4 pixels, on intensities in [0, 1].
         shutter_probability, shutter_width: of a collimated film; largest width per side, fraction of the side.
         text_probability: of one to three burnt-in words or markers.
         wire_probability: of one to three wires with or without electrodes.
@@ -155,31 +144,21 @@ class RandomisationConfig:
     """
 
     crop: float = 0.0
-    rotation: float = 0.0
-    translation: float = 0.0
-    scale: float = 0.0
     tone: float = 0.0
-    gamma: float = 0.0
-    contrast: float = 0.0
-    brightness: float = 0.0
-    bias_field: float = 0.0
     local_contrast: float = 0.0
     resolution_loss: float = 0.0
-    blur: float = 0.0
-    noise: float = 0.0
     grain: float = 0.0
     shutter_probability: float = 0.0
     shutter_width: float = 0.12
     text_probability: float = 0.0
     wire_probability: float = 0.0
 
-    def __post_init__(self):
-        for field in fields(self):
-            value = getattr(self, field.name)
-            high = _HIGHEST.get(field.name, math.inf)
-            if not (math.isfinite(value) and 0 <= value <= high):
-                allowed = f"in [0, {high:g}]" if math.isfinite(high) else "finite and not negative"
-                raise ValueError(f"Randomisation range {field.name} must be {allowed}, got {value}.")
+    HIGHEST: ClassVar[dict[str, float]] = {
+        **AugmentationConfig.HIGHEST,
+        **dict.fromkeys(("bias_field", "text_probability", "wire_probability", "shutter_probability"), 1.0),
+        "crop": 0.4,
+        "shutter_width": 0.25,
+    }
 
 
 RANDOMISATION_PRESETS: dict[str, RandomisationConfig] = {
@@ -209,12 +188,14 @@ class DomainRandomisation:
         self.config = RANDOMISATION_PRESETS[config] if isinstance(config, str) else config
         self.devices = devices
 
-        def part(*names: str) -> CXRAugmentation:
-            return CXRAugmentation(AugmentationConfig(**{name: getattr(self.config, name) for name in names}))
-
-        self._geometry = part("rotation", "translation", "scale")
-        self._exposure = part("gamma", "contrast", "brightness", "bias_field")
-        self._texture = part("blur", "noise")
+        self._geometry, self._exposure, self._texture = (
+            CXRAugmentation(AugmentationConfig(**{name: getattr(self.config, name) for name in names}))
+            for names in (
+                ("rotation", "translation", "scale", "flip_probability"),
+                ("gamma", "contrast", "brightness", "bias_field"),
+                ("blur", "noise", "erasing_probability", "erasing_size"),
+            )
+        )
 
     @torch.no_grad()
     def __call__(

@@ -15,7 +15,7 @@ from transformers import set_seed
 from ...images.grey_levels import image_grid
 from ...models.anatomy_segmenter import AnatomySegmenterConfig, AnatomySegmenterModel
 from ..loop.arguments import CXRTrainingArguments, DataArguments, parse_arguments
-from ..loop.batches import MASK_COLUMNS, load_schema, make_masked_datasets
+from ..loop.batches import MASK_COLUMNS, load_schema, make_datasets
 from ..loop.trainer import CXRTrainer
 from .domain_randomisation import RANDOMISATION_PRESETS, DomainRandomisation
 
@@ -45,10 +45,6 @@ class SegmenterConfig(CXRTrainingArguments):
         default_factory=lambda: [16, 24, 32, 32],
         metadata={"help": "Channels per resolution; each one after the first halves it."},
     )
-    layers_per_block: int = field(default=1, metadata={"help": "Residual blocks per resolution."})
-    dice_weight: float = field(
-        default=1.0, metadata={"help": "Weight of the soft Dice loss beside the cross-entropy."}
-    )
     randomisation: str = field(
         default="strong",
         metadata={
@@ -56,25 +52,12 @@ class SegmenterConfig(CXRTrainingArguments):
             "choices": list(RANDOMISATION_PRESETS),
         },
     )
-    keep: str = field(
-        default="best",
-        metadata={
-            "help": "Final weights: best (highest mean Dice on validation images, as they are and randomised) or last; "
-            "averaged either way if EMA is on.",
-            "choices": ["best", "last"],
-        },
-    )
-
-    metric_for_best_model: str | None = field(default=None, init=False)
+    metric_for_best_model: str | None = field(default="dice", init=False)
     greater_is_better: bool | None = field(default=True, init=False)
-
-    def __post_init__(self) -> None:
-        self.metric_for_best_model = "dice" if self.keep == "best" else None
-        super().__post_init__()
 
 
 class SegmenterTrainer(CXRTrainer):
-    """Minimises cross-entropy + Dice loss per label on randomised images.
+    """Minimises cross-entropy + Dice loss per label on randomised images; the weights with the best Dice are kept.
 
     Batches have `"pixel_values"` and `"masks"` `(B, L, S, S)`, in the order of the model's labels.
     """
@@ -158,17 +141,10 @@ def main(argv: Sequence[str] | None = None) -> AnatomySegmenterModel:
         description="Train the segmenter of lungs, heart and devices on phantoms with domain randomisation.",
     )
     schema, _ = load_schema(data)
-    train, validation, processor, info = make_masked_datasets(data, schema, args.labels)
+    train, validation, processor, info = make_datasets(data, schema, args.labels)
     set_seed(args.seed)
-    model = AnatomySegmenterModel(
-        AnatomySegmenterConfig(
-            labels=args.labels,
-            image_size=data.resolution,
-            widths=args.widths,
-            layers_per_block=args.layers_per_block,
-            dice_weight=args.dice_weight,
-        )
-    )
+    config = AnatomySegmenterConfig(labels=args.labels, image_size=data.resolution, widths=args.widths)
     info |= {"randomisation": dataclasses.asdict(RANDOMISATION_PRESETS[args.randomisation])}
+    model = AnatomySegmenterModel(config)
     SegmenterTrainer(model, args, train, validation, processing_class=processor, run_info=info).train()
     return model

@@ -19,7 +19,7 @@ from ...files import write_json
 from ...models.attribute_classifier import AttributeClassifierConfig, AttributeClassifierModel
 from ...models.attribute_classifier.configuration_attribute_classifier import BACKBONE_PRESETS
 from ..augmentation import AUGMENTATION_PRESETS, CXRAugmentation
-from ..loop.arguments import CXRTrainingArguments, DataArguments, parse_arguments, read_config
+from ..loop.arguments import CXRTrainingArguments, DataArguments, _option, parse_arguments, read_config
 from ..loop.batches import load_schema, make_datasets
 from ..loop.run_folder import FINAL_METRICS_FILE
 from ..loop.trainer import CXRTrainer
@@ -38,57 +38,35 @@ class ClassifierConfig(CXRTrainingArguments):
     lr_scheduler_type: str = "cosine"
     max_grad_norm: float = 5.0
     ema_decay: float = 0.99
-    preset: str = field(
-        default="bit-small",
-        metadata={
-            "help": "Backbone: " + ", ".join(BACKBONE_PRESETS) + ".",
-            "choices": list(BACKBONE_PRESETS),
-        },
+    preset: str = _option(
+        "bit-small", "Backbone: " + ", ".join(BACKBONE_PRESETS) + ".", choices=list(BACKBONE_PRESETS)
     )
-    backbone_config: str | None = field(
-        default=None,
-        metadata={
-            "help": "JSON or YAML file with any transformers backbone's configuration; replaces the preset."
-        },
+    backbone_config: str | None = _option(
+        None, "JSON or YAML file with any transformers backbone's configuration; replaces the preset."
     )
-    dropout: float = field(default=0.1, metadata={"help": "Dropout before the heads."})
-    augmentation: str = field(
-        default="strong",
-        metadata={
-            "help": "Random geometry and exposure of the training images.",
-            "choices": list(AUGMENTATION_PRESETS),
-        },
+    dropout: float = _option(0.1, "Dropout before the heads.")
+    augmentation: str = _option(
+        "strong", "Random geometry and exposure of the training images.", choices=list(AUGMENTATION_PRESETS)
     )
-    standardize: bool = field(
-        default=True,
-        metadata={
-            "help": "Bring every image to zero mean and unit variance inside the model, which makes it blind to "
-            "global exposure. Switch off where exposure is evidence (the site of a phantom)."
-        },
+    standardize: bool = _option(
+        True,
+        "Bring every image to zero mean and unit variance inside the model, which makes it blind to "
+        "global exposure. Switch off where exposure is evidence (the site of a phantom).",
     )
-    pool_grid: int = field(
-        default=1,
-        metadata={
-            "help": "Pool features over a grid of this many rows and columns; 1: over the whole image."
-        },
+    pool_grid: int = _option(
+        1, "Pool features over a grid of this many rows and columns; 1: over the whole image."
     )
-    projection_dim: int = field(
-        default=0,
-        metadata={"help": "Width of a hidden layer between the pooled features and the heads; 0: none."},
+    projection_dim: int = _option(
+        0, "Width of a hidden layer between the pooled features and the heads; 0: none."
     )
-    layer_norm: bool = field(
-        default=False, metadata={"help": "LayerNorm between the pooled features and the heads."}
+    layer_norm: bool = _option(False, "LayerNorm between the pooled features and the heads.")
+    label_smoothing: float = _option(
+        0.0, "Share of the target spread evenly over the classes (discrete attributes)."
     )
-    label_smoothing: float = field(
-        default=0.0,
-        metadata={"help": "Share of the target spread evenly over the classes (discrete attributes)."},
-    )
-    keep: str = field(
-        default="best",
-        metadata={
-            "help": "Final weights: best (lowest validation NLL) or last; averaged either way if EMA is on.",
-            "choices": ["best", "last"],
-        },
+    keep: str = _option(
+        "best",
+        "Final weights: best (lowest validation NLL) or last; averaged either way if EMA is on.",
+        choices=["best", "last"],
     )
 
     metric_for_best_model: str | None = field(default=None, init=False)

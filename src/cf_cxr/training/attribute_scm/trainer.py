@@ -11,7 +11,7 @@ from torch import nn
 from transformers import set_seed
 
 from ...models.attribute_scm import AttributeSCMConfig, AttributeSCMModel
-from ..loop.arguments import CXRTrainingArguments, DataArguments, parse_arguments
+from ..loop.arguments import CXRTrainingArguments, DataArguments, _option, parse_arguments
 from ..loop.batches import AttributeBatches, describe_data, load_schema, load_splits
 from ..loop.trainer import CXRTrainer
 
@@ -33,11 +33,9 @@ class SCMConfig(CXRTrainingArguments):
     ema_decay: float = 0.99
     eval_steps: float | None = 100
     logging_steps: float = 100
-    hidden_sizes: list[int] = field(
-        default_factory=lambda: [32, 32], metadata={"help": "Hidden widths of each mechanism's network."}
-    )
-    num_transforms: int = field(default=2, metadata={"help": "Splines composed for a continuous variable."})
-    num_bins: int = field(default=8, metadata={"help": "Bins of each spline."})
+    hidden_sizes: list[int] = _option([32, 32], "Hidden widths of each mechanism's network.")
+    num_transforms: int = _option(2, "Splines composed for a continuous variable.")
+    num_bins: int = _option(8, "Bins of each spline.")
     metric_for_best_model: str | None = field(default="loss", init=False)
     greater_is_better: bool | None = field(default=False, init=False)
 

@@ -19,6 +19,7 @@ from ..loop.arguments import CXRTrainingArguments, DataArguments, parse_argument
 from ..loop.batches import load_schema, make_datasets
 from ..loop.trainer import CXRTrainer
 
+_SAMPLES = 8  # images per row of the sample pictures
 #: patch side and widths by resolution
 PRESETS: dict[int, dict[str, Any]] = {
     16: {"patch_size": 2, "block_out_channels": [16, 32]},
@@ -65,7 +66,6 @@ class FlowConfig(CXRTrainingArguments):
         default=None,
         metadata={"help": "Start from the weights of this trained CausalFlowModel folder or Hub name."},
     )
-    num_sample_images: int = field(default=8, metadata={"help": "Images per row of the sample pictures."})
 
 
 def build_flow_config(args: FlowConfig, resolution: int, schema: AttributeSchema) -> CausalFlowConfig:
@@ -127,7 +127,7 @@ class FlowTrainer(CXRTrainer):
 
     def sample_images(self) -> dict[str, np.ndarray]:
         """Rows: validation images, then the counterfactual of each under a change of one attribute after the other."""
-        batch = self.first_images(self.args.num_sample_images)
+        batch = self.first_images(_SAMPLES)
         pixels, raw = batch["pixel_values"], batch["attributes"]
         with self.accelerator.autocast():
             noise = self.model.abduct(pixels, self.schema.encode(raw, keep_unknown=True))

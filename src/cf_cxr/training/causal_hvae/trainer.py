@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,41 +15,26 @@ from transformers import set_seed
 from ...images.grey_levels import image_grid
 from ...models.causal_hvae import CausalHVAEConfig, CausalHVAEModel
 from ..augmentation import CXRAugmentation
-from ..loop.arguments import CXRTrainingArguments, DataArguments, parse_arguments
+from ..loop.arguments import CXRTrainingArguments, DataArguments, _option, parse_arguments
 from ..loop.batches import load_schema, make_datasets
 from ..loop.trainer import CXRTrainer
 
-PRESETS: dict[int, dict[str, Any]] = {
-    16: {
-        "encoder_blocks": "16b1d2,8b1d2,4b1d4,1b1",
-        "decoder_blocks": "1b1,4b1,8b1,16b1",
-        "widths": [8, 12, 16, 24],
-    },
-    32: {
-        "encoder_blocks": "32b1d2,16b2d2,8b2d2,4b1d4,1b1",
-        "decoder_blocks": "1b1,4b2,8b2,16b2,32b1",
-        "widths": [16, 32, 48, 64, 96],
-    },
-    64: {
-        "encoder_blocks": "64b1d2,32b2d2,16b2d2,8b2d2,4b2d4,1b1",
-        "decoder_blocks": "1b1,4b2,8b3,16b3,32b3,64b1",
-        "widths": [32, 48, 64, 96, 128, 192],
-    },
-    96: {
-        "encoder_blocks": "96b1d2,48b2d2,24b3d2,12b3d2,6b2d6,1b1",
-        "decoder_blocks": "1b1,6b3,12b4,24b4,48b3,96b1",
-        "widths": [32, 48, 64, 96, 128, 256],
-    },
-    128: {
-        "encoder_blocks": "128b1d2,64b2d2,32b3d2,16b3d2,8b2d2,4b2d4,1b1",
-        "decoder_blocks": "1b1,4b2,8b3,16b4,32b4,64b3,128b1",
-        "widths": [24, 48, 64, 96, 128, 160, 256],
-    },
-    192: {
-        "encoder_blocks": "192b1d2,96b3d2,48b7d2,24b11d2,12b7d2,6b3d6,1b2",
-        "decoder_blocks": "1b2,6b4,12b8,24b12,48b8,96b4,192b2",
-        "widths": [32, 64, 96, 128, 160, 192, 512],
-    },
+#: encoder blocks, decoder blocks and widths by resolution
+PRESETS: dict[int, tuple[str, str, list[int]]] = {
+    16: ("16b1d2,8b1d2,4b1d4,1b1", "1b1,4b1,8b1,16b1", [8, 12, 16, 24]),
+    32: ("32b1d2,16b2d2,8b2d2,4b1d4,1b1", "1b1,4b2,8b2,16b2,32b1", [16, 32, 48, 64, 96]),
+    64: ("64b1d2,32b2d2,16b2d2,8b2d2,4b2d4,1b1", "1b1,4b2,8b3,16b3,32b3,64b1", [32, 48, 64, 96, 128, 192]),
+    96: ("96b1d2,48b2d2,24b3d2,12b3d2,6b2d6,1b1", "1b1,6b3,12b4,24b4,48b3,96b1", [32, 48, 64, 96, 128, 256]),
+    128: (
+        "128b1d2,64b2d2,32b3d2,16b3d2,8b2d2,4b2d4,1b1",
+        "1b1,4b2,8b3,16b4,32b4,64b3,128b1",
+        [24, 48, 64, 96, 128, 160, 256],
+    ),
+    192: (
+        "192b1d2,96b3d2,48b7d2,24b11d2,12b7d2,6b3d6,1b2",
+        "1b2,6b4,12b8,24b12,48b8,96b4,192b2",
+        [32, 64, 96, 128, 160, 192, 512],
+    ),
 }
 
 
@@ -62,51 +47,34 @@ class HVAEConfig(CXRTrainingArguments):
 
     output_dir: str = "outputs/hvae"
     sample_steps: int = 500
-    encoder_blocks: str | None = field(
-        default=None, metadata={"help": "Encoder, e.g. 64b1d2,32b2d2,...: resolution, blocks, down-sampling."}
+    encoder_blocks: str | None = _option(
+        None, "Encoder, e.g. 64b1d2,32b2d2,...: resolution, blocks, down-sampling."
     )
-    decoder_blocks: str | None = field(
-        default=None, metadata={"help": "Decoder from 1x1 up, e.g. 1b1,4b2,8b3,..."}
+    decoder_blocks: str | None = _option(None, "Decoder from 1x1 up, e.g. 1b1,4b2,8b3,...")
+    widths: list[int] | None = _option(None, "Channels per encoder stage, highest resolution first.")
+    z_dim: int = _option(16, "Channels of each latent.")
+    bottleneck: int = _option(4, "Width over inner width of the residual blocks.")
+    z_max_res: int | None = _option(None, "No latents above this resolution (default: half the image's).")
+    bias_max_res: int | None = _option(
+        None, "Learnt spatial bias up to this resolution (default: 64 at most)."
     )
-    widths: list[int] | None = field(
-        default=None, metadata={"help": "Channels per encoder stage, highest resolution first."}
+    cond_prior: bool = _option(False, "The prior of the latents sees the parents.")
+    x_like: str = _option(
+        "diag_dgauss",
+        "Scale of the pixel likelihood: per pixel, shared, or fixed.",
+        choices=["diag_dgauss", "shared_dgauss", "fixed_dgauss"],
     )
-    z_dim: int = field(default=16, metadata={"help": "Channels of each latent."})
-    bottleneck: int = field(default=4, metadata={"help": "Width over inner width of the residual blocks."})
-    z_max_res: int | None = field(
-        default=None, metadata={"help": "No latents above this resolution (default: half the image's)."}
+    std_init: float = _option(0.0, "Initial scale of the likelihood; 0: random head.")
+    beta: float = _option(1.0, "Weight of the KL term.")
+    beta_warmup_steps: int = _option(0, "Steps over which beta rises linearly from 0.")
+    free_bits: float = _option(0.0, "Unpenalised KL per latent channel in nats.")
+    augmentation: str = _option(
+        "none", "Random geometry and exposure of the training images.", choices=["none", "light"]
     )
-    bias_max_res: int | None = field(
-        default=None, metadata={"help": "Learnt spatial bias up to this resolution (default: 64 at most)."}
+    init_from: str | None = _option(
+        None, "Start from the weights of this trained CausalHVAEModel folder or Hub name."
     )
-    cond_prior: bool = field(default=False, metadata={"help": "The prior of the latents sees the parents."})
-    x_like: str = field(
-        default="diag_dgauss",
-        metadata={
-            "help": "Scale of the pixel likelihood: per pixel, shared, or fixed.",
-            "choices": ["diag_dgauss", "shared_dgauss", "fixed_dgauss"],
-        },
-    )
-    std_init: float = field(
-        default=0.0, metadata={"help": "Initial scale of the likelihood; 0: random head."}
-    )
-    beta: float = field(default=1.0, metadata={"help": "Weight of the KL term."})
-    beta_warmup_steps: int = field(
-        default=0, metadata={"help": "Steps over which beta rises linearly from 0."}
-    )
-    free_bits: float = field(default=0.0, metadata={"help": "Unpenalised KL per latent channel in nats."})
-    augmentation: str = field(
-        default="none",
-        metadata={
-            "help": "Random geometry and exposure of the training images.",
-            "choices": ["none", "light"],
-        },
-    )
-    init_from: str | None = field(
-        default=None,
-        metadata={"help": "Start from the weights of this trained CausalHVAEModel folder or Hub name."},
-    )
-    num_sample_images: int = field(default=8, metadata={"help": "Images per row of the sample pictures."})
+    num_sample_images: int = _option(8, "Images per row of the sample pictures.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -123,8 +91,9 @@ def build_hvae_config(args: HVAEConfig, resolution: int, context_dim: int) -> Ca
     Raises:
         ValueError: no preset for this resolution and not all of blocks and widths given, or they do not fit.
     """
-    settings = dict(PRESETS.get(resolution, {}))
-    for name in ("encoder_blocks", "decoder_blocks", "widths"):
+    names = ("encoder_blocks", "decoder_blocks", "widths")
+    settings = dict(zip(names, PRESETS.get(resolution, ()), strict=False))
+    for name in names:
         if getattr(args, name) is not None:
             settings[name] = getattr(args, name)
         elif name not in settings:

@@ -21,13 +21,15 @@ from .launch import refuse_missing_processes
 
 
 def _choice(default: str | None, choices: Sequence[str], text: str) -> Any:
-    return field(default=default, metadata={"help": text, "choices": list(choices)})
+    return _option(default, text, choices=list(choices))
 
 
-def _option(default: Any, text: str) -> Any:
+def _option(default: Any, text: str, **metadata: Any) -> Any:
+    """A dataclass's field with its help and, if given, `choices`."""
+    metadata = {"help": text, **metadata}
     if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": text})
-    return field(default=default, metadata={"help": text})
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass
@@ -62,7 +64,6 @@ class DataArguments:
     cache_images: bool = _option(
         False, "Keep the prepared images in memory as 8-bit pixels (16 kB per 128x128 image)."
     )
-    num_workers: int = _option(0, "Processes that load batches; 0 loads in the training process.")
     max_train_samples: int | None = _option(None, "Use only the first N rows of the training split.")
     max_val_samples: int | None = _option(None, "Use only the first N rows of the validation split.")
     on_error: str = _choice(
@@ -72,7 +73,6 @@ class DataArguments:
 
     def __post_init__(self) -> None:
         _require(self.resolution >= 8, "resolution", self.resolution, "an integer of at least 8")
-        _require(self.num_workers >= 0, "num_workers", self.num_workers, "0 or a positive integer")
         for name in ("max_train_samples", "max_val_samples", "num_images", "num_proc"):
             value = getattr(self, name)
             _require(value is None or value > 0, name, value, "a positive integer")
@@ -125,6 +125,10 @@ class CXRTrainingArguments(TrainingArguments):
     )
     ema_decay: float = _option(0.999, "Decay of the moving average of the weights; 0 switches it off.")
     channels_last: bool = _option(False, "Keep images and convolutions in channels-last memory layout.")
+    activation_checkpointing: bool = _option(
+        False, "Recompute activations in the backward pass to save memory."
+    )
+    disable_tqdm: bool = _option(False, "No progress bar.")
     logging_steps: float = _option(50, "Write metrics every N steps.")
     eval_strategy: str = _option(
         "epoch", "Evaluate on the validation split every 'epoch', every eval_steps ('steps'), or 'no'."
@@ -134,6 +138,10 @@ class CXRTrainingArguments(TrainingArguments):
     save_total_limit: int | None = _option(2, "Keep this many newest checkpoints; 0 keeps all.")
     hub_strategy: str = _option("end", "Only 'end': the final model is pushed, checkpoints are not.")
     ddp_timeout: int = _option(600, "Seconds after which processes give up waiting for one that is gone.")
+    # not offered: what this loop does itself, or cannot do
+    load_best_model_at_end: bool = field(default=False, init=False)
+    auto_find_batch_size: bool = field(default=False, init=False)
+    enable_jit_checkpoint: bool = field(default=False, init=False)
     remove_unused_columns: bool = field(default=False, init=False)
     dataloader_drop_last: bool = field(default=True, init=False)
     data_seed: int | None = field(default=None, init=False)  # `DataArguments.data_seed` divides the patients

@@ -78,18 +78,6 @@ class WeightAverage:
     def _current(self) -> list[torch.Tensor]:
         return [*self.parameters.values(), *self.buffers.values()]
 
-    # of the loop that is being replaced
-    def tensors(self):
-        return {**dict(zip(self.parameters, self.ema.shadow_params, strict=True)), **self.shadow_buffers}
-
-    def settings(self):
-        return {name: value for name, value in self.ema.state_dict().items() if name != "shadow_params"}
-
-    def load_old(self, tensors, settings):
-        self.ema.load_state_dict({**settings, "shadow_params": self.ema.shadow_params})
-        names = [*self.parameters, *self.shadow_buffers]
-        _copy([tensors[name] for name in names], [*self.ema.shadow_params, *self.shadow_buffers.values()])
-
 
 @torch.no_grad()
 def _copy(source: list[torch.Tensor], target: list[torch.Tensor]) -> None:

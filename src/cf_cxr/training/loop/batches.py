@@ -250,24 +250,3 @@ def describe_data(args: DataArguments, schema: AttributeSchema, splits: Mapping[
             "attributes": json.loads(json.dumps(schema.to_list())),
         }
     }
-
-
-# names of before, until the stages that use them have moved
-def make_masked_datasets(args, schema, labels=tuple(MASK_COLUMNS), *, progress=None):
-    return make_datasets(args, schema, labels, progress=progress)
-
-
-def MaskedBatches(rows, collator, *, labels=tuple(MASK_COLUMNS), **settings):  # noqa: N802
-    return CXRBatches(rows, collator, labels=labels, **settings)
-
-
-def pack_masks(masks: Tensor) -> Tensor:
-    if masks.shape[1] > 8:
-        raise ValueError(f"At most 8 masks fit into a byte, got {masks.shape[1]}.")
-    bits = 2 ** torch.arange(masks.shape[1], device=masks.device)[:, None, None]
-    return (masks * bits).sum(1).to(torch.uint8)
-
-
-def unpack_masks(codes: Tensor, count: int) -> Tensor:
-    bits = torch.arange(count, dtype=torch.uint8, device=codes.device)[:, None, None]
-    return (codes[:, None] >> bits & 1).bool()

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from ..augmentation import AUGMENTATION_PRESETS
-from ..loop.arguments import CXRTrainingArguments
-
-WEIGHTS = ("classifier_weight", "reconstruction_weight", "embedding_weight", "mahalanobis_weight")
-
-
-def _option(default: Any, text: str, **metadata: Any) -> Any:
-    return field(default=default, metadata={"help": text, **metadata})
+from ..loop.arguments import CXRTrainingArguments, _option
 
 
 @dataclass
@@ -102,7 +95,8 @@ class ExplainerConfig(CXRTrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in (*WEIGHTS, "discriminator_steps", "preservation_warmup_steps"):
+        weights = [f"{term}_weight" for term in ("classifier", "reconstruction", "embedding", "mahalanobis")]
+        for name in (*weights, "discriminator_steps", "preservation_warmup_steps"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"--{name} is {getattr(self, name)}, but must not be negative.")
         if self.lungs_only and self.segmenter == "none":
@@ -124,4 +118,4 @@ class ExplainerConfig(CXRTrainingArguments):
         return [min(16 * 2**i, 128) for i in range(halvings + 1)]
 
 
-__all__ = ["WEIGHTS", "ExplainerConfig"]
+__all__ = ["ExplainerConfig"]

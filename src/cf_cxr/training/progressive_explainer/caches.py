@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from ...black_box import ImageClassifier, StudentClassifier, check_not_constant, distil
 from ...black_box.fingerprints import fingerprint, module_digest
-from ...models.progressive_explainer.posterior_bins import PosteriorBins
 
 logger = logging.getLogger(__name__)
 
@@ -187,11 +186,6 @@ def _asked_once(
     return answers.with_format("torch", columns=["answer"], dtype=dtype)["answer"]
 
 
-def bin_counts(posterior: Tensor, bins: PosteriorBins) -> list[int]:
-    """Images per bin."""
-    return torch.bincount(bins.index(posterior).cpu(), minlength=bins.num_bins).tolist()
-
-
 def describe_empty_bins(counts: list[int], threshold: float) -> list[str]:
     """Warnings about a distribution of posteriors, in words; none for a good one.
 
@@ -223,7 +217,6 @@ def describe_empty_bins(counts: list[int], threshold: float) -> list[str]:
 
 __all__ = [
     "ExplainerBatches",
-    "bin_counts",
     "cached_masks",
     "cached_posterior",
     "cached_student",

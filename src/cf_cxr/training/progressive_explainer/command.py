@@ -24,12 +24,11 @@ from ...models.progressive_explainer import (
 )
 from ...models.progressive_explainer.conditional_norm import ConditionalNorm2d
 from ..loop.arguments import DataArguments, parse_arguments
-from ..loop.batches import first_process, load_schema, make_datasets, make_masked_datasets
+from ..loop.batches import MASK_COLUMNS, first_process, load_schema, make_datasets
 from .arguments import ExplainerConfig
 from .caches import (
     QUESTION_IMAGES,
     ExplainerBatches,
-    bin_counts,
     cached_masks,
     cached_posterior,
     cached_student,
@@ -132,8 +131,8 @@ def main(argv: Sequence[str] | None = None) -> ProgressiveExplainerModel:
     masks_found = args.segmenter not in ("none", "own")
     segmenter = load_segmenter(args.segmenter) if masks_found else None
     schema, _ = load_schema(data)
-    make = make_masked_datasets if args.segmenter == "own" else make_datasets
-    train, validation, processor, info = make(data, schema)
+    labels = MASK_COLUMNS if args.segmenter == "own" else ()
+    train, validation, processor, info = make_datasets(data, schema, tuple(labels))
     checked = evenly_spaced(train, _CHECKED_IMAGES).to(device)
     black_box.validate(checked, QUESTION_IMAGES)
     cache_dir, classifier = cache_folder(data.cache_dir), black_box
@@ -152,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> ProgressiveExplainerModel:
     train, validation = explained(train), explained(validation)
     set_seed(args.seed)
     model = build_explainer(args, classifier, data.resolution)
-    counts = bin_counts(train.posterior, model.bins)
+    counts = torch.bincount(model.bins.index(train.posterior), minlength=model.bins.num_bins).tolist()
     if first_process():
         print(f"Training images per bin of the posterior: {counts}")
         for text in describe_empty_bins(counts, classifier.threshold):

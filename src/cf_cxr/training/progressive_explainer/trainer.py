@@ -98,25 +98,22 @@ class ExplainerTrainer(CXRTrainer):
         # a step's images are those of all its discriminator steps; the generator takes the last part of them
         self.slices = args.discriminator_steps or 1
         self.step_images *= self.slices
+        self.largest_norm = args.max_grad_norm or math.inf
         self.max_steps = args.max_steps
         if self.max_steps <= 0:
             self.max_steps = math.ceil(args.num_train_epochs * self.steps_per_epoch)
         self.learner = _Learner(model, self.generator_loss)
         self.optimizer, self.lr_scheduler = self._adam(model)
-        self.register("explained", _Explained(self.classifier.fingerprint()))
+        self.register("explained", self)
         self.discriminator = discriminator
         if discriminator is not None:
             layout = torch.channels_last if args.channels_last else torch.contiguous_format
             discriminator.to(args.device, memory_format=layout).train()
             self.critic = _Learner(discriminator, self.discriminator_loss)
-            self.critic_optimizer, scheduler = self._adam(discriminator)
-            for name, item in (
-                ("", discriminator),
-                ("_optimizer", self.critic_optimizer),
-                ("_scheduler", scheduler),
-            ):
-                self.register(f"discriminator{name}", item)
-            self.critic_scheduler = scheduler
+            self.critic_optimizer, self.critic_scheduler = self._adam(discriminator)
+            self.register("discriminator", discriminator)
+            self.register("discriminator_optimizer", self.critic_optimizer)
+            self.register("discriminator_scheduler", self.critic_scheduler)
 
     def _adam(self, network: nn.Module) -> tuple[Any, Any]:
         """Its optimiser, with a learning rate of their own for rows per bin of conditional norms, and its schedule."""
@@ -126,14 +123,10 @@ class ExplainerTrainer(CXRTrainer):
         groups = [{"params": [p for p in network.parameters() if id(p) not in rows]}]
         if rows:
             groups.append({"params": list(rows.values()), "lr": args.learning_rate * CONDITION_LR_SCALE})
-        optimizer = torch.optim.AdamW(
-            groups,
-            lr=args.learning_rate,
-            betas=(args.adam_beta1, args.adam_beta2),
-            eps=args.adam_epsilon,
-            weight_decay=args.weight_decay,
-        )
-        return optimizer, get_scheduler(args.lr_scheduler_type, optimizer, args.warmup_steps, self.max_steps)
+        kind, settings = self.get_optimizer_cls_and_kwargs(args)
+        optimizer = kind(groups, **settings, weight_decay=args.weight_decay)
+        warmup = args.get_warmup_steps(self.max_steps)
+        return optimizer, get_scheduler(args.lr_scheduler_type, optimizer, warmup, self.max_steps)
 
     # ------------------------------------------------------------ the images
 
@@ -236,6 +229,7 @@ class ExplainerTrainer(CXRTrainer):
         trial: Any,
         ignore_keys_for_eval: Any,
     ) -> TrainOutput:
+        """In place of Trainer's: all steps of both networks, each with its own `Accelerator.prepare`."""
         epochs = math.ceil(self.max_steps / self.steps_per_epoch)
         self._init_training_state(self.max_steps, self.steps_per_epoch, epochs, resume_from_checkpoint, trial)
         self._load_optimizer_and_scheduler(resume_from_checkpoint)
@@ -258,8 +252,8 @@ class ExplainerTrainer(CXRTrainer):
             bad = self.parts.pop("bad", 0.0)
             self.parts |= self._backward(learner, images, self.slices - 1)
             self.parts["bad"] = self.parts["bad"] + bad
-            total += self.parts["loss"]
-            self.grad_norm = self._clip(self.model)
+            total += self.parts["loss"].nan_to_num(0.0, 0.0, 0.0)
+            self.grad_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.largest_norm)
             self.control = handler.on_pre_optimizer_step(args, state, self.control)
             optimizer.step()
             optimizer.zero_grad()
@@ -286,10 +280,6 @@ class ExplainerTrainer(CXRTrainer):
                 parts[name] = parts.get(name, 0.0) + self._scalar(value) / len(batches)
         return parts
 
-    def _clip(self, network: nn.Module) -> Tensor:
-        """Norm of the gradient, which is clipped afterwards if asked for."""
-        return nn.utils.clip_grad_norm_(network.parameters(), self.args.max_grad_norm or math.inf)
-
     def _train_discriminator(
         self, critic: nn.Module, optimizer: Any, batches: list[Mapping[str, Tensor]]
     ) -> dict[str, Tensor]:
@@ -297,7 +287,7 @@ class ExplainerTrainer(CXRTrainer):
         found = []
         for index in range(self.slices):
             parts = self._backward(critic, batches, index, _DISCRIMINATOR + index)
-            norm = self._clip(self.discriminator)
+            norm = self.accelerator.clip_grad_norm_(self.discriminator.parameters(), self.largest_norm)
             bad = self.accelerator.reduce(parts["bad"]) + ~norm.isfinite()
             bad = bad + (norm > (self.args.skip_threshold or math.inf))
             if not bad:
@@ -307,6 +297,17 @@ class ExplainerTrainer(CXRTrainer):
         self.critic_scheduler.step()
         names = ("discriminator_loss", "discriminator_grad_norm", "bad")
         return dict(zip(names, torch.stack(found).mean(0), strict=True))
+
+    def state_dict(self) -> dict[str, str]:
+        """Whose posteriors the explainer learns, for a checkpoint."""
+        return {"fingerprint": self.classifier.fingerprint()}
+
+    def load_state_dict(self, state: Mapping[str, str]) -> None:
+        """Raises ValueError for another classifier's checkpoint."""
+        if state != (mine := self.state_dict()):
+            raise ValueError(
+                f"the run explained the classifier {state['fingerprint']}, this command gives {mine['fingerprint']}"
+            )
 
     # ------------------------------------------------------ what came of it
 
@@ -323,33 +324,25 @@ class ExplainerTrainer(CXRTrainer):
         that last bin; with a student, `mae_black_box` and `validity_black_box`: the original's answers to the
         same explanations.
         """
-        rows: dict[str, list[Tensor]] = {}
+        rows = []
         for batch in self.eval_batches():
-            for name, value in self._explain_batch(batch["pixel_values"], batch["posterior"]).items():
-                rows.setdefault(name, []).append(value)
-        joined = {name: self.gather_eval(torch.cat(values)).cpu() for name, values in rows.items()}
-        metrics = self._curves(joined["source"], joined["reached"])
-        metrics |= {name: float(joined[name].mean()) for name in ("l1_self", "l1_far")}
-        if "original" in joined:
-            original = self._curves(joined["original_source"], joined["original"])
-            metrics |= {f"{name}_black_box": original[name] for name in ("mae", "validity")}
+            pixels = batch["pixel_values"]
+            with self.accelerator.autocast():
+                series = self.model.series(pixels)  # (B, bins, 1, H, W)
+            change = (series - pixels[:, None]).abs().mean((2, 3, 4)) * 127.5
+            row = [change, batch["posterior"], _ask(self.classifier, series)]
+            if self.black_box is not None:
+                row += [self.black_box.posterior(pixels), _ask(self.black_box, series)]
+            rows.append(row)
+        joined = (self.gather_eval(torch.cat(column)).cpu() for column in zip(*rows, strict=True))
+        change, source, reached, *original = joined
+        metrics = self._curves(source, reached)
+        for name, bins in (("l1_self", self.bins.index(source)), ("l1_far", self._far_bin(source))):
+            metrics[name] = float(change.gather(1, bins[:, None]).mean())
+        if original:
+            found = self._curves(*original)
+            metrics |= {f"{name}_black_box": found[name] for name in ("mae", "validity")}
         return metrics
-
-    def _explain_batch(self, pixels: Tensor, source: Tensor) -> dict[str, Tensor]:
-        """Answers `(B, bins)` to the explanations for every bin, and what they cost."""
-        with self.accelerator.autocast():
-            series = self.model.series(pixels)  # (B, bins, 1, H, W)
-        change = (series - pixels[:, None]).abs().mean((2, 3, 4)) * 127.5
-        result = {
-            "source": source,
-            "reached": _ask(self.classifier, series),
-            "l1_self": change.gather(1, self.bins.index(source)[:, None])[:, 0],
-            "l1_far": change.gather(1, self._far_bin(source)[:, None])[:, 0],
-        }
-        if self.black_box is not None:
-            result["original_source"] = self.black_box.posterior(pixels)
-            result["original"] = _ask(self.black_box, series)
-        return result
 
     def _far_bin(self, source: Tensor) -> Tensor:
         """The last bin on the other side of the decision boundary."""
@@ -408,22 +401,6 @@ def _frozen(network: nn.Module) -> Iterator[None]:
     network.requires_grad_(False)
     yield
     network.requires_grad_(True)
-
-
-class _Explained:
-    """Says in a checkpoint whose posteriors the explainer learnt, and refuses another classifier at resumption."""
-
-    def __init__(self, fingerprint: str) -> None:
-        self.fingerprint = fingerprint
-
-    def state_dict(self) -> dict[str, str]:
-        return {"fingerprint": self.fingerprint}
-
-    def load_state_dict(self, state: Mapping[str, str]) -> None:
-        if state["fingerprint"] != self.fingerprint:
-            raise ValueError(
-                f"the run explained the classifier {state['fingerprint']}, this command gives {self.fingerprint}"
-            )
 
 
 __all__ = ["ExplainerTrainer"]

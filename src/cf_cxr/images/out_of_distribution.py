@@ -7,7 +7,7 @@ film being inverted, rotated or within a frame, against its being as it should: 
 they are made of the same grey levels. Both limits are high quantiles over held-out films. A kind is only named where
 putting it right (a frame stays) gives a film at a usual distance.
 
-`CXRImageProcessor.usual_films` holds the record, in JSON's types; `training.usual_films` measures it.
+`CXRImageProcessor.usual_films` holds the record, in JSON's types; `training.loop.usual_films` measures it.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cf_cxr import CXRImageProcessor, OutOfDistributionWarning, example_images
-from cf_cxr.images.usual_films import (
+from cf_cxr.images.out_of_distribution import (
     KINDS,
     NUM_FEATURES,
     UsualFilms,
