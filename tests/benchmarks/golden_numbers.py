@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import functools
 import hashlib
+import importlib
 import io
 import json
 import math
@@ -347,35 +348,22 @@ def stage(
     return Stage(model, lambda: loss()[0], trainer.create_optimizer(), args.max_grad_norm)
 
 
-def scm_stage() -> Stage:
-    from cf_cxr.training.attribute_scm.trainer import SCMConfig, SCMTrainer
-
-    return stage(SCMTrainer, scm(), phantoms(unknown=True), "5e-3 0.9 0.999 0 100", SCMConfig)
-
-
-def classifier_stage(**settings: Any) -> Stage:
-    from cf_cxr.training.attribute_classifier.trainer import ClassifierConfig, ClassifierTrainer
-
-    parts = (phantoms(unknown=True), "1e-3 0.9 0.999 0.05 5", ClassifierConfig)
-    return stage(ClassifierTrainer, classifier(), *parts, **settings)
+# package, prefix of its classes, model, whether attributes are unknown, optimiser
+PLAIN = {
+    "scm": ("attribute_scm", "SCM", scm, True, "5e-3 0.9 0.999 0 100"),
+    "classifier": ("attribute_classifier", "Classifier", classifier, True, "1e-3 0.9 0.999 0.05 5"),
+    "hvae": ("causal_hvae", "HVAE", hvae, True, "1e-3 0.9 0.9 0.05 100"),
+    "flow": ("causal_flow", "Flow", flow, True, "3e-4 0.9 0.99 0.01 1"),
+    "segmenter": ("anatomy_segmenter", "Segmenter", segmenter, False, "2e-3 0.9 0.99 0.01 5"),
+}
 
 
-def hvae_stage(**settings: Any) -> Stage:
-    from cf_cxr.training.causal_hvae.trainer import HVAEConfig, HVAETrainer
-
-    return stage(HVAETrainer, hvae(), phantoms(unknown=True), "1e-3 0.9 0.9 0.05 100", HVAEConfig, **settings)
-
-
-def flow_stage(**settings: Any) -> Stage:
-    from cf_cxr.training.causal_flow.trainer import FlowConfig, FlowTrainer
-
-    return stage(FlowTrainer, flow(), phantoms(unknown=True), "3e-4 0.9 0.99 0.01 1", FlowConfig, **settings)
-
-
-def segmenter_stage() -> Stage:
-    from cf_cxr.training.anatomy_segmenter.trainer import SegmenterConfig, SegmenterTrainer
-
-    return stage(SegmenterTrainer, segmenter(), phantoms(), "2e-3 0.9 0.99 0.01 5", SegmenterConfig)
+def plain_stage(name: str, **settings: Any) -> Stage:
+    """A stage with nothing but a model and a batch."""
+    package, prefix, model, unknown, optimiser = PLAIN[name]
+    module = importlib.import_module(f"cf_cxr.training.{package}.trainer")
+    kind, config = (getattr(module, f"{prefix}{part}") for part in ("Trainer", "Config"))
+    return stage(kind, model(), phantoms(unknown=unknown), optimiser, config, **settings)
 
 
 def cft_stage(target_labels: str, **settings: Any) -> Stage:
@@ -434,14 +422,10 @@ EXPLAINER_PAPER = {
     "embedding_weight": 100, "mahalanobis_weight": 0, "preservation_warmup_steps": 0,
 }  # fmt: skip
 STAGES: dict[str, tuple] = {
-    "scm": (scm_stage,),
-    "classifier": (classifier_stage,),
-    "classifier-smoothed": (classifier_stage, {"label_smoothing": 0.1}),
-    "hvae": (hvae_stage,),
-    "hvae-augmented": (hvae_stage, {"augmentation": "light", "beta_warmup_steps": 10}),
-    "flow": (flow_stage,),
-    "flow-augmented": (flow_stage, {"augmentation": "geometry"}),
-    "segmenter": (segmenter_stage,),
+    **{name: (plain_stage, {"name": name}) for name in PLAIN},
+    "classifier-smoothed": (plain_stage, {"name": "classifier", "label_smoothing": 0.1}),
+    "hvae-augmented": (plain_stage, {"name": "hvae", "augmentation": "light", "beta_warmup_steps": 10}),
+    "flow-augmented": (plain_stage, {"name": "flow", "augmentation": "geometry"}),
     **{
         f"cft/{labels}": (cft_stage, {"target_labels": labels, "matching_gain": 1.0})
         for labels in ("hard", "soft", "matched")

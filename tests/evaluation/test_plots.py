@@ -47,14 +47,11 @@ def records(seed: int = 0) -> dict[str, np.ndarray]:
         binary = {j: np.clip(0.1 + 0.8 * attributes[:, SCHEMA.index(j)], 0, 1) for j in ("sex", "finding")}
         return {"age": attributes[:, 0] + 3, "ratio": attributes[:, 3], "site": categorical, **binary}
 
-    draw = [
-        rng.uniform(20, 90, N),
-        np.arange(N) % 2,
-        np.arange(N) % 3,
-        rng.uniform(0, 1, N),
-        np.arange(N) // 4 % 2,
-    ]
-    out = {"factual": np.stack(draw, 1), "real/embedding": rng.normal(size=(N, 6)) * [5, 3, 1, 1, 1, 1]}
+    n, age, ratio = np.arange(N), rng.uniform(20, 90, N), rng.uniform(0, 1, N)
+    out = {
+        "factual": np.stack([age, n % 2, n % 3, ratio, n // 4 % 2], 1),
+        "real/embedding": rng.normal(size=(N, 6)) * [5, 3, 1, 1, 1, 1],
+    }
     out |= {f"real/judge/{j}": p for j, p in predictions(out["factual"]).items()}
     for k in DOS:
         changed = out["factual"].copy()
@@ -66,30 +63,18 @@ def records(seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def results() -> dict:
-    rows = {
-        "age": {
-            "effectiveness": [8.0, 7.5, 8.6],
-            "amplification": {"sex": [-1.5, -2.0, -0.9], "site": [3.0, 2.0, 4.5], "ratio": [0.1, 0.05, 0.2]},
-        },
-        "sex": {
-            "effectiveness": [97.0, 96.0, 98.0],
-            "amplification": {
-                "age": [-0.5, -0.8, -0.1],
-                "site": [NAN, NAN, NAN],
-                "ratio": [0.2, 0.1, 0.3],
-                "finding": None,
-            },
-        },
+    effectiveness = {"age": [8.0, 7.5, 8.6], "sex": [97.0, 96.0, 98.0], "site": [91.0, 90.0, 93.0]}
+    amplification = {
+        "age": {"sex": [-1.5, -2.0, -0.9], "site": [3.0, 2.0, 4.5], "ratio": [0.1, 0.05, 0.2]},
+        "sex": {"age": [-0.5, -0.8, -0.1], "site": [NAN] * 3, "ratio": [0.2, 0.1, 0.3], "finding": None},
         "site": {
-            "effectiveness": [91.0, 90.0, 93.0],
-            "amplification": {
-                "age": [0.4, 0.1, 0.7],
-                "sex": [2.0, 1.0, 2.5],
-                "ratio": [0.0, 0.0, 0.0],
-                "finding": [5.0, NAN, NAN],
-            },
+            "age": [0.4, 0.1, 0.7],
+            "sex": [2.0, 1.0, 2.5],
+            "ratio": [0.0] * 3,
+            "finding": [5.0, NAN, NAN],
         },
     }
+    rows = {k: {"effectiveness": effectiveness[k], "amplification": amplification[k]} for k in DOS}
     real = {"age": [6.0, 5.5, 6.4], "sex": [93.0, 92.0, 94.5], "site": [88.0, 87.0, 90.0]}
     real |= {"ratio": [0.3, 0.2, 0.35], "finding": [85.0, 80.0, 89.0]}
     return {
@@ -136,9 +121,7 @@ def figures(data):
         judge_density_figure(records(), SCHEMA, data),
         embedding_figure(records(), SCHEMA, data),
         examples_figure(examples(), SCHEMA, data),
-        examples_figure(
-            {k: v for k, v in examples().items() if not k.startswith(("do/age", "do/site"))}, SCHEMA, data
-        ),
+        examples_figure({k: v for k, v in examples().items() if "do/" not in k or "sex" in k}, SCHEMA, data),
     )
 
 
@@ -200,10 +183,8 @@ def test_units_are_never_mixed_and_missing_values_are_said_to_be_missing():
     for draw, which in ((effectiveness_figure, "counterfactual"), (amplification_figure, "difference")):
         figure = draw(SCHEMA, GRAPH, results())
         shown = [{p.get_gid().split("/")[1] for p in axes.patches if p.get_gid()} for axes in figure.axes]
-        assert shown[0] == {"sex", "site", "finding"} and sorted(map(tuple, shown[1:])) == [
-            ("age",),
-            ("ratio",),
-        ]
+        assert shown[0] == {"sex", "site", "finding"} and {"age"} in shown and {"ratio"} in shown
+        assert len(shown) == 3
         assert any("years" in axes.get_ylabel() for axes in figure.axes[1:])
         assert "AUC" in figure.axes[0].get_ylabel() and "years" not in figure.axes[0].get_ylabel()
         marks = [t for axes in figure.axes for t in axes.texts if t.get_text() == "n/a"]
@@ -233,27 +214,15 @@ def test_scores_below_chance_move_the_axis():
 
 
 def test_many_attributes_stay_readable():
-    names = [
-        "age",
-        "cardiothoracic ratio",
-        "cardiomegaly",
-        "view position",
-        "manufacturer",
-        "pleural effusion",
-    ]
+    names = "age|cardiothoracic ratio|cardiomegaly|view position|manufacturer|pleural effusion".split("|")
     ranges = [{"minimum": 0, "maximum": 100, "unit": "years"}, {"minimum": 0, "maximum": 1}]
-    kinds = [{"kind": "continuous", **r} for r in ranges] + [
-        {"kind": "binary", "categories": ["no", "yes"]}
-    ] * 4
-    schema, graph = (
-        AttributeSchema([{"name": n, **k} for n, k in zip(names, kinds)]),
-        CausalGraph({n: [] for n in names}),
-    )
+    kinds = [{"kind": "continuous", **r} for r in ranges]
+    kinds += [{"kind": "binary", "categories": ["no", "yes"]}] * 4
+    schema = AttributeSchema([{"name": n, **k} for n, k in zip(names, kinds)])
+    graph = CausalGraph({n: [] for n in names})
     score = {n: [90.0, 89.0, 91.0] for n in names} | {"age": [7.0, 6.0, 8.0], names[1]: [0.012, 0.01, 0.02]}
-    rows = {
-        k: {"effectiveness": score[k], "amplification": {j: [-0.004, -0.1, 0.1] for j in names}}
-        for k in names
-    }
+    small = {j: [-0.004, -0.1, 0.1] for j in names}
+    rows = {k: {"effectiveness": score[k], "amplification": small} for k in names}
     figure = effectiveness_figure(schema, graph, {"real": score, "do": rows})
     figure.canvas.draw()
     render, width = figure.canvas.get_renderer(), figure.bbox.width
@@ -262,11 +231,9 @@ def test_many_attributes_stay_readable():
     legend = figure.legends[0].get_window_extent(render)
     assert 0 <= legend.x0 and legend.x1 <= width and legend.y1 < boxes[2].y0
     for axes in figure.axes:
-        labels = [label.get_window_extent(render) for label in axes.get_xticklabels()]
-        assert all(
-            a.x1 < b.x0 or label.get_rotation()
-            for a, b, label in zip(labels, labels[1:], axes.get_xticklabels())
-        )
+        ticks = axes.get_xticklabels()
+        boxes = [label.get_window_extent(render) for label in ticks]
+        assert all(a.x1 < b.x0 or tick.get_rotation() for a, b, tick in zip(boxes, boxes[1:], ticks))
     assert "0.0120 ★" in texts(figure)  # small numbers keep their digits
     assert number_text(-0.004) == "0.00" and number_text(-3.14159) == "−3.14" and number_text(97.44) == "97.4"
 
@@ -276,9 +243,8 @@ def test_densities_integrate_to_one():
     assert logit(1 / (1 + np.exp(-3.0))) == pytest.approx(3)
     figure = judge_density_figure(records(), SCHEMA, results())
     rows = {axes.get_gid(): axes for axes in figure.axes if axes.get_gid()}
-    assert set(rows) == {
-        f"density/{x}" for x in ("age/years", "sex/Male", "sex/Female", "site/A", "site/B", "site/C")
-    }
+    shown = ("age/years", "sex/Male", "sex/Female", "site/A", "site/B", "site/C")
+    assert set(rows) == {f"density/{x}" for x in shown}
     for axes in rows.values():
         steps = {p.get_gid(): p.get_data() for p in axes.patches if p.get_gid()}
         assert set(steps) == {"real", "counterfactual"}

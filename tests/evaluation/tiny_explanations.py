@@ -139,11 +139,7 @@ def records_of(explainer, data=None, **options):
         explainer,
         PatchClassifier(),
         PosteriorBins(10).centres,
-        **{
-            "segmenter": GreySegmenter(),
-            "embedding": lambda images: images[:, 0, :3].flatten(1),
-            **options,
-        },
+        **{"segmenter": GreySegmenter(), "embedding": lambda images: images[:, 0, :3].flatten(1), **options},
     )
     parts = [collector(*batch) for batch in data.batches()]
     return {name: np.concatenate([p[name] for p in parts if name in p]) for name in parts[0]}

@@ -159,7 +159,7 @@ def run(kind: type[Evaluation], argv: Sequence[str] | None = None) -> dict[str, 
             f"{folder / RESULTS_FILE} exists; use another --output_dir, --resume to compute the results anew from the "
             "records, or --overwrite_output_dir to begin again."
         )
-    evaluation = kind(args, accelerator)
+    evaluation, device = kind(args, accelerator), accelerator.device
     with accelerator.main_process_first():
         images = evaluation.images = evaluation.load_images()
     facts = {
@@ -180,7 +180,7 @@ def run(kind: type[Evaluation], argv: Sequence[str] | None = None) -> dict[str, 
         store.prepare(args.overwrite_output_dir)
     accelerator.wait_for_everyone()
     computed = collect(evaluation.collector(), images, store, accelerator, progress=not args.disable_tqdm)
-    computed = int(accelerator.gather(torch.tensor([computed], device=accelerator.device)).sum())
+    computed = int(accelerator.gather(torch.tensor([computed], device=device)).sum())
     if accelerator.is_main_process:
         records = store.read_all(len(images))
         results, samples = evaluation.summarise(records)
@@ -198,7 +198,7 @@ def run(kind: type[Evaluation], argv: Sequence[str] | None = None) -> dict[str, 
             "versions": library_versions(),
             "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "wall_seconds": round(time.perf_counter() - started, 1),
-            "device": device_name(accelerator.device),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
             "processes": accelerator.num_processes,
             "batches_computed": computed,
             "batches_kept": len(images) - computed,
@@ -238,11 +238,6 @@ def aligned(model: torch.nn.Module) -> torch.nn.Module:
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone()
     return model
-
-
-def device_name(device: torch.device) -> str:
-    """The device in words."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
 def write_samples(path: Path, samples: Samples) -> None:

@@ -7,11 +7,7 @@ import pytest
 
 from cf_cxr import cxr_schema
 from cf_cxr.evaluation.comparison import ComparisonError, parse_runs
-from cf_cxr.evaluation.counterfactuals.comparison import (
-    TRUE,
-    combine_seeds,
-    main,
-)
+from cf_cxr.evaluation.counterfactuals.comparison import TRUE, combine_seeds, main
 from cf_cxr.evaluation.run import write_samples
 
 SCHEMA, _ = cxr_schema("phantom")

@@ -23,9 +23,10 @@ from cf_cxr.training.counterfactual_finetuning.command import (
     make_targets,
     measure_free_energy,
 )
+from cf_cxr.training.counterfactual_finetuning.command import main as finetune
 from cf_cxr.training.counterfactual_finetuning.targets import TARGETS
 from cf_cxr.training.counterfactual_finetuning.trainer import CFTTrainer
-from tests.evaluation.tiny_evaluation import BACKBONE
+from tests.evaluation.tiny_evaluation import BACKBONE, build_parts, strings, write_data
 from tests.training.loop.test_distributed import launch
 from tests.training.loop.tiny import LOOP, SCHEMA, TinyData, tiny_hvae
 
@@ -262,6 +263,25 @@ def test_measured_bound_is_the_mean_free_energy():
     assert measured == pytest.approx(expected.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    "words", [["--use_cpu"], ["--target_labels", "matched", "--cache_images", "--use_cpu"]]
+)
+def test_command_measures_the_bound_and_leaves_an_image_mechanism(tmp_path, words):
+    parts, data = build_parts(tmp_path / "parts"), write_data(tmp_path / "data")
+    finetune(
+        strings(
+            "--image_mechanism", parts / "hvae", "--attribute_scm", parts / "scm", "--classifiers", parts / "classifier",
+            parts / "second", "--data_dir", data, "--resolution", 16, "--output_dir", tmp_path / "out", "--cache_dir",
+            tmp_path / "cache", "--max_steps", 2, "--warmup_steps", 0, "--sample_steps", 2, "--report_to", "none", *words,
+        )
+    )  # fmt: skip
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert run["finished"] and run["metrics"]["eval_free_energy"] < run["bound"] + 0.5
+    before, after = (load_file(path / "model.safetensors") for path in (parts / "hvae", tmp_path / "out"))
+    assert before.keys() == after.keys() and any(not torch.equal(before[k], after[k]) for k in before)
+    assert list((tmp_path / "out" / "samples").glob("*counterfactuals.png"))
+
+
 def test_rows_with_unknown_attributes_are_left_out():
     data = TinyData(24)
     subset = fully_labelled(data)
@@ -306,6 +326,8 @@ def test_two_processes_train_one_model(tmp_path):
     run = json.loads((tmp_path / "run.json").read_text())
     assert run["num_processes"] == 2 and run["finished"]
     assert len(records(tmp_path, "auxiliary")) == 12 and records(tmp_path, "multiplier")[-1] > 1
+    first, second = ((tmp_path / f"weights_{rank}.txt").read_text() for rank in (0, 1))
+    assert first == second, "their noise differs; with gradients of their own so would their weights"
 
 
 def main(argv=None):
@@ -325,3 +347,5 @@ def main(argv=None):
 
         trainer.after_step = after_step
     trainer.train()
+    weights = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+    (trainer.output_dir / f"weights_{trainer.args.process_index}.txt").write_text(str(weights.tolist()))

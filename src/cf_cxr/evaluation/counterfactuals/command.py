@@ -88,13 +88,11 @@ class CounterfactualEvaluation(run.Evaluation):
         self.who = check_judge(self.model, self.judge, paths, args.allow_training_judge)
 
     def load_images(self) -> CounterfactualImages:
-        """See `Evaluation`."""
         return load_counterfactual_images(
             self.args, self.model.schema, self.model.config.image_config.image_size
         )
 
     def identity(self) -> dict[str, Any]:
-        """See `Evaluation`."""
         args, prints = self.args, self.who["fingerprints"]
         return {
             "kind": "counterfactuals",
@@ -112,7 +110,6 @@ class CounterfactualEvaluation(run.Evaluation):
         }
 
     def collector(self) -> Collector:
-        """See `Evaluation`."""
         args, phantom = self.args, self.images.phantom
         return Collector(
             self.model,
@@ -127,7 +124,6 @@ class CounterfactualEvaluation(run.Evaluation):
         )
 
     def summarise(self, records: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], run.Samples]:
-        """See `Evaluation`."""
         args, model, patients = self.args, self.model, self.images.patients
         self.critics = read_films(records, model.schema, patients, args.seed, not args.disable_tqdm)
         return summarise(
@@ -135,7 +131,6 @@ class CounterfactualEvaluation(run.Evaluation):
         )
 
     def describe(self) -> dict[str, Any]:
-        """See `Evaluation`."""
         args = self.args
         return {
             **self.who,
@@ -148,11 +143,9 @@ class CounterfactualEvaluation(run.Evaluation):
         }
 
     def markdown(self, results: Mapping[str, Any]) -> str:
-        """See `Evaluation`."""
         return markdown_table(results, self.model.schema)
 
     def plot(self, folder: Path, records: Mapping[str, np.ndarray], results: Mapping[str, Any]) -> None:
-        """See `Evaluation`."""
         from ..plots import write_plots
 
         suspects = suspicious_films(records, self.critics)

@@ -47,18 +47,15 @@ def bootstrap_samples(
     records: Mapping[str, np.ndarray],
     schema: AttributeSchema,
     graph: CausalGraph,
-    patients: Sequence,
-    seed: int,
-    n_resamples: int,
-    critics: Mapping[str, CriticScores],
+    weights: np.ndarray,
+    critics: Mapping,
 ) -> Samples:
-    """Bootstrap samples of every statistic, by its path in the results.
+    """Bootstrap samples of every statistic, by its path in the results; weights `(R, N)` from `patient_weights`.
 
     AUC in points (0 to 100), mean absolute errors in units, images in grey levels of 0 to 255, likelihoods in bits
     per dimension, calibration errors, shares and the two-sample AUC in [0, 1]. NaN where a statistic is not defined
     (one class only).
     """
-    weights = patient_weights(patients, n_resamples, seed)
     factual = dict(zip(schema.names, records["factual"].T))
     out: Samples = {}
 
@@ -77,8 +74,8 @@ def bootstrap_samples(
             if (record := f"real/{who}/{a.name}") in records:
                 out[f"{result}/{a.name}"] = score(a.name, record, factual[a.name])
                 if a.is_discrete and who != "bayes":
-                    calibration = calibration_samples(records[record], factual[a.name], weights)
-                    out[f"ece_{who}/{a.name}"] = calibration
+                    error = calibration_samples(records[record], factual[a.name], weights)
+                    out[f"ece_{who}/{a.name}"] = error
     names = interventions(records, schema)
     for k in names:
         do, value = f"do/{k}", records[f"do/{k}/attributes"][:, schema.index(k)]
@@ -194,7 +191,8 @@ def summarise(
     example an AUC where all images have one class. Fréchet and kernel distance of counterfactuals to real images, in
     the judge's embedding, have no interval; `all` pools the interventions' images.
     """
-    samples = bootstrap_samples(records, schema, graph, patients, seed, n_resamples, critics)
+    weights = patient_weights(patients, n_resamples, seed)
+    samples = bootstrap_samples(records, schema, graph, weights, critics)
     results: dict[str, Any] = {"schema_version": SCHEMA_VERSION}
     for path, values in samples.items():
         put(results, path, interval(values))

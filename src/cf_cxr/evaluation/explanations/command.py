@@ -117,7 +117,6 @@ class ExplanationEvaluation(run.Evaluation):
         return images
 
     def identity(self) -> dict[str, Any]:
-        """See `Evaluation`."""
         return {
             "kind": "explanations",
             "explainer": self.described["fingerprint"],
@@ -130,7 +129,6 @@ class ExplanationEvaluation(run.Evaluation):
         }
 
     def collector(self) -> ExplanationCollector:
-        """See `Evaluation`."""
         return ExplanationCollector(
             self.explainer,
             self.classifier,
@@ -154,7 +152,6 @@ class ExplanationEvaluation(run.Evaluation):
         return summary.results(), {}
 
     def describe(self) -> dict[str, Any]:
-        """See `Evaluation`."""
         args, who = self.args, self.identity()
         warnings = [self.described["warning"], self.embedder and self.embedder.warning]
         return {
@@ -172,11 +169,9 @@ class ExplanationEvaluation(run.Evaluation):
         }
 
     def markdown(self, results: Mapping[str, Any]) -> str:
-        """See `Evaluation`."""
         return results_markdown(results)
 
     def plot(self, folder: Path, records: Mapping[str, np.ndarray], results: Mapping[str, Any]) -> None:
-        """See `Evaluation`."""
         from ..plots import write_explanation_plots
 
         write_explanation_plots(folder, records, results)

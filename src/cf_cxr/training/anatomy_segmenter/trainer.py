@@ -14,7 +14,7 @@ from transformers import set_seed
 
 from ...images.grey_levels import image_grid
 from ...models.anatomy_segmenter import AnatomySegmenterConfig, AnatomySegmenterModel
-from ..loop.arguments import CXRTrainingArguments, DataArguments, parse_arguments
+from ..loop.arguments import CXRTrainingArguments, DataArguments, _choice, _option, parse_arguments
 from ..loop.batches import MASK_COLUMNS, load_schema, make_datasets
 from ..loop.trainer import CXRTrainer
 from .domain_randomisation import RANDOMISATION_PRESETS, DomainRandomisation
@@ -37,20 +37,14 @@ class SegmenterConfig(CXRTrainingArguments):
     warmup_steps: float = 50
     max_grad_norm: float = 5.0
     ema_decay: float = 0.99
-    labels: list[str] = field(
-        default_factory=lambda: list(MASK_COLUMNS),
-        metadata={"help": "Masks to learn, of " + ", ".join(MASK_COLUMNS) + "."},
+    labels: list[str] = _option([*MASK_COLUMNS], "Masks to learn, of " + ", ".join(MASK_COLUMNS) + ".")
+    widths: list[int] = _option(
+        [16, 24, 32, 32], "Channels per resolution; each one after the first halves it."
     )
-    widths: list[int] = field(
-        default_factory=lambda: [16, 24, 32, 32],
-        metadata={"help": "Channels per resolution; each one after the first halves it."},
-    )
-    randomisation: str = field(
-        default="strong",
-        metadata={
-            "help": "Domain randomisation: strong for real films, light or none for images like the training ones.",
-            "choices": list(RANDOMISATION_PRESETS),
-        },
+    randomisation: str = _choice(
+        "strong",
+        list(RANDOMISATION_PRESETS),
+        "Domain randomisation: strong for real films, light or none for images like the training ones.",
     )
     metric_for_best_model: str | None = field(default="dice", init=False)
     greater_is_better: bool | None = field(default=True, init=False)

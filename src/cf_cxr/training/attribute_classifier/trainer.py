@@ -12,16 +12,15 @@ import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 from torch import nn
-from transformers import set_seed
 
 from ...attributes import AttributeSchema
 from ...files import write_json
 from ...models.attribute_classifier import AttributeClassifierConfig, AttributeClassifierModel
 from ...models.attribute_classifier.configuration_attribute_classifier import BACKBONE_PRESETS
 from ..augmentation import AUGMENTATION_PRESETS, CXRAugmentation
-from ..loop.arguments import CXRTrainingArguments, DataArguments, _option, parse_arguments, read_config
-from ..loop.batches import load_schema, make_datasets
+from ..loop.arguments import CXRTrainingArguments, _option, read_config
 from ..loop.run_folder import FINAL_METRICS_FILE
+from ..loop.script import train_on_images
 from ..loop.trainer import CXRTrainer
 from .calibration import expected_calibration_error, fit_temperature
 
@@ -196,17 +195,10 @@ def build_classifier_config(
 
 
 def main(argv: Sequence[str] | None = None) -> AttributeClassifierModel:
-    """Train from command-line arguments; returns the trained and calibrated model."""
-    data, args = parse_arguments(
-        (DataArguments, ClassifierConfig),
-        argv,
-        description="Train the classifier q(attributes | image) and calibrate it on the validation split.",
-    )
-    schema, _ = load_schema(data)
-    train, validation, processor, info = make_datasets(data, schema)
-    set_seed(args.seed)
-    model = AttributeClassifierModel(build_classifier_config(args, schema, data.resolution))
-    ClassifierTrainer(
-        model, args, train, validation, processing_class=processor, schema=schema, run_info=info
-    ).train()
-    return model
+    """Train from command-line arguments; returns the trained model."""
+
+    def build(args: ClassifierConfig, resolution: int, schema: AttributeSchema) -> AttributeClassifierModel:
+        return AttributeClassifierModel(build_classifier_config(args, schema, resolution))
+
+    text = "Train the classifier q(attributes | image) and calibrate it on the validation split."
+    return train_on_images(ClassifierTrainer, ClassifierConfig, build, argv, text)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import set_seed
 
 from ...attributes import AttributeSchema
 from ...images.grey_levels import image_grid
 from ...models.causal_flow import CausalFlowConfig, CausalFlowModel
 from ..augmentation import CXRAugmentation
-from ..loop.arguments import CXRTrainingArguments, DataArguments, parse_arguments
-from ..loop.batches import load_schema, make_datasets
+from ..loop.arguments import CXRTrainingArguments, _choice, _option
+from ..loop.script import train_on_images
 from ..loop.trainer import CXRTrainer
 
 _SAMPLES = 8  # images per row of the sample pictures
@@ -46,25 +45,16 @@ class FlowConfig(CXRTrainingArguments):
     skip_threshold: float = 0.0
     ema_decay: float = 0.9995
     sample_steps: int = 500
-    patch_size: int | None = field(
-        default=None, metadata={"help": "Side of the pixel blocks that become channels."}
+    patch_size: int | None = _option(None, "Side of the pixel blocks that become channels.")
+    block_out_channels: list[int] | None = _option(None, "Widths of the U-Net, highest resolution first.")
+    attribute_dropout: float = _option(0.1, "Probability with which an attribute is hidden, each on its own.")
+    augmentation: str = _choice(
+        "none",
+        ("none", "geometry"),
+        "Random geometry of the training images: small rotations, shifts and zoom.",
     )
-    block_out_channels: list[int] | None = field(
-        default=None, metadata={"help": "Widths of the U-Net, highest resolution first."}
-    )
-    attribute_dropout: float = field(
-        default=0.1, metadata={"help": "Probability with which an attribute is hidden, each on its own."}
-    )
-    augmentation: str = field(
-        default="none",
-        metadata={
-            "help": "Random geometry of the training images: small rotations, shifts and zoom.",
-            "choices": ["none", "geometry"],
-        },
-    )
-    init_from: str | None = field(
-        default=None,
-        metadata={"help": "Start from the weights of this trained CausalFlowModel folder or Hub name."},
+    init_from: str | None = _option(
+        None, "Start from the weights of this trained CausalFlowModel folder or Hub name."
     )
 
 
@@ -142,19 +132,11 @@ class FlowTrainer(CXRTrainer):
 
 def main(argv: Sequence[str] | None = None) -> CausalFlowModel:
     """Train from command-line arguments; returns the trained model."""
-    data, args = parse_arguments(
-        (DataArguments, FlowConfig),
-        argv,
-        description="Train the image mechanism p(image | attributes), a causal flow.",
-    )
-    schema, _ = load_schema(data)
-    train, validation, processor, info = make_datasets(data, schema)
-    set_seed(args.seed)
-    if args.init_from:
-        model = CausalFlowModel.from_pretrained(args.init_from)
-    else:
-        model = CausalFlowModel(build_flow_config(args, data.resolution, schema))
-    FlowTrainer(
-        model, args, train, validation, processing_class=processor, schema=schema, run_info=info
-    ).train()
-    return model
+
+    def build(args: FlowConfig, resolution: int, schema: AttributeSchema) -> CausalFlowModel:
+        if args.init_from:
+            return CausalFlowModel.from_pretrained(args.init_from)
+        return CausalFlowModel(build_flow_config(args, resolution, schema))
+
+    text = "Train the image mechanism p(image | attributes), a causal flow."
+    return train_on_images(FlowTrainer, FlowConfig, build, argv, text)

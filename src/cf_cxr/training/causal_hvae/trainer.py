@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import set_seed
 
+from ...attributes import AttributeSchema
 from ...images.grey_levels import image_grid
 from ...models.causal_hvae import CausalHVAEConfig, CausalHVAEModel
 from ..augmentation import CXRAugmentation
-from ..loop.arguments import CXRTrainingArguments, DataArguments, _option, parse_arguments
-from ..loop.batches import load_schema, make_datasets
+from ..loop.arguments import CXRTrainingArguments, _option
+from ..loop.script import train_on_images
 from ..loop.trainer import CXRTrainer
 
 #: encoder blocks, decoder blocks and widths by resolution
@@ -156,19 +156,11 @@ class HVAETrainer(CXRTrainer):
 
 def main(argv: Sequence[str] | None = None) -> CausalHVAEModel:
     """Train from command-line arguments; returns the trained model."""
-    data, args = parse_arguments(
-        (DataArguments, HVAEConfig),
-        argv,
-        description="Train the image mechanism p(image | attributes), a causal hierarchical VAE.",
-    )
-    schema, _ = load_schema(data)
-    train, validation, processor, info = make_datasets(data, schema)
-    set_seed(args.seed)
-    if args.init_from:
-        model = CausalHVAEModel.from_pretrained(args.init_from)
-    else:
-        model = CausalHVAEModel(build_hvae_config(args, data.resolution, schema.dim))
-    HVAETrainer(
-        model, args, train, validation, processing_class=processor, schema=schema, run_info=info
-    ).train()
-    return model
+
+    def build(args: HVAEConfig, resolution: int, schema: AttributeSchema) -> CausalHVAEModel:
+        if args.init_from:
+            return CausalHVAEModel.from_pretrained(args.init_from)
+        return CausalHVAEModel(build_hvae_config(args, resolution, schema.dim))
+
+    text = "Train the image mechanism p(image | attributes), a causal hierarchical VAE."
+    return train_on_images(HVAETrainer, HVAEConfig, build, argv, text)

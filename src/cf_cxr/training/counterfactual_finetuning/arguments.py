@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ..augmentation import AUGMENTATION_PRESETS
-from ..loop.arguments import CXRTrainingArguments
+from ..loop.arguments import CXRTrainingArguments, _choice, _option
 from .targets import TARGETS
 
 
@@ -25,90 +25,63 @@ class CFTConfig(CXRTrainingArguments):
     skip_threshold: float = 1e5
     ema_decay: float = 0.98
     sample_steps: int = 250
-    image_mechanism: str = field(
-        default="outputs/hvae", metadata={"help": "Pre-trained image mechanism: folder or Hub name."}
+    image_mechanism: str = _option("outputs/hvae", "Pre-trained image mechanism: folder or Hub name.")
+    attribute_scm: str = _option("outputs/scm", "Trained attribute SCM: folder or Hub name (frozen).")
+    classifiers: list[str] = _option(
+        ["outputs/classifier"],
+        "One or several trained attribute classifiers (frozen); of different kinds they transfer better.",
     )
-    attribute_scm: str = field(
-        default="outputs/scm", metadata={"help": "Trained attribute SCM: folder or Hub name (frozen)."}
+    target_labels: str = _choice(
+        "soft",
+        list(TARGETS),
+        "soft (paper A): untouched attributes keep the classifier's posterior on the factual image, the others get their "
+        "label; matched: as soft, and the intervened variable and its descendants get the answer that the classifier "
+        "would give on a real image with the new value and the same exogenous noise; hard: all attributes get their "
+        "label (for comparison).",
     )
-    classifiers: list[str] = field(
-        default_factory=lambda: ["outputs/classifier"],
-        metadata={
-            "help": "One or several trained attribute classifiers (frozen); of different kinds they transfer better."
-        },
+    matching_gain: float = _option(
+        1.25,
+        "Matched targets ask for this multiple of the change of the classifier's answer. Other classifiers see less of a "
+        "change than the one that asked for it; measure how much on held-out images by a classifier that neither steers "
+        "nor judges, and make up for it.",
     )
-    target_labels: str = field(
-        default="soft",
-        metadata={
-            "help": "soft (paper A): untouched attributes keep the classifier's posterior on the factual image, the "
-            "others get their label; matched: as soft, and the intervened variable and its descendants get the answer "
-            "that the classifier would give on a real image with the new value and the same exogenous noise; hard: all "
-            "attributes get their label (for comparison).",
-            "choices": list(TARGETS),
-        },
+    untouched_weight: float = _option(
+        1.0,
+        "Weight of the attributes that the intervention does not affect; 0 teaches effectiveness alone, a warm-up that "
+        "favours no kind of target labels.",
     )
-    matching_gain: float = field(
-        default=1.25,
-        metadata={
-            "help": "Matched targets ask for this multiple of the change of the classifier's answer. Other classifiers "
-            "see less of a change than the one that asked for it; measure how much on held-out images by a classifier "
-            "that neither steers nor judges, and make up for it."
-        },
+    do_variables: list[str] | None = _option(None, "Variables to intervene on at random (default: all).")
+    do_values: str = _choice(
+        "changed",
+        ("changed", "balanced", "permute"),
+        "Intervened values of discrete variables: changed: among the classes that the image does not have, for null "
+        "interventions teach nothing; balanced: all classes with equal probability; permute (paper A): those of the "
+        "batch, as always for continuous variables.",
     )
-    untouched_weight: float = field(
-        default=1.0,
-        metadata={
-            "help": "Weight of the attributes that the intervention does not affect; 0 teaches effectiveness alone, "
-            "a warm-up that favours no kind of target labels."
-        },
+    interventions_per_step: int = _option(
+        4,
+        "Variables intervened on in every step, each for one decoder pass; 1 is paper A. The encoder and the "
+        "reconstruction, two of three passes, are shared.",
     )
-    do_variables: list[str] | None = field(
-        default=None, metadata={"help": "Variables to intervene on at random (default: all)."}
+    augmentation: str = _choice(
+        "geometry",
+        list(AUGMENTATION_PRESETS),
+        "Random geometry and exposure between image and classifier, against adversarial solutions; the factual image is "
+        "seen under the same draw. strong for real films.",
     )
-    do_values: str = field(
-        default="changed",
-        metadata={
-            "help": "Intervened values of discrete variables: changed: among the classes that the image does not have, "
-            "for null interventions teach nothing; balanced: all classes with equal probability; permute (paper A): "
-            "those of the batch, as always for continuous variables.",
-            "choices": ["changed", "balanced", "permute"],
-        },
+    exposure_weight: float = _option(
+        10.0, "Penalty on the part of the change that a global affine intensity map explains."
     )
-    interventions_per_step: int = field(
-        default=4,
-        metadata={
-            "help": "Variables intervened on in every step, each for one decoder pass; 1 is paper A. The encoder and "
-            "the reconstruction, two of three passes, are shared."
-        },
+    parents_lr_scale: float = _option(
+        3.0,
+        "Learning rate of the layers that read the parents, relative to the others: a pre-trained image mechanism all "
+        "but ignores its parents, and these layers have the longest way to go.",
     )
-    augmentation: str = field(
-        default="geometry",
-        metadata={
-            "help": "Random geometry and exposure between image and classifier, against adversarial solutions; the "
-            "factual image is seen under the same draw. strong for real films.",
-            "choices": list(AUGMENTATION_PRESETS),
-        },
+    bound: float | None = _option(
+        None, "Constraint c in nats per dimension (default: measured, plus margin)."
     )
-    exposure_weight: float = field(
-        default=10.0,
-        metadata={"help": "Penalty on the part of the change that a global affine intensity map explains."},
-    )
-    parents_lr_scale: float = field(
-        default=3.0,
-        metadata={
-            "help": "Learning rate of the layers that read the parents, relative to the others: a pre-trained image "
-            "mechanism all but ignores its parents, and these layers have the longest way to go."
-        },
-    )
-    bound: float | None = field(
-        default=None,
-        metadata={"help": "Constraint c in nats per dimension (default: measured, plus margin)."},
-    )
-    bound_margin: float = field(
-        default=0.1,
-        metadata={
-            "help": "Added to the mean free energy of the pre-trained mechanism, measured on 512 training images."
-        },
+    bound_margin: float = _option(
+        0.1, "Added to the mean free energy of the pre-trained mechanism, measured on 512 training images."
     )
 
     def __post_init__(self) -> None:

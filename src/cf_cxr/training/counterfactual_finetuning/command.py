@@ -17,7 +17,7 @@ from ...models.attribute_scm import AttributeSCMModel
 from ...models.complete_loading import load_complete
 from ...models.image_mechanism import ImageMechanism
 from ..loop.arguments import DataArguments, parse_arguments
-from ..loop.batches import CXRBatches, make_datasets
+from ..loop.batches import AttributeBatches, CXRBatches, make_datasets
 from .arguments import CFTConfig
 from .targets import TARGETS, HardTargets, MatchedTargets, readouts
 from .trainer import CFTTrainer
@@ -93,8 +93,7 @@ def fully_labelled(batches: CXRBatches) -> Subset:
     """
     attributes = batches.attributes
     if attributes is None:
-        columns = batches.rows.select_columns(list(batches.collator.schema.names))
-        attributes = batches.collator.attributes(list(columns))
+        attributes = AttributeBatches(batches.rows, batches.collator.schema).attributes
     known = (~attributes.isnan().any(1)).nonzero()[:, 0].tolist()
     if not known:
         raise ValueError("No image has all attributes known; counterfactual fine-tuning needs some.")
