@@ -211,7 +211,7 @@ def changed(name, **values):
         ("explainer", lambda f: (f / "config.json").unlink(), "config.json"),
         ("explainer", lambda f: (f / "preprocessor_config.json").unlink(), "preprocessor_config.json"),
         ("explainer", shutil.rmtree, "no model folder"),
-        ("classifier", lambda f: (f / "model.safetensors").unlink(), "no file named model.safetensors"),
+        ("classifier", lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing"),
         ("classifier", lambda f: (f / "model.safetensors").write_bytes(b"123"), "damaged or incomplete"),
         ("classifier", changed("config.json", temperature={"finding": -1}), "must be positive and finite"),
         ("classifier", shutil.rmtree, "no model folder"),
