@@ -38,7 +38,7 @@ _PUBLIC = {
     "models.progressive_explainer.posterior_bins": ["PosteriorBins"],
     "pipelines": ["CounterfactualPipeline", "ExplanationPipeline"],
     "explaining.explanation": ["Explanation"],
-    "images.usual_films": ["OutOfDistributionWarning"],
+    "images.out_of_distribution": ["OutOfDistributionWarning"],
     "data": ["load_cxr", "cxr_schema"],
     "visualization.counterfactuals": ["counterfactual_grid"],
     "visualization.explanations": ["contact_sheet"],

@@ -12,14 +12,14 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from numbers import Real
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from .tensor_checks import has_values
 
-KINDS = ("continuous", "binary", "categorical")
+KINDS: dict[str, type[Attribute]] = {}  # filled below
 MAX_CATEGORIES = 1000
 MAX_NUMBER = 1e30  # of ranges: models work in float32
 _NUMBER_WITH_UNIT = re.compile(
@@ -40,11 +40,11 @@ class UnknownAttributeError(KeyError):
 
 @dataclass(frozen=True)
 class Attribute:
-    """One variable of the causal model.
+    """One variable of the causal model; what differs between kinds is in the subclass that `kind` names.
 
     Args:
         name: the variable's name, e.g. `"age"`.
-        kind: `"continuous"`, `"binary"` or `"categorical"`.
+        kind: a key of `KINDS`: `"continuous"`, `"binary"` or `"categorical"`.
         categories: class names in index order; two for binary (index 0 is "negative"), two or more for
             categorical. Empty for continuous.
         minimum, maximum: range of a continuous variable, in `unit`. Values outside are refused, and the range
@@ -62,6 +62,18 @@ class Attribute:
     maximum: float | None = None
     unit: str = ""
 
+    is_discrete: ClassVar[bool] = True  # takes one of finitely many classes
+    scored_as: ClassVar[
+        str
+    ]  # "continuous", "binary" or "categorical": what a prediction of it looks like to a metric
+
+    def __init_subclass__(cls, kind: str):
+        KINDS[kind] = cls
+
+    def __new__(cls, name: str = "", kind: str = "", *args: Any, **kwargs: Any):
+        named = KINDS.get(kind, cls) if isinstance(kind, str) else cls
+        return super().__new__(named if issubclass(named, cls) else cls)
+
     def __post_init__(self):
         names = self.categories or ()
         if not isinstance(names, (list, tuple)) or not all(isinstance(c, str) and c.strip() for c in names):
@@ -75,37 +87,20 @@ class Attribute:
             raise ValueError(f"Attribute {self.name!r}: unit must be text, got {self.unit!r:.200}.")
         if not self.name or not isinstance(self.name, str):
             raise ValueError(f"An attribute needs a non-empty name, got {self.name!r}.")
-        if self.kind not in KINDS:
-            raise ValueError(f"Attribute {self.name!r}: kind must be one of {KINDS}, got {self.kind!r}.")
-        if self.kind == "continuous":
-            limits = (self.minimum, self.maximum)
-            finite = all(
-                isinstance(limit, Real) and not isinstance(limit, bool) and abs(limit) < MAX_NUMBER
-                for limit in limits
-            )
-            if not finite or not self.minimum < self.maximum:
-                raise ValueError(
-                    f"Continuous attribute {self.name!r} needs numbers minimum < maximum within {MAX_NUMBER:g}, got "
-                    f"minimum={limits[0]!r:.60}, maximum={limits[1]!r:.60}."
-                )
-            if self.categories:
-                raise ValueError(f"Continuous attribute {self.name!r} cannot have categories.")
-            return
+        if not isinstance(self.kind, str) or KINDS.get(self.kind) is not type(self):
+            raise ValueError(f"Attribute {self.name!r}: kind must be one of {(*KINDS,)}, got {self.kind!r}.")
+        self._check()
+
+    def _check(self) -> None:
+        """Of a variable with classes; raises ValueError."""
         if self.minimum is not None or self.maximum is not None:
             raise ValueError(f"Attribute {self.name!r} is {self.kind}: it has categories, not a range.")
         if len({c.casefold() for c in self.categories}) != len(self.categories):
             raise ValueError(
                 f"Attribute {self.name!r}: categories must differ in more than case: {self.categories}."
             )
-        if self.kind == "binary" and len(self.categories) != 2:
-            raise ValueError(f"Binary attribute {self.name!r} needs two categories, got {self.categories}.")
-        if self.kind == "categorical" and len(self.categories) < 2:
-            raise ValueError(f"Categorical attribute {self.name!r} needs at least two categories.")
-
-    @property
-    def is_discrete(self) -> bool:
-        """Whether the variable takes one of finitely many classes."""
-        return self.kind != "continuous"
+        if len(self.categories) < 2:
+            raise ValueError(f"Attribute {self.name!r} is {self.kind}: it needs at least two categories.")
 
     @property
     def n_classes(self) -> int:
@@ -115,7 +110,17 @@ class Attribute:
     @property
     def size(self) -> int:
         """Width in the parent vector: 1 for continuous and binary, the number of classes for categorical."""
-        return self.n_classes if self.kind == "categorical" else 1
+        return 1
+
+    @property
+    def values(self) -> str:
+        """The possible values in words."""
+        return ", ".join(self.categories)
+
+    @property
+    def allowed(self) -> str:
+        """The possible values, as error messages ask for them."""
+        return "one of " + ", ".join(repr(c) for c in self.categories)
 
     def parse(self, value: Any) -> float:
         """Turns a human value into the raw float (units, or class index).
@@ -126,46 +131,128 @@ class Attribute:
         Raises:
             AttributeValueError: for anything the attribute cannot be, naming the value and the remedy.
         """
-        if isinstance(value, Tensor) and value.numel() == 1:
+        if hasattr(value, "item") and math.prod(getattr(value, "shape", (0,))) == 1:
             value = value.item()
-        elif (
-            hasattr(value, "item") and not isinstance(value, (str, bytes)) and getattr(value, "size", 1) == 1
-        ):
-            value = value.item()
-        return self._parse_class(value) if self.is_discrete else self._parse_number(value)
+        return self._parse(value)
 
-    def _parse_class(self, value: Any) -> float:
-        allowed = ", ".join(repr(c) for c in self.categories)
+    def _parse(self, value: Any) -> float:
         if isinstance(value, str):
             for index, category in enumerate(self.categories):
                 if value.strip().casefold() == category.casefold():
                     return float(index)
-        elif isinstance(value, bool):
-            if self.kind == "binary":
-                return float(value)
-        elif isinstance(value, (int, float)) and value in range(self.n_classes):
+        elif (
+            isinstance(value, (int, float)) and not isinstance(value, bool) and value in range(self.n_classes)
+        ):
             return float(value)
         raise AttributeValueError(
-            f"{self.name}={value!r:.80} is not possible: {self.name} is {self.kind}, give one of {allowed}."
+            f"{self.name}={value!r:.80} is not possible: {self.name} is {self.kind}, give {self.allowed}."
         )
-
-    def _parse_number(self, value: Any) -> float:
-        unit = f" {self.unit}" if self.unit else ""
-        hint = f"give a number from {self.minimum:g} to {self.maximum:g}{unit}."
-        if isinstance(value, str) and (match := _NUMBER_WITH_UNIT.match(value)):
-            value = float(match.group(1))
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise AttributeValueError(f"{self.name}={value!r:.80} is not a number: {hint}")
-        if not math.isfinite(value) or not self.minimum <= value <= self.maximum:
-            raise AttributeValueError(f"{self.name}={value!r:.80} is out of range: {hint}")
-        return float(value)
 
     def format(self, raw: float) -> float | str | None:
         """The human value of a raw one: a float in units, a class name, or None for NaN."""
-        raw = float(raw)
-        if math.isnan(raw):
-            return None
-        return self.categories[int(round(raw))] if self.is_discrete else raw
+        return None if math.isnan(raw) else self.categories[round(raw)]
+
+    def impossible(self, raw: Tensor) -> Tensor:
+        """Where known raw values are none of this variable, bool of their shape."""
+        return (raw != raw.round()) | (raw < 0) | (raw >= self.n_classes)
+
+    def opposite(self, raw: Tensor) -> Tensor:
+        """Another raw value for each: the next class, or the range mirrored."""
+        return (raw + 1) % self.n_classes
+
+    @property
+    def neutral(self) -> float:
+        """The code of an unknown value: the middle of the range, or even odds."""
+        return 1 / self.n_classes
+
+    def encode(self, raw: Tensor) -> Tensor:
+        """Codes `(B, size)` of known raw values `(B,)`, in their type: [-1, 1] over the range, {0, 1}, or one-hot."""
+        return raw[:, None]
+
+    def decode(self, code: Tensor) -> Tensor:
+        """Raw values `(B,)` of codes `(B, size)`, or of a mean on [-1, 1] or probabilities in their place."""
+        return (code[:, 0] > 0.5).to(code.dtype)
+
+
+class ContinuousAttribute(Attribute, kind="continuous"):
+    """A number in a range."""
+
+    is_discrete = False
+    scored_as = "continuous"
+    neutral = 0.0
+
+    def _check(self) -> None:
+        limits = (self.minimum, self.maximum)
+        finite = all(isinstance(v, Real) and not isinstance(v, bool) and abs(v) < MAX_NUMBER for v in limits)
+        if not finite or not self.minimum < self.maximum:
+            raise ValueError(
+                f"Continuous attribute {self.name!r} needs numbers minimum < maximum within {MAX_NUMBER:g}, got "
+                f"minimum={limits[0]!r:.60}, maximum={limits[1]!r:.60}."
+            )
+        if self.categories:
+            raise ValueError(f"Continuous attribute {self.name!r} cannot have categories.")
+
+    @property
+    def values(self) -> str:
+        return f"{self.minimum:g} to {self.maximum:g} {self.unit}".rstrip()
+
+    @property
+    def allowed(self) -> str:
+        return f"a number from {self.values}"
+
+    def _parse(self, value: Any) -> float:
+        if isinstance(value, str) and (match := _NUMBER_WITH_UNIT.match(value)):
+            value = float(match.group(1))
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise AttributeValueError(f"{self.name}={value!r:.80} is not a number: give {self.allowed}.")
+        if not self.minimum <= value <= self.maximum:
+            raise AttributeValueError(f"{self.name}={value!r:.80} is out of range: give {self.allowed}.")
+        return float(value)
+
+    def format(self, raw: float) -> float | None:
+        return None if math.isnan(raw) else float(raw)
+
+    def impossible(self, raw: Tensor) -> Tensor:
+        return (raw < self.minimum) | (raw > self.maximum)
+
+    def opposite(self, raw: Tensor) -> Tensor:
+        return self.minimum + self.maximum - raw
+
+    def encode(self, raw: Tensor) -> Tensor:
+        return ((raw - self.minimum) / (self.maximum - self.minimum) * 2 - 1)[:, None]
+
+    def decode(self, code: Tensor) -> Tensor:
+        return (code[:, 0] + 1) / 2 * (self.maximum - self.minimum) + self.minimum
+
+
+class BinaryAttribute(Attribute, kind="binary"):
+    """One of two classes, coded as 0 or 1."""
+
+    scored_as = "binary"
+
+    def _check(self) -> None:
+        super()._check()
+        if self.n_classes != 2:
+            raise ValueError(f"Binary attribute {self.name!r} needs two categories, got {self.categories}.")
+
+    def _parse(self, value: Any) -> float:
+        return float(value) if isinstance(value, bool) else super()._parse(value)
+
+
+class CategoricalAttribute(Attribute, kind="categorical"):
+    """One of two or more classes, coded one-hot."""
+
+    scored_as = "categorical"
+
+    @property
+    def size(self) -> int:
+        return self.n_classes
+
+    def encode(self, raw: Tensor) -> Tensor:
+        return (raw[:, None].round() == torch.arange(self.n_classes, device=raw.device)).to(raw.dtype)
+
+    def decode(self, code: Tensor) -> Tensor:
+        return code.argmax(1).to(code.dtype)
 
 
 def _attribute(definition: Any) -> Attribute:
@@ -288,7 +375,7 @@ class AttributeSchema:
                 value = record.get(a.name)
                 if value is None or (isinstance(value, float) and math.isnan(value)):
                     if not allow_missing:
-                        raise AttributeValueError(f"{a.name} is missing; give {self._expected(a)}.")
+                        raise AttributeValueError(f"{a.name} is missing; give {a.allowed}.")
                     row.append(math.nan)
                 else:
                     row.append(a.parse(value))
@@ -310,12 +397,6 @@ class AttributeSchema:
             raise AttributeValueError(f"Attribute columns must be equally long, got {sizes}.")
         return [dict(zip(columns, row)) for row in zip(*columns.values())]
 
-    @staticmethod
-    def _expected(a: Attribute) -> str:
-        if a.is_discrete:
-            return "one of " + ", ".join(repr(c) for c in a.categories)
-        return f"a number from {a.minimum:g} to {a.maximum:g} {a.unit}".rstrip()
-
     def _check_raw(self, raw: Tensor, allow_missing: bool) -> Tensor:
         if raw.ndim != 2 or raw.shape[1] != self.n:
             raise AttributeValueError(
@@ -328,14 +409,11 @@ class AttributeSchema:
         for a, column in zip(self, raw.unbind(1)):
             known = column[~column.isnan()]
             if not allow_missing and known.numel() < column.numel():
-                raise AttributeValueError(f"{a.name} is missing (NaN); give {self._expected(a)}.")
-            if a.is_discrete:
-                bad = (known != known.round()) | (known < 0) | (known >= a.n_classes)
-            else:
-                bad = (known < a.minimum) | (known > a.maximum)
+                raise AttributeValueError(f"{a.name} is missing (NaN); give {a.allowed}.")
+            bad = a.impossible(known)
             if bad.any():
                 raise AttributeValueError(
-                    f"{a.name}={known[bad][0].item():g} is not possible: give {self._expected(a)}."
+                    f"{a.name}={known[bad][0].item():g} is not possible: give {a.allowed}."
                 )
         return raw
 
@@ -365,34 +443,19 @@ class AttributeSchema:
         unknown = raw.isnan()
         if not (allow_unknown or keep_unknown) and has_values(unknown) and bool(unknown.any()):
             name = self.names[int(unknown.any(0).nonzero()[0])]
-            raise AttributeValueError(f"{name} is missing (NaN); give {self._expected(self[name])}.")
-        parts = []
-        for a, value, missing in zip(self, raw.unbind(1), unknown.unbind(1)):
-            value, missing = value.nan_to_num(0.0)[:, None], missing[:, None]
-            if a.kind == "continuous":
-                code, neutral = (value - a.minimum) / (a.maximum - a.minimum) * 2 - 1, 0.0
-            elif a.kind == "binary":
-                code, neutral = value, 0.5
-            else:
-                classes = torch.arange(a.n_classes, device=raw.device)
-                code, neutral = (value.round() == classes).float(), 1 / a.n_classes
-            parts.append(torch.where(missing, math.nan if keep_unknown else neutral, code))
-        return torch.cat(parts, dim=1)
+            raise AttributeValueError(f"{name} is missing (NaN); give {self[name].allowed}.")
+        codes = []
+        for a, value, missing in zip(self, raw.nan_to_num(0.0).unbind(1), unknown.unbind(1)):
+            code = a.encode(value)
+            codes.append(torch.where(missing[:, None], math.nan if keep_unknown else a.neutral, code))
+        return torch.cat(codes, dim=1)
 
     def decode(self, parents: Tensor) -> Tensor:
         """Inverse of `encode` for known values: parent vector `(B, dim)` to raw tensor `(B, n)`."""
         if parents.ndim != 2 or parents.shape[1] != self.dim:
             raise AttributeValueError(f"Expected parents (batch, {self.dim}), got {tuple(parents.shape)}.")
-        columns = []
-        for a, where in zip(self, self.slices().values()):
-            code = parents[:, where].float()
-            if a.kind == "continuous":
-                columns.append((code[:, 0] + 1) / 2 * (a.maximum - a.minimum) + a.minimum)
-            elif a.kind == "binary":
-                columns.append((code[:, 0] > 0.5).float())
-            else:
-                columns.append(code.argmax(1).float())
-        return torch.stack(columns, dim=1)
+        codes = parents.float().split([a.size for a in self], dim=1)
+        return torch.stack([a.decode(code) for a, code in zip(self, codes)], dim=1)
 
     def validate_do(self, do: Mapping[str, Any]) -> dict[str, float]:
         """Checks an intervention's scalar values; `{}` is the null intervention.

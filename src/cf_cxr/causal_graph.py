@@ -68,27 +68,14 @@ class CausalGraph:
             raise CausalGraphError(f"Unknown variable {name!r}; known: {', '.join(self._parents)}.")
         return self._parents[name]
 
-    def children(self, name: str) -> tuple[str, ...]:
-        """Direct effects of a variable."""
-        self.parents(name)
-        return tuple(n for n in self._order if name in self._parents[n])
-
     def descendants(self, names: str | Iterable[str]) -> frozenset[str]:
         """Everything downstream of one or several variables, these themselves not included."""
-        start = {names} if isinstance(names, str) else set(names)
-        return self._closure(start, self.children)
-
-    def ancestors(self, names: str | Iterable[str]) -> frozenset[str]:
-        """Everything upstream of one or several variables, these themselves not included."""
-        start = {names} if isinstance(names, str) else set(names)
-        return self._closure(start, self.parents)
-
-    @staticmethod
-    def _closure(start: set[str], step) -> frozenset[str]:
-        found, frontier = set(), set(start)
-        while frontier:
-            frontier = {m for n in frontier for m in step(n)} - found
-            found |= frontier
+        start, found = {names} if isinstance(names, str) else set(names), set()
+        for name in start:
+            self.parents(name)
+        for name in self._order:
+            if (start | found).intersection(self._parents[name]):
+                found.add(name)
         return frozenset(found - start)
 
     def to_dict(self) -> dict[str, list[str]]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,25 +35,41 @@ def special_file(path: str | os.PathLike) -> str | None:
     return next((kind for kind, is_kind in SPECIAL.items() if is_kind(mode)), None)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file that is either there as a whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.incomplete")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+def write_atomically(path: str | Path, content: bytes | str | Callable[[Path], Any]) -> None:
+    """Writes a file that is either there as a whole or not at all: readers see the old one or the new one.
+
+    Args:
+        path: of the file; its folder exists.
+        content: the bytes, or the text (UTF-8), or a function that writes the file at the path it is given.
+
+    Raises:
+        OSError: with the file's name, for instance of a full disk; nothing is left behind.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".incomplete-{path.name}.{os.getpid()}")
+    try:
+        if callable(content):
+            content(temporary)
+        else:
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        flush_to_disk(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        # An error without a number has a message of its own, and one of another file names that.
+        if error.errno is not None and error.filename in (None, temporary, str(temporary)):
+            error.filename, error.filename2 = str(path), None
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
-def sha256_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def write_json(path: str | Path, content: Any) -> None:
+    """Writes JSON, indented, atomically; what JSON does not know becomes text."""
+    write_atomically(path, json.dumps(content, indent=2, default=str) + "\n")
 
 
 def flush_to_disk(path: Path) -> None:
+    """Waits until the file's content is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -60,10 +77,10 @@ def flush_to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: str | Path, content: Any) -> None:
-    """Write JSON so that readers see the old file or the new one, never a part."""
-    path = Path(path)
-    temporary = path.with_name(f".incomplete-{path.name}")
-    temporary.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
-    flush_to_disk(temporary)
-    os.replace(temporary, path)
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

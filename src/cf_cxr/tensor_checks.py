@@ -12,11 +12,23 @@ def has_values(tensor: Tensor) -> bool:
     return not torch.compiler.is_compiling() and not tensor.is_meta and tensor.numel() > 0
 
 
-# bfloat16 and resampling may carry a pixel this far outside the range.
-_TOLERANCE = 0.01
+PIXEL_TOLERANCE = 0.05  # bfloat16 and resampling may carry a pixel this far outside the range
 
 
-def check_pixel_values(pixel_values: Tensor, num_channels: int, multiple: int) -> None:
+def check_range(low: float, high: float, name: str, error: type[ValueError] = ValueError) -> None:
+    """Refuses images whose smallest and largest value are not in [-1, 1], to `PIXEL_TOLERANCE`.
+
+    Raises:
+        ValueError: (or *error*) for NaN or a value outside; the message has `name` and the values.
+    """
+    if not (low >= -1 - PIXEL_TOLERANCE and high <= 1 + PIXEL_TOLERANCE):  # NaN fails too
+        found = "NaN" if low != low or high != high else f"values from {low:.4g} to {high:.4g}"
+        raise error(
+            f"{name} must lie in [-1, 1] (black to white), got {found}; CXRImageProcessor scales images to this range."
+        )
+
+
+def check_pixel_values(pixel_values: Tensor, num_channels: int, multiple: int = 1) -> None:
     """Refuses tensors that are not images in [-1, 1] of a size that the model's strides divide.
 
     The look at the values is skipped inside `torch.compile`.
@@ -46,14 +58,7 @@ def check_pixel_values(pixel_values: Tensor, num_channels: int, multiple: int) -
         )
     if not has_values(pixel_values):
         return
-    low, high = (float(v) for v in pixel_values.detach().aminmax())
-    if low != low or high != high:
-        raise ValueError("pixel_values contain NaN.")
-    if low < -1 - _TOLERANCE or high > 1 + _TOLERANCE:
-        raise ValueError(
-            f"pixel_values must lie in [-1, 1], got values from {low:.4g} to {high:.4g}; CXRImageProcessor scales "
-            "images to this range."
-        )
+    check_range(*(float(v) for v in pixel_values.detach().aminmax()), "pixel_values")
 
 
 def check_probabilities(values: Tensor, name: str) -> None:

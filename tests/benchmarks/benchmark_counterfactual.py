@@ -43,11 +43,8 @@ from cf_cxr.models.attribute_classifier import AttributeClassifierConfig, Attrib
 from cf_cxr.models.causal_hvae import CausalHVAEModel
 from cf_cxr.models.causal_hvae.convert_causal_hvae_original import config_from_hparams, convert_state_dict
 from cf_cxr.models.image_mechanism import repeat_noise
-from cf_cxr.training.counterfactual_finetuning.losses import (
-    FreeEnergyConstraint,
-    attribute_target_loss,
-    counterfactual_targets,
-)
+from cf_cxr.training.counterfactual_finetuning.constraint import FreeEnergyConstraint
+from cf_cxr.training.counterfactual_finetuning.targets import SoftTargets, readouts
 
 SETTINGS = {
     "paper192": make_hparams(z_dim=16, **PAPER_A_192),
@@ -289,7 +286,9 @@ def finetuning_step(model, batch, who):
     x, factual, counterfactual = batch["x"], batch["attributes"], batch["counterfactual_attributes"]
     parents, changed, beta = batch["parents"], batch["interventions"][0], 9.0
     classifier = small_classifier().to(x.device)
-    constraint = FreeEnergyConstraint(bound=2.0, multiplier=0.5)
+    constraint, targets = FreeEnergyConstraint(bound=2.0, multiplier=0.5), SoftTargets(SCHEMA)
+    reached = {"sex"} | GRAPH.descendants("sex")
+    affected = torch.tensor([name in reached for name in SCHEMA.names], device=x.device).expand(len(x), -1)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, betas=(0.9, 0.9), weight_decay=0.05)
     model.train()
@@ -308,10 +307,10 @@ def finetuning_step(model, batch, who):
 
     def step():
         free_energy, image = image_part()
-        posterior = classifier.predict(x)
-        targets = counterfactual_targets("soft", factual, counterfactual, ["sex"], posterior, SCHEMA, GRAPH)
-        logits = classifier.calibrated_logits(classifier(image).logits)
-        auxiliary = sum(attribute_target_loss(logits, targets, SCHEMA).values())
+        with torch.no_grad():
+            before = readouts(classifier, x)
+        losses = targets(before, readouts(classifier, image), factual, counterfactual, affected)
+        auxiliary = losses.mean(0).sum()
         optimizer.zero_grad(set_to_none=True)
         constraint.loss(auxiliary, free_energy).backward()
         torch.nn.utils.clip_grad_norm_(trained, 100.0)

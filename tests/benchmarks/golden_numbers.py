@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import functools
 import hashlib
+import importlib
 import io
 import json
 import math
@@ -330,131 +331,113 @@ class Rows:
         return {name: value[indices] for name, value in self.batch.items()}
 
 
-def trainer_of(kind: type, model: nn.Module, rows: Any, optimiser: str, **parts: Any) -> Any:
-    """A trainer before its first step. optimiser: learning rate, two betas, weight decay, norm to clip to."""
-    from cf_cxr.training.loop.arguments import TrainerArguments
-    from cf_cxr.training.loop.trainer import build_accelerator
-
+def stage(
+    kind: type, model: nn.Module, batch: dict[str, Tensor], optimiser: str, config: type, **settings: Any
+) -> Stage:
+    """A stage of `transformers.Trainer`. optimiser: learning rate, two betas, weight decay, norm to clip to."""
     names = ("learning_rate", "adam_beta1", "adam_beta2", "weight_decay", "max_grad_norm")
-    args = TrainerArguments(
-        output_dir="unused", cpu=True, mixed_precision="no", per_device_batch_size=IMAGES, max_steps=100,
-        warmup_steps=0, report_to="none", **dict(zip(names, map(float, optimiser.split()), strict=True)),
-    )  # fmt: skip
-    trainer = kind(model, args, rows, accelerator=build_accelerator(args), **parts)
-    trainer.parameters = trainer.trainable_parameters()
-    trainer.set_mode(True)
-    return trainer
+    settings |= dict(zip(names, map(float, optimiser.split()), strict=True))
+    with tempfile.TemporaryDirectory() as folder:
+        args = config(
+            output_dir=folder, use_cpu=True, per_device_train_batch_size=IMAGES, max_steps=100, warmup_steps=0,
+            report_to="none", **settings,
+        )  # fmt: skip
+        trainer = kind(model, args, Rows(batch), schema=SCHEMA)
+    model.train()
+    loss = functools.partial(trainer.batch_loss, model, batch)
+    return Stage(model, lambda: loss()[0], trainer.create_optimizer(), args.max_grad_norm)
 
 
-def stage(kind: type, model: nn.Module, batch: dict[str, Tensor], optimiser: str, **parts: Any) -> Stage:
-    trainer = trainer_of(kind, model, Rows(batch), optimiser, **parts)
-    loss = functools.partial(trainer.compute_loss, batch)
-    return Stage(model, lambda: loss()[0], trainer.create_optimizer(), trainer.args.max_grad_norm)
+# package, prefix of its classes, model, whether attributes are unknown, optimiser
+PLAIN = {
+    "scm": ("attribute_scm", "SCM", scm, True, "5e-3 0.9 0.999 0 100"),
+    "classifier": ("attribute_classifier", "Classifier", classifier, True, "1e-3 0.9 0.999 0.05 5"),
+    "hvae": ("causal_hvae", "HVAE", hvae, True, "1e-3 0.9 0.9 0.05 100"),
+    "flow": ("causal_flow", "Flow", flow, True, "3e-4 0.9 0.99 0.01 1"),
+    "segmenter": ("anatomy_segmenter", "Segmenter", segmenter, False, "2e-3 0.9 0.99 0.01 5"),
+}
 
 
-def scm_stage() -> Stage:
-    from cf_cxr.training.attribute_scm.trainer import SCMTrainer
-
-    return stage(SCMTrainer, scm(), phantoms(unknown=True), "5e-3 0.9 0.999 0 100", schema=SCHEMA)
-
-
-def classifier_stage(**settings: Any) -> Stage:
-    from cf_cxr.training.attribute_classifier.trainer import ClassifierArguments, ClassifierTrainer
-
-    parts = {"schema": SCHEMA, "stage_args": ClassifierArguments(**settings)}
-    return stage(ClassifierTrainer, classifier(), phantoms(unknown=True), "1e-3 0.9 0.999 0.05 5", **parts)
-
-
-def hvae_stage(**settings: Any) -> Stage:
-    from cf_cxr.training.causal_hvae.trainer import HVAEArguments, HVAETrainer
-
-    parts = {"schema": SCHEMA, "stage_args": HVAEArguments(**settings)}
-    return stage(HVAETrainer, hvae(), phantoms(unknown=True), "1e-3 0.9 0.9 0.05 100", **parts)
-
-
-def flow_stage(**settings: Any) -> Stage:
-    from cf_cxr.training.causal_flow.trainer import FlowArguments, FlowTrainer
-
-    parts = {"schema": SCHEMA, "stage_args": FlowArguments(**settings)}
-    return stage(FlowTrainer, flow(), phantoms(unknown=True), "3e-4 0.9 0.99 0.01 1", **parts)
-
-
-def segmenter_stage() -> Stage:
-    from cf_cxr.training.anatomy_segmenter.trainer import SegmenterArguments, SegmenterTrainer
-
-    parts = {"stage_args": SegmenterArguments()}
-    return stage(SegmenterTrainer, segmenter(), phantoms(), "2e-3 0.9 0.99 0.01 5", **parts)
+def plain_stage(name: str, **settings: Any) -> Stage:
+    """A stage with nothing but a model and a batch."""
+    package, prefix, model, unknown, optimiser = PLAIN[name]
+    module = importlib.import_module(f"cf_cxr.training.{package}.trainer")
+    kind, config = (getattr(module, f"{prefix}{part}") for part in ("Trainer", "Config"))
+    return stage(kind, model(), phantoms(unknown=unknown), optimiser, config, **settings)
 
 
 def cft_stage(target_labels: str, **settings: Any) -> Stage:
     """With two classifiers, and a free energy (7.3) that the bound pulls at."""
-    from cf_cxr.training.counterfactual_finetuning.arguments import CFTArguments
-    from cf_cxr.training.counterfactual_finetuning.matched_targets import fit_readout_mechanisms
+    from cf_cxr.training.counterfactual_finetuning.arguments import CFTConfig
+    from cf_cxr.training.counterfactual_finetuning.command import make_targets
     from cf_cxr.training.counterfactual_finetuning.trainer import CFTTrainer
 
-    judges = [classifier(), classifier(SEED + 1)]
-    stage_args = CFTArguments(target_labels=target_labels, multiplier_init=0.5, **settings)
-    fitted = fit_readout_mechanisms(judges, SCHEMA, Rows(phantoms(64))) if stage_args.needs_readouts else ()
-    parts = {"attribute_scm": scm(), "classifiers": judges, "readout_mechanisms": fitted, "bound": 7.2}
-    return stage(CFTTrainer, hvae(), phantoms(), "1e-4 0.9 0.9 0.05 100", stage_args=stage_args, **parts)
+    def trainer(*args: Any, schema: Any) -> CFTTrainer:
+        judges, gain = [classifier(), classifier(SEED + 1)], args[1].matching_gain
+        targets = make_targets(target_labels, judges, Rows(phantoms(64)), gain)
+        made = CFTTrainer(*args, attribute_scm=scm(), classifiers=judges, targets=targets, bound=7.2)
+        made.constraint.multiplier = 0.5
+        return made
+
+    parts = (hvae(), phantoms(), "1e-4 0.9 0.9 0.05 100", CFTConfig)
+    return stage(trainer, *parts, target_labels=target_labels, **settings)
 
 
 def explainer_stage(network: str, model: dict[str, Any], **settings: Any) -> Stage:
     """One network of the explainer, the other as it was initialised."""
-    from cf_cxr.training.progressive_explainer.arguments import ExplainerArguments
+    from cf_cxr.training.progressive_explainer.arguments import ExplainerConfig
     from cf_cxr.training.progressive_explainer.caches import ExplainerBatches
-    from cf_cxr.training.progressive_explainer.losses import NaturalChange
+    from cf_cxr.training.progressive_explainer.losses import MahalanobisPrior
     from cf_cxr.training.progressive_explainer.trainer import ExplainerTrainer
 
     generator, explained = explainer(**model), cf_cxr.as_image_classifier(classifier(), "finding")
-    rows = ExplainerBatches(Rows(phantoms()), explained.posterior(phantoms()["pixel_values"]))
+    posterior = explained.posterior(phantoms()["pixel_values"])
+    rows = ExplainerBatches(Rows(phantoms()), posterior, labels=("lungs", "heart", "devices"))
     seed_all()
     critic = cf_cxr.ExplainerDiscriminator(
         cf_cxr.ExplainerDiscriminatorConfig.for_explainer(generator.config)
     )
-    stage_args = ExplainerArguments(segmenter="none", true_masks=True, discriminator_steps=1, **settings)
-    natural = NaturalChange(phantoms(64)["pixel_values"]) if stage_args.natural_weight else None
-    parts = {"classifier": explained, "discriminator": critic, "natural_change": natural}
-    parts |= {"stage_args": stage_args, "mask_labels": ("lungs", "heart", "devices")}
-    trainer = trainer_of(ExplainerTrainer, generator, rows, "2e-4 0 0.9 0 0", **parts)
+    args = ExplainerConfig(
+        output_dir="unused", use_cpu=True, per_device_train_batch_size=IMAGES, max_steps=100, learning_rate=2e-4,
+        report_to="none", segmenter="own", **settings,
+    )  # fmt: skip
+    parts = {"discriminator": critic, "prior": MahalanobisPrior(phantoms(64)["pixel_values"])}
+    trainer = ExplainerTrainer(generator, args, rows, classifier=explained, **parts)
     batch = rows.__getitems__(list(range(IMAGES)))
+    generator.train()
     if network == "generator":
-        return Stage(generator, lambda: trainer.compute_loss(batch)[0], trainer.create_optimizer(), 0)
-    return Stage(critic, lambda: trainer.discriminator_loss(batch), trainer.adversary.optimizer, 0)
+        return Stage(generator, lambda: trainer.generator_loss(batch)[0], trainer.optimizer, 0)
+    return Stage(critic, lambda: trainer.discriminator_loss(batch)[0], trainer.critic_optimizer, 0)
 
 
-# phantom_64/finetune.yaml, nih_cxr14_128/finetune_*.yaml and phantom_64/explainer_effusion.yaml in training/
-CFT = {
-    "attribute_weights": ["age=10"], "augmentation": "geometry", "paired_augmentation": True, "exposure_weight": 10.0,
-    "do_values": "changed", "interventions_per_step": 4, "parents_lr_scale": 3.0,
+# phantom_64/finetune.yaml and nih_cxr14_128/finetune_*.yaml in training/
+CFT_PAPER = {
+    "do_values": "permute", "interventions_per_step": 1, "augmentation": "light", "exposure_weight": 0.0,
+    "parents_lr_scale": 1.0,
 }  # fmt: skip
-CFT_NIH = {"augmentation": "strong", "exposure_weight": 50.0}
-CFT_GAIN = CFT_NIH | {
-    "auxiliary_loss": "readout", "paired_augmentation": True, "matching_gain": 1.5, "do_values": "changed",
-    "interventions_per_step": 4,
-}  # fmt: skip
-EXPLAINER = {
-    "model": {"residual_output": True, "change_stride": 4}, "reconstruction_weight": 1.0, "embedding_weight": 0.01,
-    "adversarial_weight": 0.0, "natural_weight": 1.0, "classifier_weight": 3.0, "condition_lr_scale": 3.0,
-    "augmentation": "geometry", "augmentation_until": 0.8, "preservation_start": 0.1, "preservation_warmup_steps": 1000,
+CFT_NIH = {"augmentation": "strong", "exposure_weight": 50.0, "parents_lr_scale": 1.0}
+EXPLAINER = {"model": {"residual_output": True, "change_stride": 4}}  # the rest are the defaults
+EXPLAINER_PAPER = {
+    "model": {}, "discriminator_steps": 1, "augmentation": "none", "classifier_weight": 1, "reconstruction_weight": 100,
+    "embedding_weight": 100, "mahalanobis_weight": 0, "preservation_warmup_steps": 0,
 }  # fmt: skip
 STAGES: dict[str, tuple] = {
-    "scm": (scm_stage,),
-    "classifier": (classifier_stage,),
-    "classifier-smoothed": (classifier_stage, {"label_smoothing": 0.1}),
-    "hvae": (hvae_stage,),
-    "hvae-augmented": (hvae_stage, {"augmentation": "light", "beta_warmup_steps": 10}),
-    "flow": (flow_stage,),
-    "flow-augmented": (flow_stage, {"augmentation": "geometry"}),
-    "segmenter": (segmenter_stage,),
-    "cft/hard": (cft_stage, {"target_labels": "hard", **CFT}),
-    "cft/soft": (cft_stage, {"target_labels": "soft", **CFT}),
-    "cft/matched": (cft_stage, {"target_labels": "matched", "auxiliary_loss": "readout", **CFT}),
-    "cft/soft-paper": (cft_stage, {"target_labels": "soft"}),
-    "cft/soft-nih": (cft_stage, {"target_labels": "soft", "do_values": "balanced", **CFT_NIH}),
-    "cft/matched-nih": (cft_stage, {"target_labels": "matched", **CFT_GAIN}),
-    "explainer/generator": (explainer_stage, {"network": "generator", "model": {}}),
-    "explainer/discriminator": (explainer_stage, {"network": "discriminator", "model": {}}),
+    **{name: (plain_stage, {"name": name}) for name in PLAIN},
+    "classifier-smoothed": (plain_stage, {"name": "classifier", "label_smoothing": 0.1}),
+    "hvae-augmented": (plain_stage, {"name": "hvae", "augmentation": "light", "beta_warmup_steps": 10}),
+    "flow-augmented": (plain_stage, {"name": "flow", "augmentation": "geometry"}),
+    **{
+        f"cft/{labels}": (cft_stage, {"target_labels": labels, "matching_gain": 1.0})
+        for labels in ("hard", "soft", "matched")
+    },
+    "cft/soft-paper": (cft_stage, {"target_labels": "soft", **CFT_PAPER}),
+    "cft/soft-nih": (
+        cft_stage,
+        {"target_labels": "soft", "do_values": "balanced", "interventions_per_step": 1, **CFT_NIH},
+    ),
+    "cft/matched-nih": (cft_stage, {"target_labels": "matched", "matching_gain": 1.5, **CFT_NIH}),
+    "explainer/generator": (explainer_stage, {"network": "generator", **EXPLAINER_PAPER}),
+    "explainer/discriminator": (explainer_stage, {"network": "discriminator", **EXPLAINER_PAPER}),
     "explainer/generator-recipe": (explainer_stage, {"network": "generator", **EXPLAINER}),
 }
 

@@ -10,53 +10,25 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 
-import numpy as np
 import torch
-from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
+from cf_cxr.attributes import AttributeSchema
 from cf_cxr.data.phantom import ChestPhantom, PhantomConfig
+from cf_cxr.metrics.bootstrap import interval, patient_weights, score_samples
 
 AGE_CENTRE, AGE_SCALE = 57.0, 17.0
 
 
-def scores(attributes: Tensor, age: Tensor, sex: Tensor, site: Tensor, finding: Tensor) -> dict[str, float]:
-    """AUC of sex, site (macro one-versus-rest) and finding, and the mean absolute error of age in years."""
-    age_true, sex_true, site_true, finding_true = attributes.unbind(1)
-    return {
-        "age MAE": (age - age_true).abs().mean().item(),
-        "sex AUC": roc_auc_score(sex_true, sex),
-        "site AUC": roc_auc_score(site_true, site, multi_class="ovr", average="macro"),
-        "finding AUC": roc_auc_score(finding_true, finding),
-    }
-
-
-def bootstrap(
-    attributes: Tensor, *predictions: Tensor, rounds: int = 200
-) -> dict[str, tuple[float, float, float]]:
-    """Each score with its 95 % bootstrap interval."""
-    rng = np.random.default_rng(0)
-    draws = []
-    for _ in range(rounds):
-        rows = torch.from_numpy(rng.integers(0, len(attributes), len(attributes)))
-        draws.append(scores(attributes[rows], *(p[rows] for p in predictions)))
-    centre = scores(attributes, *predictions)
-    bounds = {name: np.quantile([d[name] for d in draws], [0.025, 0.975]) for name in centre}
-    return {name: (centre[name], *bounds[name]) for name in centre}
-
-
 def judge() -> nn.Module:
     """A plain convolutional network; outputs age, sex, three sites, finding."""
-    layers, width = [], 1
+    layers: list[nn.Module] = []
     for out, stride in ((16, 2), (32, 1), (32, 2), (64, 1), (64, 2), (96, 1), (128, 2)):
-        kernel = 5 if width == 1 else 3
-        layers += [
-            nn.Conv2d(width, out, kernel, stride, kernel // 2, bias=False),
-            nn.BatchNorm2d(out),
-            nn.GELU(),
-        ]
-        width = out
+        kernel = 3 if layers else 5
+        convolution = nn.LazyConv2d(out, kernel, stride, kernel // 2, bias=False)
+        layers += [convolution, nn.BatchNorm2d(out), nn.GELU()]
     return nn.Sequential(
         *layers, nn.Flatten(), nn.Dropout(0.3), nn.LazyLinear(128), nn.GELU(), nn.Linear(128, 6)
     )
@@ -99,10 +71,14 @@ def predict(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor, Tensor, T
     return age, output[:, 1].sigmoid(), output[:, 2:5].softmax(1), output[:, 5].sigmoid()
 
 
-def show(title: str, result: dict[str, tuple[float, float, float]]) -> None:
-    """One printed line."""
-    cells = (f"{name} {value:.3f} [{low:.3f}, {high:.3f}]" for name, (value, low, high) in result.items())
-    print(f"{title:<22}", "  ".join(cells), flush=True)
+def show(title: str, schema: AttributeSchema, attributes: Tensor, predictions: Sequence[Tensor]) -> None:
+    """One printed line: error of age in years, AUC times 100 of the others, with 95 % bootstrap intervals."""
+    weights = patient_weights(None, 200, 0, len(attributes))
+    print(f"{title:<22}", end="")
+    for attribute, value, prediction in zip(schema, attributes.T, predictions):
+        score, low, high = interval(score_samples(attribute.kind, prediction, value, weights))
+        print(f"  {attribute.name} {score:.2f} [{low:.2f}, {high:.2f}]", end="")
+    print(flush=True)
 
 
 def main() -> None:
@@ -122,7 +98,8 @@ def main() -> None:
 
     attributes, noise = phantom.sample_attributes(options.test, 1), phantom.sample_noise(options.test, 1)
     ideal = phantom.bayes_posterior(attributes, noise)
-    show("ideal observer", bootstrap(attributes, ideal.age_median, ideal.sex, ideal.site, ideal.finding))
+    best = (ideal.age_median, ideal.sex, ideal.site, ideal.finding)
+    show("ideal observer", phantom.schema, attributes, best)
     if options.train == 0:
         return
     start = time.perf_counter()
@@ -132,7 +109,12 @@ def main() -> None:
     start, model = time.perf_counter(), judge()
     train(model, images, labels, options.epochs)
     print(f"trained in {time.perf_counter() - start:.0f} s", flush=True)
-    show("small CNN", bootstrap(attributes, *predict(model, phantom.render(attributes, noise).pixel_values)))
+    show(
+        "small CNN",
+        phantom.schema,
+        attributes,
+        predict(model, phantom.render(attributes, noise).pixel_values),
+    )
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ import torch
 import cf_cxr
 from cf_cxr import DeepSCMModel
 from cf_cxr.data.phantom import ChestPhantom, PhantomConfig
-from cf_cxr.evaluation.counterfactuals.arguments import EvaluationArguments
-from cf_cxr.evaluation.counterfactuals.data import draw_interventions, load_evaluation_data
+from cf_cxr.evaluation.counterfactuals.command import CounterfactualEvaluationArguments
+from cf_cxr.evaluation.counterfactuals.data import load_counterfactual_images
 from cf_cxr.metrics.two_sample import two_sample_auc
 from cf_cxr.training.loop.run_folder import git_commit
 
@@ -66,7 +66,7 @@ def phantoms() -> None:
         )  # fmt: skip
     rng = np.random.default_rng(SEED)
     for column, a in enumerate(phantom.schema):
-        do = torch.from_numpy(draw_interventions(patients, marginal[:, column], rng))
+        do = torch.from_numpy(rng.choice(marginal[:, column], size=len(patients)))
         new, true = phantom.counterfactual(attributes, noise, {a.name: do})
         old, new = attributes[:, column].numpy(), new[:, column].numpy()
         moved = new != old
@@ -90,8 +90,8 @@ def grids(size: int) -> dict[str, np.ndarray]:
 def real_films(data_dir: str) -> None:
     """Null interventions, a planted grid, and the bundled weights, on the test split."""
     model = DeepSCMModel.from_pretrained(WEIGHTS).eval()
-    arguments = EvaluationArguments(data_dir=data_dir, seed=SEED)
-    data = load_evaluation_data(arguments, model.schema, model.config.image_config.image_size)
+    arguments = CounterfactualEvaluationArguments(data_dir=data_dir, seed=SEED)
+    data = load_counterfactual_images(arguments, model.schema, model.config.image_config.image_size)
     images, new, found = counterfactuals(model, data)
     old, patients = data.attributes, np.asarray(data.patients)
     where = f"{len(old)} test films, {images.shape[-1]}²"

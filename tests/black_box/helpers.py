@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from cf_cxr.attributes import Attribute, AttributeSchema
+from cf_cxr.black_box import ImageClassifier
 from cf_cxr.models.attribute_classifier import AttributeClassifierConfig, AttributeClassifierModel
 
 SIZE = 16
@@ -53,6 +54,16 @@ class Linear(nn.Module):
         )
 
 
+class MeanBrightness(ImageClassifier):
+    """A subclass as a user would write it: f(x) = (1 + mean) / 2."""
+
+    def __init__(self, **options):
+        super().__init__("bright", **options)
+
+    def compute_posterior(self, pixel_values):
+        return (pixel_values.mean((1, 2, 3)) + 1) / 2
+
+
 def attribute_model(seed=0, **options):
     """A tiny attribute classifier in evaluation mode whose weights are away from their initial values."""
     torch.manual_seed(seed)
@@ -62,7 +73,8 @@ def attribute_model(seed=0, **options):
         "backbone_config": dict(TINY_BACKBONE),
         **options,
     }
-    model = AttributeClassifierModel(AttributeClassifierConfig(attributes=SCHEMA.to_list(), **options))
+    options = {"attributes": SCHEMA.to_list(), **options}
+    model = AttributeClassifierModel(AttributeClassifierConfig(**options))
     with torch.no_grad():
         for head in model.heads:
             head.weight.normal_(0, 1)

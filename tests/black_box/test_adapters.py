@@ -14,7 +14,7 @@ from cf_cxr.black_box import (
 )
 from tests.black_box.helpers import Linear, attribute_model, images
 from tests.black_box.test_transformers_adapter import PROCESSOR, vit
-from tests.pipelines.tiny_explainer import random_explainer
+from tests.pipelines.tiny import random_explainer
 
 
 def test_every_kind_finds_its_adapter():
@@ -31,29 +31,6 @@ def test_every_kind_finds_its_adapter():
         assert classifier(images()).shape == (6,)
         assert as_image_classifier(classifier) is classifier
         assert as_image_classifier(classifier, classifier.class_name) is classifier
-
-
-def test_an_image_classifier_of_another_class_or_with_options_is_refused():
-    classifier = as_image_classifier(Linear(), "effusion")
-    with pytest.raises(BlackBoxError, match="posterior of 'effusion', not of 'oedema'"):
-        as_image_classifier(classifier, "oedema")
-    with pytest.raises(BlackBoxError, match="no further options, got threshold"):
-        as_image_classifier(classifier, threshold=0.4)
-
-
-@pytest.mark.parametrize(
-    ("given", "name", "options", "message"),
-    [
-        (3, "x", {}, "int cannot be asked about images"),
-        (None, None, {}, "NoneType cannot be asked"),
-        (Linear(), "x", {"processor": PROCESSOR}, "adapter of Linear has no such option.*'processor'"),
-        (vit(), None, {"processor": PROCESSOR}, "class_name= one of 'No Finding', 'Pleural Effusion'"),
-        (vit(), "oedema", {"processor": PROCESSOR}, "Unknown label 'oedema'"),
-    ],
-)
-def test_bad_input(given, name, options, message):
-    with pytest.raises(BlackBoxError, match=message):
-        as_image_classifier(given, name, **options)
 
 
 def test_loading_an_attribute_classifier(tmp_path):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from cf_cxr.black_box import BlackBoxError, as_image_classifier, from_callable, from_module
+from cf_cxr.black_box import from_callable, from_module
 from tests.black_box.helpers import SIZE, Linear, images
 
 
@@ -25,13 +25,6 @@ def test_a_callable_equal_to_a_module_gives_the_same_posteriors():
         classifier.posterior(x), from_module(module, class_name="effusion").posterior(x), atol=1e-6, rtol=0
     )
     torch.testing.assert_close(classifier.posterior(x, 3), classifier.posterior(x), atol=1e-6, rtol=0)
-
-
-def test_there_is_no_gradient():
-    classifier = from_callable(numpy_twin(Linear()), "effusion", probe_size=SIZE)
-    assert not classifier.differentiable
-    assert not classifier(images().requires_grad_()).requires_grad
-    classifier.validate(images())
 
 
 def test_keras_conventions():
@@ -69,33 +62,6 @@ def test_a_torch_module_as_a_callable_is_not_adopted():
     module = Linear()
     classifier = from_callable(lambda x: module(torch.from_numpy(x)).sigmoid(), "x")
     assert list(classifier.parameters()) == [] and classifier.device is None
-
-
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
-        (lambda x: x.mean((1, 2, 3)) * 100, "looks like logits: pass activation"),
-        (lambda x: np.full(len(x), np.nan), "nan to image 0"),
-        (lambda x: 0.5, r"shape \(\)"),
-        (lambda x: np.full((len(x), 2), 0.5), "answers for 2 classes: say which by index"),
-        (lambda x: np.full(len(x) + 1, 0.5), r"asked about 6 images.*\(7,\)"),
-        (lambda x: ["effusion"] * len(x), "answers with list, which is no array of numbers"),
-        (lambda x: None, "nan|no array of numbers|shape"),
-        (lambda x: [{"score": 0.3}] * len(x), "no array of numbers"),
-    ],
-)
-def test_bad_answers(answer, message):
-    with pytest.raises(BlackBoxError, match=message):
-        from_callable(answer, "effusion")(images())
-
-
-def test_bad_options():
-    with pytest.raises(BlackBoxError, match="needs a function, got <class 'int'>"):
-        from_callable(3, "x")
-    with pytest.raises(BlackBoxError, match="class_name="):
-        as_image_classifier(numpy_twin(Linear()))
-    with pytest.raises(BlackBoxError, match="activation='tanh'"):
-        from_callable(numpy_twin(Linear()), "x", activation="tanh")
 
 
 def test_the_functions_own_errors_are_not_hidden():

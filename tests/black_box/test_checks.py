@@ -1,5 +1,3 @@
-import math
-
 import pytest
 import torch
 
@@ -23,26 +21,6 @@ def test_rounding_beyond_the_ends_is_clamped():
         assert check_posterior(torch.tensor([0.25, 1.0], dtype=dtype), 2).tolist() == [0.25, 1]
 
 
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
-        (torch.tensor([0.2, -3.5]), r"-3.5 to image 1 of 2.*looks like logits.*activation='sigmoid'"),
-        (torch.tensor([0.2, 1.01]), "looks like logits"),
-        (torch.tensor([80.0, 12.0]), "divide percentages by 100"),
-        (torch.tensor([0.2, math.nan]), "nan to image 1 of 2.*diverged"),
-        (torch.tensor([math.inf, 0.5]), "inf to image 0"),
-        (torch.tensor([0.2]), r"must answer with one posterior each, \(2,\), got the shape \(1,\)"),
-        (torch.tensor(0.2), r"shape \(\)"),
-        (torch.full((2, 1), 0.2), r"shape \(2, 1\): drop the last axis"),
-        (torch.full((2, 3), 0.2), r"shape \(2, 3\).*index of the class"),
-        ([0.1, 0.2], "must answer with a tensor"),
-    ],
-)
-def test_bad_answers_say_what_is_wrong(answer, message):
-    with pytest.raises(BlackBoxError, match=message):
-        check_posterior(answer, 2, "My classifier")
-
-
 def test_a_constant_is_refused_but_one_image_is_not():
     with pytest.raises(BlackBoxError, match="answers 0.7 to all of 4 images.*class index"):
         check_not_constant(torch.full((4,), 0.7))
@@ -55,24 +33,6 @@ def test_an_answer_must_be_the_same_when_asked_again():
     assert check_repeated(first, torch.tensor([0.204, 0.696])) is first
     with pytest.raises(BlackBoxError, match="My classifier answers 0.7 and, asked again.*, 0.4 to the same"):
         check_repeated(first, torch.tensor([0.2, 0.4]), "My classifier")
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (torch.zeros(2, 1, 8, 8, dtype=torch.uint8), "floating point.*torch.uint8"),
-        ([[0.0]], "got <class 'list'>"),
-        (torch.zeros(2, 3, 8, 8), r"grey images.*\(2, 3, 8, 8\)"),
-        (torch.zeros(1, 8, 8), "grey images"),
-        (torch.zeros(0, 1, 8, 8), "at least 1"),
-        (torch.full((1, 1, 8, 8), 255.0), "255 to 255.*127.5"),
-        (torch.full((1, 1, 8, 8), -2.0), "-2 to -2"),
-        (torch.full((1, 1, 8, 8), math.nan), "finite"),
-    ],
-)
-def test_bad_images_say_what_is_wrong(given, message):
-    with pytest.raises(BlackBoxError, match=message):
-        check_images(given)
 
 
 def test_good_images_pass():

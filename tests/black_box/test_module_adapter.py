@@ -58,13 +58,6 @@ def test_three_channels_at_the_networks_size():
     assert_gradient(classifier, images(2))
 
 
-def test_double_precision_networks():
-    module, x = Linear().double(), images()
-    answer = from_module(module, class_name="x")(x)
-    assert answer.dtype == torch.float32
-    torch.testing.assert_close(answer.double(), module.logits(x)[:, 0].sigmoid(), atol=1e-6, rtol=0)
-
-
 class Answers(nn.Module):
     """Answers the same whatever it is asked."""
 
@@ -74,48 +67,6 @@ class Answers(nn.Module):
 
     def forward(self, x):
         return self.answer
-
-
-@pytest.mark.parametrize(
-    ("module", "options", "message"),
-    [
-        (
-            Linear(scale=2),
-            {"activation": None},
-            "no probability.*looks like logits: pass activation='sigmoid'",
-        ),
-        (Linear(classes=3), {}, "answers for 3 classes: say which by index=0 to 2"),
-        (Linear(classes=3), {"index": 3}, "no class of index 3: it answers for 3, 0 to 2"),
-        (Linear(), {"activation": "softmax"}, "softmax is always 1"),
-        (Answers(torch.full((6,), torch.nan)), {}, "nan to image 0 of 6"),
-        (Answers(torch.zeros(5)), {}, r"asked about 6 images.*shape \(5,\)"),
-        (Answers(torch.zeros(6, 2, 3)), {"index": 0}, r"shape \(6, 2, 3\)"),
-        (Answers((torch.zeros(6),)), {}, "answers with tuple"),
-        (Answers(None), {}, "answers with NoneType"),
-    ],
-)
-def test_bad_answers(module, options, message):
-    with pytest.raises(BlackBoxError, match=message):
-        from_module(module, class_name="effusion", differentiable=False, **options)(images())
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"index": -1}, "index=-1 must be a whole number"),
-        ({"index": 1.0}, "index=1.0"),
-        ({"activation": "relu"}, "activation='relu' is unknown"),
-        ({"preprocess": 3}, "Cannot read a preprocessing"),
-    ],
-)
-def test_bad_options(options, message):
-    with pytest.raises(BlackBoxError, match=message):
-        from_module(Linear(), **options)
-
-
-def test_something_that_is_no_module():
-    with pytest.raises(BlackBoxError, match="torch.nn.Module.*from_callable"):
-        from_module(lambda x: x)
 
 
 def test_a_preprocessing_through_numpy_has_no_gradient_and_says_so():

@@ -172,25 +172,6 @@ def test_a_lanczos_filter_is_replaced_with_a_warning():
         as_preprocessing(ViTImageProcessorPil())
 
 
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        (ViTImageProcessorPil(resample=5), "filter 5"),
-        (ViTImageProcessorPil(size={"longest_edge": 64}), "longest_edge"),
-        (3, "Cannot read a preprocessing from"),
-        ({"size": (0, 8)}, r"size must be \(height, width\)"),
-        ({"channels": 0}, "channels"),
-        ({"interpolation": "lanczos"}, "bilinear, bicubic, nearest"),
-        ({"value_range": (1, -1)}, "from black up to white"),
-        ({"mean": [0.5, 0.5]}, "mean has 2 values for 3 channels"),
-        ({"std": 0}, "std must be positive"),
-    ],
-)
-def test_settings_that_cannot_be_repeated(source, message):
-    with pytest.raises(BlackBoxError, match=message):
-        as_preprocessing(source)
-
-
 def test_a_step_that_the_settings_do_not_tell_is_found():
     class Mirrored(ViTImageProcessorPil):
         def preprocess(self, images, *args, **kwargs):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from cf_cxr.black_box import BlackBoxError, as_image_classifier, from_torchxrayvision
+from cf_cxr.black_box import as_image_classifier, from_torchxrayvision
 from tests.black_box.helpers import Linear, assert_gradient, images
 
 PATHOLOGIES = ["Effusion", "Pleural_Thickening", "", "Edema"]
@@ -85,32 +85,3 @@ def test_dispatch_by_pathology_and_lists_of_operating_points():
     before = from_torchxrayvision(old, "Effusion").fingerprint()
     old.op_threshs = [0.3, *POINTS[1:]]
     assert from_torchxrayvision(old, "Effusion").fingerprint() != before
-
-
-@pytest.mark.parametrize(
-    ("module", "name", "message"),
-    [
-        (
-            LikeTorchXRayVision(),
-            "Mass",
-            "Unknown pathology 'Mass'; .* 'Effusion', 'Pleural_Thickening', 'Edema'",
-        ),
-        (
-            LikeTorchXRayVision(),
-            "Edema",
-            "'Edema' has no operating point.*They know Effusion, Pleural_Thickening",
-        ),
-        (LikeTorchXRayVision(), "", "Unknown pathology"),
-        (LikeTorchXRayVision(apply_sigmoid=True), "Effusion", "sigmoid twice"),
-        (LikeTorchXRayVision(POINTS[:3]), "Effusion", "3 operating points for 4 pathologies"),
-        (Linear(), "Effusion", "no list of pathologies"),
-    ],
-)
-def test_bad_input(module, name, message):
-    with pytest.raises(BlackBoxError, match=message):
-        from_torchxrayvision(module, name)
-
-
-def test_no_class_name():
-    with pytest.raises(BlackBoxError, match="class_name= one of 'Effusion', 'Pleural_Thickening', 'Edema'"):
-        as_image_classifier(LikeTorchXRayVision())

@@ -12,7 +12,7 @@ import cf_cxr
 from cf_cxr.cli import main as cli
 from cf_cxr.cli.counterfactual import opposites
 from cf_cxr.cli.files import UsageError, free_name, plan_output, write_png
-from cf_cxr.cli.model import parse_assignments
+from cf_cxr.cli.shared import parse_assignments
 from tests.images.dicom_files import make_dicom, save_dicom
 from tests.pipelines.tiny import SCHEMA, SIDE, grey_image, processor_knowing, save_tiny
 
@@ -306,7 +306,7 @@ def test_demo_shows_every_example_under_every_intervention(here, model, capsys, 
     assert all(example.path.name in out for example in examples)
     assert out.count("do(") == SCHEMA.n * len(examples)
     assert "Wrote outputs/cf_cxr_demo.png" in out and written(here) == {"outputs/cf_cxr_demo.png"}
-    monkeypatch.setattr("cf_cxr.examples.example_images", lambda: examples[:1])
+    monkeypatch.setattr("cf_cxr.cli.counterfactual.example_images", lambda: examples[:1])
     assert cli.main(["demo", "--model", model]) == 0
     assert "Wrote outputs/cf_cxr_demo_2.png" in capsys.readouterr().out
     assert written(here) == {"outputs/cf_cxr_demo.png", "outputs/cf_cxr_demo_2.png"}

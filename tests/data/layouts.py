@@ -1,4 +1,4 @@
-"""Small folders in the layouts of the data sets' owners, for the tests."""
+"""Small folders in the layouts of the data sets' owners, for the tests, and what must be read from them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from datasets import ClassLabel, Dataset, Features, List, Value
+from datasets import Image as ImageFeature
 from PIL import Image
+
+from cf_cxr.data.loading import read_table_of
+from cf_cxr.data.report import LoadReport
 
 
 def pixels(seed: int, height: int = 40, width: int = 40) -> np.ndarray:
@@ -17,22 +22,42 @@ def pixels(seed: int, height: int = 40, width: int = 40) -> np.ndarray:
     return np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
 
 
-def write_image(path: Path, seed: int, height: int = 40, width: int = 40) -> None:
+def write_image(path: Path, seed: int, height: int = 40, width: int = 40, bits: int = 8) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = pixels(seed, height, width)
-    if path.suffix == ".png16":
-        path = path.with_suffix(".png")
-        picture = picture.astype(np.uint16) * 257
-    Image.fromarray(picture).save(path)
+    Image.fromarray(picture if bits == 8 else picture.astype(np.uint16) * 257).save(path)
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = table.to_csv(index=False)
-    if path.suffix == ".gz":
-        path.write_bytes(gzip.compress(text.encode()))
-    else:
-        path.write_text(text, encoding="utf-8")
+    text = table.to_csv(index=False).encode()
+    path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    """Another text in a table; without `old`, in its place."""
+    text = gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text()
+    assert old in text
+    text = text.replace(old, new).encode()
+    path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
+
+
+def read(source: str, root: Path, on_error: str = "raise", **options):
+    """The table of a folder, as `load_cxr` reads it before the images."""
+    return read_table_of(source, root, LoadReport(source, on_error=on_error), 42, options)
+
+
+def human(table) -> dict[str, tuple]:
+    """The attributes of every image, by its name: numbers and names of classes in the schema's order."""
+    return {
+        row["image_id"]: tuple(a.format(row[a.name]) for a in table.schema)
+        for row in table.rows.to_dict("records")
+    }
+
+
+def rows_of(data) -> dict[str, dict]:
+    """All rows of a data set, by the name of the image."""
+    return {row["image_id"]: row for split in data.values() for row in split}
 
 
 NIH_ROWS = [  # image, labels, patient, age, sex, view
@@ -46,14 +71,7 @@ NIH_ROWS = [  # image, labels, patient, age, sex, view
 
 
 def nih_cxr14(root: Path, test_patients=(4, 5), flat: bool = False) -> Path:
-    names = [
-        "Image Index",
-        "Finding Labels",
-        "Patient ID",
-        "Patient Age",
-        "Patient Gender",
-        "View Position",
-    ]
+    names = "Image Index,Finding Labels,Patient ID,Patient Age,Patient Gender,View Position".split(",")
     table = pd.DataFrame(NIH_ROWS, columns=names)
     table.insert(2, "Follow-up #", 0)
     table["OriginalImage[Width"] = 2682
@@ -179,7 +197,7 @@ def padchest(root: Path, nested: bool = True) -> Path:
     write_csv(root / "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv", data)
     for i, row in data.iterrows():
         folder = root / str(row["ImageDir"]) if nested else root
-        write_image(folder / Path(row["ImageID"]).with_suffix(".png16"), i, 40, 40)
+        write_image(folder / row["ImageID"], i, bits=16)
     return root
 
 
@@ -196,3 +214,99 @@ def folder(root: Path, number: int = 12, **columns) -> Path:
     for i in range(number):
         write_image(root / f"img{i:02d}.png", i)
     return root
+
+
+FEATURES = Features(
+    {
+        "image": ImageFeature(),
+        "image_id": Value("string"),
+        "patient_id": Value("int32"),
+        "age": Value("float32"),
+        "sex": ClassLabel(names=["Female", "Male"]),  # not in the order of the schema
+        "view": ClassLabel(names=["PA", "AP"]),
+        "findings": List(Value("string")),
+    }
+)
+
+
+def write_parquet(path: Path, first: int = 0, number: int = 3, **columns) -> Path:
+    """One parquet file with images `first`, `first` + 1 ...; `columns` replace the default ones; its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    numbers = range(first, first + number)
+    table = {
+        "image": [Image.fromarray(pixels(i)) for i in numbers],
+        "image_id": [f"i{i}" for i in numbers],
+        "patient_id": list(numbers),
+        "age": [float(i) for i in numbers],
+        "sex": [i % 2 for i in numbers],
+        "view": [0] * number,
+        "findings": [[["Effusion", "Mass"], [], ["Mass"]][i % 3] for i in numbers],
+    } | columns
+    texts = any(isinstance(value, str) for value in table["findings"])
+    features = Features(FEATURES | {"findings": Value("string")}) if texts else FEATURES
+    Dataset.from_dict(table, features=features).to_parquet(str(path), batch_size=3)
+    return path.parent
+
+
+def parquet(root: Path) -> Path:
+    for name, first, number in (("train", 0, 8), ("validation", 8, 3), ("test", 11, 4)):
+        write_parquet(root / f"{name}.parquet", first, number)
+    return root
+
+
+DAY = 1 / 365.25
+ROWS = {  # by image, the attributes in the order of the schema
+    "nih_cxr14": {
+        "00000001_000": (58, "Male", "PA", None),  # cardiomegaly only: neither effusion nor nothing
+        "00000001_001": (59, "Male", "AP", "Effusion"),
+        "00000002_000": (0.5, "Female", "PA", "No Finding"),
+        "00000003_000": (None, "Female", "AP", "Effusion"),  # 412 years
+        "00000004_000": (81, "Male", "PA", "No Finding"),
+        "00000005_000": (21 * DAY, "Female", "PA", None),
+    },
+    "mimic_cxr": {
+        "a-1": (52, "White", "Female", "No Finding"),
+        "a-3": (55, "White", "Female", "Effusion"),
+        "b-2": (86, "Black", "Male", "Effusion"),
+        "f-2": (100, "Asian", "Male", "No Finding"),  # 91 + 20 years, capped
+    },
+    "chexpert": {
+        "patient00001_study1_view1_frontal": (68, "White", "Female", "No Finding"),
+        "patient00002_study2_view1_frontal": (87, "Black", "Male", "Effusion"),
+        "patient64541_study1_view1_frontal": (73, "Asian", "Male", "Effusion"),
+    },
+    "padchest": {
+        "p1_a": (84, "Male", "PA", "Effusion"),
+        "p2_a": (50, "Female", "AP", "No Finding"),
+        "p3_a": (None, "Female", "AP", None),  # 160 years; a pacemaker is no "normal"
+        "p4_a": (None, None, "PA", "Effusion"),
+    },
+    "folder": {f"img{i:02d}.png": (30 + i, ("Male", "Female")[i % 2]) for i in range(12)},
+    "parquet": {
+        f"i{i}": (i, ("Female", "Male")[i % 2], "PA", ("Effusion", "No Finding", None)[i % 3])
+        for i in range(15)
+    },
+}
+IMPOSSIBLE = {"impossible ages (below 0 or above 100 years) set to unknown": 1}
+LEFT_OUT = {
+    "mimic_cxr": {
+        "views other than AP and PA": 1,
+        "patients who are not in MIMIC-IV patients": 1,
+        "patients without an admission that records race": 1,
+        "race differs between admissions": 1,
+        "race other than White, Asian, Black": 1,
+        "neither Pleural Effusion nor No Finding": 2,
+    },
+    "chexpert": {
+        "views other than frontal AP and PA": 2,
+        "race other than White, Asian, Black": 1,
+        "neither Pleural Effusion nor No Finding": 1,
+    },
+    "padchest": {"views other than PA and AP": 1, "no labels": 1},
+}
+ALTERED = {
+    "nih_cxr14": IMPOSSIBLE,
+    "padchest": IMPOSSIBLE,
+    "mimic_cxr": {"ages above 100 years set to 100": 1},
+}
+SKIPPED = {"padchest": ["p6_a.png"]}  # its labels are code, which is not evaluated

@@ -1,144 +1,140 @@
-"""`load_cxr` finds out what a folder is, and `cxr_schema` what it holds."""
+"""`load_cxr` and `cxr_schema` for whatever they are given; the phantom; splits; which image path is inside a folder."""
 
-import logging
-
+import numpy as np
+import pandas as pd
 import pytest
+from datasets import Dataset
 
-from cf_cxr.data import CXRDataError, MissingDataError, cxr_features, cxr_schema, load_cxr, load_report
+from cf_cxr.data import (
+    CXRDataError,
+    MissingDataError,
+    cxr_features,
+    cxr_schema,
+    load_cxr,
+    load_report,
+    split_by_patient,
+)
 from cf_cxr.data.loading import cache_folder
-from cf_cxr.data.tables import find_source, path_inside
+from cf_cxr.data.splits import carve_validation, check_no_overlap
+from cf_cxr.data.tables import path_inside
 from tests.data import layouts
 
-
-@pytest.mark.parametrize("source", ["nih_cxr14", "mimic_cxr", "chexpert", "padchest", "folder"])
-def test_the_kind_of_a_folder_is_recognised(tmp_path, source):
-    root = getattr(layouts, source)(tmp_path)
-    assert find_source(root) == (source, root)
-    assert find_source(source, root) == (source, root)
+PATIENTS = np.random.default_rng(0).permutation([f"p{i % 200}" for i in range(1000)]).tolist()
 
 
 def test_folders_that_are_not_there_or_not_known(tmp_path):
-    with pytest.raises(MissingDataError, match="neither a known source .*phantom.* nor a folder"):
-        load_cxr(tmp_path / "nowhere")
-    with pytest.raises(CXRDataError, match="no data set of a known kind"):
-        load_cxr(tmp_path)
-    with pytest.raises(MissingDataError, match="data_dir"):
-        load_cxr("mimic_cxr")
-    with pytest.raises(MissingDataError, match="does not exist"):
-        load_cxr("mimic_cxr", data_dir=tmp_path / "nowhere")
     (tmp_path / "file").write_text("")
-    with pytest.raises(MissingDataError, match="is a file"):
-        load_cxr(tmp_path / "file")
+    for arguments, kind, message in (
+        ((tmp_path / "nowhere",), MissingDataError, "neither a known source .*phantom.* nor a folder"),
+        ((tmp_path,), CXRDataError, "no data set of a known kind"),
+        (("mimic_cxr",), MissingDataError, "data_dir"),
+        (("mimic_cxr", tmp_path / "nowhere"), MissingDataError, "does not exist"),
+        ((tmp_path / "file",), MissingDataError, "is a file"),
+    ):
+        with pytest.raises(kind, match=message):
+            load_cxr(arguments[0], data_dir=arguments[1] if arguments[1:] else None)
 
 
-def test_unknown_options_are_named_with_the_known_ones(tmp_path):
-    root = layouts.folder(tmp_path)
-    with pytest.raises(CXRDataError, match="folder has no option 'findings'; it has attributes, fractions"):
-        load_cxr(root, findings="Effusion")
-
-
-def test_one_split(tmp_path):
-    root = layouts.folder(tmp_path / "data")
-    both = load_cxr(root, resolution=16, cache_dir=tmp_path / "cache")
-    test = load_cxr(root, resolution=16, cache_dir=tmp_path / "cache", split="test")
-    assert test["image_id"][:] == both["test"]["image_id"][:]
+def test_one_split_and_its_report(place):
+    root = layouts.folder(place)
     with pytest.raises(CXRDataError, match="split='dev' is not there.*train, validation, test"):
-        load_cxr(root, resolution=16, cache_dir=tmp_path / "cache", split="dev")
-
-
-def test_impossible_ages_are_logged(tmp_path, caplog):
-    root = layouts.nih_cxr14(tmp_path / "data")
-    with caplog.at_level(logging.WARNING):
-        data = load_cxr(root, resolution=16, cache_dir=tmp_path / "cache")
-    assert "altered: 1 impossible ages" in caplog.text
-    assert load_report(data).altered.total() == 1
-
-
-def test_report_of_foreign_data_is_an_error():
-    from datasets import Dataset
-
+        load_cxr(root, resolution=16, split="dev")
+    train = load_cxr(root, resolution=16, split="train")
+    assert load_report(train.filter(lambda row: row["age"] > 30)).source == "folder"
     with pytest.raises(MissingDataError, match="report.json"):
         load_report(Dataset.from_dict({"a": [1]}))
 
 
-def test_report_is_found_from_a_split_and_after_map(tmp_path):
-    root = layouts.folder(tmp_path / "data")
-    train = load_cxr(root, resolution=16, cache_dir=tmp_path / "cache", split="train")
-    assert load_report(train.filter(lambda row: row["age"] > 30)).source == "folder"
+def test_impossible_ages_are_logged(place, caplog):
+    data = load_cxr(layouts.nih_cxr14(place), resolution=16)
+    assert "altered: 1 impossible ages" in caplog.text
+    assert load_report(data).altered.total() == 1
 
 
-def test_cache_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("CF_CXR_CACHE", str(tmp_path))
-    assert cache_folder() == tmp_path
+def test_cache_folder(tmp_path, monkeypatch, cache):
+    assert cache_folder() == cache
     assert cache_folder(tmp_path / "mine") == tmp_path / "mine"
     monkeypatch.delenv("CF_CXR_CACHE")
     assert cache_folder().name == "cf_cxr"
 
 
-def test_phantom_has_the_columns_of_its_schema(tmp_path):
-    schema, _ = cxr_schema("phantom")
-    data = load_cxr("phantom", resolution=16, num_images=8, cache_dir=tmp_path)
+def test_the_phantom_has_the_columns_of_its_schema():
+    data = load_cxr("phantom", resolution=16, num_images=8)
     assert {name: len(split) for name, split in data.items()} == {"train": 8, "validation": 1, "test": 2}
     assert data["train"][0]["image"].size == (16, 16)
-    for name, feature in cxr_features(schema).items():
+    for name, feature in cxr_features(cxr_schema("phantom")[0]).items():
         assert data["train"].features[name] == feature
-    heart = load_cxr(
-        "phantom", resolution=16, num_images={"test": 1}, cache_dir=tmp_path, finding="Cardiomegaly"
-    )
-    assert heart["test"].features["finding"].names == ["No Finding", "Cardiomegaly"]
+    heart = load_cxr("phantom", resolution=16, num_images={"test": 1}, finding="Cardiomegaly")["test"]
+    assert heart.features["finding"].names == ["No Finding", "Cardiomegaly"]
     with pytest.raises(CXRDataError, match="phantom has no option 'images'"):
         load_cxr("phantom", images=8)
 
 
-@pytest.mark.parametrize(
-    "source, names",
-    [
-        ("nih_cxr14", ("age", "sex", "view", "finding")),
-        ("parquet", ("age", "sex", "view", "finding")),
-        ("padchest", ("age", "sex", "view", "finding")),
-        ("mimic_cxr", ("age", "race", "sex", "finding")),
-        ("chexpert", ("age", "race", "sex", "finding")),
-    ],
-)
-def test_default_schemas(source, names):
-    schema, graph = cxr_schema(source)
-    assert schema.names == graph.names == names
-    assert schema.dim == (6 if "race" in names else 4)
-    assert graph.parents("finding") == ("age",)
-    assert all(graph.parents(name) == () for name in names if name != "finding")
-    assert (schema["age"].minimum, schema["age"].maximum, schema["age"].unit) == (0, 100, "years")
-    assert schema["sex"].categories == ("Male", "Female")
-    assert schema["finding"].categories == ("No Finding", "Effusion")
+@pytest.mark.parametrize("damaged", ["generator-train.arrow", "dataset_info.json", "other"])
+def test_damaged_phantoms_are_named_with_the_remedy(cache, damaged):
+    options = {"resolution": 16, "num_images": {"train": 2, "test": 2}}
+    load_cxr("phantom", **options)
+    train, test = (next(cache.rglob(f"generator-{name}.arrow")) for name in ("train", "test"))
+    if damaged == "other":
+        train.write_bytes(test.read_bytes())
+    else:
+        (train.parent / damaged).write_bytes(b"x" * 99)
+    with pytest.raises(CXRDataError, match="(?s)phantom.*train.*Delete"):
+        load_cxr("phantom", **options)
 
 
-def test_schema_of_another_finding():
-    assert cxr_schema("nih_cxr14", finding="Cardiomegaly")[0]["finding"].categories[1] == "Cardiomegaly"
-    assert (
-        cxr_schema("nih_cxr14", finding="Pleural_Thickening")[0]["finding"].categories[1]
-        == "Pleural Thickening"
-    )
-
-
-def test_schema_errors(tmp_path):
-    with pytest.raises(ValueError, match="data_dir"):
-        cxr_schema("folder")
-    with pytest.raises(ValueError, match="known source"):
-        cxr_schema("nih")
-    with pytest.raises(ValueError, match="metadata.csv"):
-        cxr_schema("folder", finding="Effusion", data_dir=tmp_path)
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["", "..", ".", "../x", "a/../../x", "/x", "\\x", "\\\\host\\x", "c:x", "http://x/y.png", "a\0b", "~x"],
-)
-def test_path_inside_refuses(tmp_path, name):
+@pytest.mark.parametrize("name", ["", ".", "a\0b"])
+def test_paths_that_name_no_file_inside(tmp_path, name):
     with pytest.raises(CXRDataError, match="not inside"):
         path_inside(tmp_path, name, tmp_path / "table.csv")
 
 
-@pytest.mark.parametrize(
-    "name, result", [("a/b.png", "a/b.png"), ("a\\b.png", "a/b.png"), ("..a/b", "..a/b")]
-)
-def test_path_inside_accepts(tmp_path, name, result):
-    assert path_inside(tmp_path, name, tmp_path / "table.csv") == tmp_path / result
+# Splits
+
+
+def patients_of(splits):
+    return {
+        name: {p for p, s in zip(PATIENTS, splits) if s == name} for name in ("train", "validation", "test")
+    }
+
+
+def test_patients_are_divided_by_the_fractions_and_the_seed_whatever_the_order():
+    splits = split_by_patient(PATIENTS, (0.6, 0.1, 0.3))
+    sets = patients_of(splits)
+    assert {name: len(members) for name, members in sets.items()} == {
+        "train": 120,
+        "validation": 20,
+        "test": 60,
+    }
+    assert set().union(*sets.values()) == set(PATIENTS)  # so nobody is in two
+    assert (splits == split_by_patient(PATIENTS[::-1])[::-1]).all()
+    assert (splits != split_by_patient(PATIENTS, seed=43)).any()
+    assert set(split_by_patient(PATIENTS, (0.8, 0.2, 0.0))) == {"train", "validation"}
+    known = split_by_patient([str(i) for i in range(10)], (0.5, 0.2, 0.3), seed=42)
+    assert "".join(name[:2] for name in known) == "trtrtetetrvatrtrteva"  # the same for ever
+
+
+@pytest.mark.parametrize("number", [3, 4, 7])
+def test_no_wanted_split_is_empty_with_few_patients(number):
+    assert set(split_by_patient([str(i) for i in range(number)])) == {"train", "validation", "test"}
+
+
+@pytest.mark.parametrize("fractions", [(0.5, 0.5), (0.5, 0.6, 0.1), (1.2, -0.2, 0.0), (0.1, 0.1, 0.1)])
+def test_impossible_fractions_are_refused(fractions):
+    with pytest.raises(CXRDataError, match="add up to 1"):
+        split_by_patient(PATIENTS, fractions)
+
+
+def test_validation_is_carved_out_of_training_patients_only():
+    owners = np.array(["train" if int(p[1:]) < 100 else "test" for p in PATIENTS], dtype=object)
+    carved = carve_validation(owners.copy(), PATIENTS, fraction=0.1)
+    sets = patients_of(carved)
+    assert len(sets["validation"]) == 10 and not sets["train"] & sets["validation"]
+    assert ((carved == "test") == (owners == "test")).all()
+
+
+def test_an_overlap_is_found_and_the_patient_named():
+    patients = pd.Series(["a", "b", "a"])
+    check_no_overlap(patients, pd.Series(["train", "test", "train"]), "table")
+    with pytest.raises(CXRDataError, match="patient a in both train and test"):
+        check_no_overlap(patients, pd.Series(["train", "test", "test"]), "table")

@@ -127,16 +127,18 @@ def test_finding_answers_do_age_with_the_closed_form_frequency():
     assert fixed[:, 3].sum() == 0
 
 
-def test_bad_interventions_are_refused(population):
-    attributes, noise = population[0][:2], population[1][:2]
-    with pytest.raises(UnknownAttributeError, match="race"):
-        PHANTOM.counterfactual_attributes(attributes, noise, {"race": "A"})
-    with pytest.raises(AttributeValueError, match="Banana"):
-        PHANTOM.counterfactual_attributes(attributes, noise, {"sex": "Banana"})
-    with pytest.raises(AttributeValueError, match="-3"):
-        PHANTOM.counterfactual_attributes(attributes, noise, {"age": torch.tensor([40.0, -3.0])})
-    with pytest.raises(ValueError, match="3 values"):
-        PHANTOM.counterfactual_attributes(attributes, noise, {"age": torch.tensor([40.0, 50.0, 60.0])})
+@pytest.mark.parametrize(
+    ("do", "error", "message"),
+    [
+        ({"race": "A"}, UnknownAttributeError, "race"),
+        ({"sex": "Banana"}, AttributeValueError, "Banana"),
+        ({"age": torch.tensor([40.0, -3.0])}, AttributeValueError, "-3"),
+        ({"age": torch.tensor([40.0, 50.0, 60.0])}, ValueError, "3 values"),
+    ],
+)
+def test_bad_interventions_are_refused(population, do, error, message):
+    with pytest.raises(error, match=message):
+        PHANTOM.counterfactual_attributes(population[0][:2], population[1][:2], do)
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,19 @@
-"""Preparing images: right pixels, cached by settings, resumable, and nothing is skipped in silence."""
+"""Preparing images: right pixels, cached by settings, resumable, and nothing is skipped or damaged in silence."""
 
+import json
 import os
-import struct
 import subprocess
 import sys
 import textwrap
-import zlib
+import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
+from datasets import Dataset
+from datasets import Image as ImageFeature
+from datasets.arrow_writer import ArrowWriter
+from datasets.distributed import split_dataset_by_node
 from PIL import Image
 
 from cf_cxr.data import (
@@ -21,25 +25,24 @@ from cf_cxr.data import (
     preparation,
 )
 from cf_cxr.data.encoding import ImageEncoder
+from cf_cxr.examples import example_dicom
 from cf_cxr.images.image_processing_cxr import CXRImageProcessor
 from tests.data import layouts
+from tests.data.layouts import rows_of
 
 FRACTIONS = (0.5, 0.25, 0.25)
+NAMES = [f"img{i:02d}.png" for i in range(12)]
+SHARDS = 7  # of two rows: 6 + 3 + 3 patients
 
 
 @pytest.fixture
-def root(tmp_path, monkeypatch):
+def root(place, monkeypatch):
     monkeypatch.setattr(preparation, "SHARD_ROWS", 2)
-    monkeypatch.setenv("CF_CXR_CACHE", str(tmp_path / "cache"))
-    return layouts.folder(tmp_path / "data")
+    return layouts.folder(place)
 
 
 def load(root, **options):
     return load_cxr(root, **({"resolution": 16, "fractions": FRACTIONS} | options))
-
-
-def all_rows(data):
-    return {row["image_id"]: row for split in data.values() for row in split}
 
 
 @pytest.fixture
@@ -56,114 +59,148 @@ def decoded(monkeypatch):
     return names
 
 
+# Pixels
+
+
 def test_pixels_are_those_of_the_processor(root):
-    rows = all_rows(load(root))
-    assert len(rows) == 12
+    rows = rows_of(load(root))
     processor = CXRImageProcessor(size=16)
-    for i in range(12):
-        expected = processor(root / f"img{i:02d}.png")["pixel_values"][0, 0].numpy()
-        stored = np.asarray(rows[f"img{i:02d}.png"]["image"], dtype=np.float32) / 127.5 - 1
+    assert sorted(rows) == NAMES
+    for i, name in enumerate(NAMES):
+        expected = processor(root / name)["pixel_values"][0, 0].numpy()
+        stored = np.asarray(rows[name]["image"], dtype=np.float32) / 127.5 - 1
         assert np.abs(stored - expected).max() < 1e-6
-        assert rows[f"img{i:02d}.png"]["age"] == 30 + i
-        assert rows[f"img{i:02d}.png"]["sex"] == i % 2
+        assert (rows[name]["age"], rows[name]["sex"]) == (30 + i, i % 2)
 
 
-def test_images_of_the_right_size_are_not_encoded_again(root):
-    data = load(root, resolution=40).cast_column("image", raw_image())
-    for row in all_rows(data).values():
+def test_files_of_the_right_size_are_kept_and_without_resolution_stay_where_they_are(root):
+    raw = ImageFeature(mode="L", decode=False)
+    for row in rows_of(load(root, resolution=40).cast_column("image", raw)).values():
         assert row["image"]["bytes"] == (root / row["image_id"]).read_bytes()
+    for name, row in rows_of(load(root, resolution=None).cast_column("image", raw)).items():
+        assert row["image"] == {"bytes": None, "path": str(root / name)}
+    assert rows_of(load(root, resolution=None))["img03.png"]["image"].size == (40, 40)
 
 
-def test_without_resolution_the_files_stay_where_they_are(root):
-    data = load(root, resolution=None).cast_column("image", raw_image())
-    for name, row in all_rows(data).items():
-        assert row["image"]["bytes"] is None
-        assert row["image"]["path"] == str(root / name)
-    assert all_rows(load(root, resolution=None))["img03.png"]["image"].size == (40, 40)
+@pytest.mark.parametrize("kind", ["16-bit", "float", "transparent", "dicom"])
+def test_files_that_datasets_would_read_otherwise_are_not_used_as_they_are(place, kind):
+    root = layouts.folder(place, file_name=["x.tiff", *NAMES[1:]])
+    pixels, path = layouts.pixels(0), place / "x.tiff"
+    if kind == "16-bit":
+        layouts.write_image(path, 0, bits=16)
+    elif kind == "float":
+        Image.fromarray(pixels.astype(np.float32) / 255).save(path)
+    elif kind == "transparent":
+        Image.merge("LA", (Image.fromarray(pixels), Image.fromarray(layouts.pixels(1)))).save(path)
+    else:
+        path.write_bytes(example_dicom().read_bytes())
+    with pytest.raises(UnreadableImageError, match="x.tiff.*not 8-bit.*resolution="):
+        load_cxr(root)
+    stored = rows_of(load_cxr(root, resolution=40))["x.tiff"]["image"]
+    assert stored.size == (40, 40) and (kind != "16-bit" or (np.asarray(stored) == pixels).all())
 
 
-def raw_image():
-    from datasets import Image as ImageFeature
+def test_a_colour_photograph_is_used_but_reported(root):
+    colours = np.zeros((40, 40, 3), dtype=np.uint8)
+    colours[:20, :, 0], colours[20:, :, 1] = 200, np.arange(200, 240)
+    Image.fromarray(colours).save(root / "img06.png")
+    with pytest.warns(UserWarning, match="1 images were read with a warning.*img06.png"):
+        data = load(root)
+    assert [entry["image"] for entry in load_report(data).suspicious] == ["img06.png"]
+    assert len(rows_of(data)) == 12
 
-    return ImageFeature(mode="L", decode=False)
+
+@pytest.mark.parametrize("resolution", [None, 16, 40])
+def test_one_picture_under_two_names_and_patients_is_reported(root, resolution):
+    (root / "img07.png").write_bytes((root / "img02.png").read_bytes())
+    for _ in range(2):  # from the cache too
+        with pytest.warns(UserWarning, match="img0[27].png.*same picture.*img0[27].png"):
+            data = load(root, resolution=resolution)
+    assert "patient p2" in str(load_report(data)) and "patient p7" in str(load_report(data))
 
 
-def test_a_second_call_reads_no_image(root, decoded):
-    first = load(root)
-    assert sorted(decoded) == [f"img{i:02d}.png" for i in range(12)]
-    decoded.clear()
-    second = load(root)
+def test_one_picture_of_one_patient_is_no_fault(place):
+    root = layouts.folder(place, patient_id=["p0", "p0"] + [f"p{i}" for i in range(2, 12)])
+    (root / "img01.png").write_bytes((root / "img00.png").read_bytes())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        load(root)
+
+
+def test_settings_are_checked_before_any_work(root, decoded):
+    processor = CXRImageProcessor(size=24)
+    for resolution in (0, 7, -1, 16.0, "16"):
+        with pytest.raises(CXRDataError, match="resolution="):
+            load(root, resolution=resolution)
+    with pytest.raises(CXRDataError, match="resolution=16, but the processor makes images of 24"):
+        load(root, processor=processor)
+    with pytest.raises(ValueError, match="on_error='ignore'"):
+        load(root, on_error="ignore")
     assert decoded == []
-    assert all_rows(first).keys() == all_rows(second).keys()
-    assert first["train"]._fingerprint == second["train"]._fingerprint
+    assert load(root, resolution=None, processor=processor)["train"][0]["image"].size == (24, 24)
 
 
-def test_a_finished_cache_is_not_written_to(root, tmp_path):
+# The cache
+
+
+def test_a_second_call_reads_no_image_and_writes_nothing(root, decoded, cache):
     damage(root)
     with pytest.warns(SkippedImagesWarning):
-        load(root, on_error="skip")
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")}
+        first = load(root, on_error="skip")
+    assert sorted(decoded) == NAMES
+    decoded.clear()
+    before = {path: path.stat().st_mtime_ns for path in cache.rglob("*")}
     with pytest.warns(SkippedImagesWarning) as caught:
-        load(root, on_error="skip")
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")} == before
+        second = load(root, on_error="skip")
+    assert decoded == [] and rows_of(first).keys() == rows_of(second).keys()
+    assert first["train"]._fingerprint == second["train"]._fingerprint
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*")} == before
     assert caught[0].filename == __file__  # the warning points at the caller
 
 
 @pytest.mark.parametrize(
     "options",
-    [{"resolution": 24}, {"seed": 1}, {"processor": CXRImageProcessor(size=16, crop_mode="pad")}],
-    ids=["resolution", "seed", "processor"],
+    [{"resolution": 24}, {"seed": 1}, {"processor": CXRImageProcessor(size=16, crop_mode="pad")}, "table"],
+    ids=["resolution", "seed", "processor", "table"],
 )
 def test_other_settings_are_another_cache(root, decoded, options):
     load(root)
     decoded.clear()
-    load(root, **options)
+    if options == "table":
+        layouts.edit(root / "metadata.csv", "img00.png,p0,30", "img00.png,p0,77")
+        options = {}
+    assert rows_of(load(root, **options))["img00.png"]["age"] in (30, 77)
     assert len(decoded) == 12
-
-
-def test_a_changed_table_is_another_cache(root, decoded):
-    load(root)
-    text = (root / "metadata.csv").read_text()
-    (root / "metadata.csv").write_text(text.replace("img00.png,p0,30", "img00.png,p0,77"))
-    assert all_rows(load(root))["img00.png"]["age"] == 77
 
 
 def test_overwrite_cache_prepares_again(root, decoded):
     load(root)
     layouts.write_image(root / "img00.png", 99)
-    decoded.clear()
     load(root)
-    assert decoded == []
-    load(root, overwrite_cache=True)
     assert len(decoded) == 12
+    load(root, overwrite_cache=True)
+    assert len(decoded) == 24
 
 
 def test_an_interrupted_preparation_goes_on_where_it_stopped(root, monkeypatch):
-    seen = []
-    prepare_shard = preparation.prepare_shard
+    seen, prepare_shard = [], preparation.prepare_shard
 
-    def stop_after_two(shard):
-        if len(seen) == 2:
+    def prepare(shard):
+        if len(seen) == 2 and not interrupted:
+            interrupted.append(True)
             raise KeyboardInterrupt
         seen.append(shard.path.name)
         prepare_shard(shard)
 
-    monkeypatch.setattr(preparation, "prepare_shard", stop_after_two)
+    interrupted = []
+    monkeypatch.setattr(preparation, "prepare_shard", prepare)
     with pytest.raises(KeyboardInterrupt):
         load(root)
-    assert len(seen) == 2
-
-    def go_on(shard):
-        assert shard.path.name not in seen[:2]
-        seen.append(shard.path.name)
-        prepare_shard(shard)
-
-    monkeypatch.setattr(preparation, "prepare_shard", go_on)
-    assert len(all_rows(load(root))) == 12
-    assert len(seen) == len(set(seen)) == 7  # 6 + 3 + 3 patients in shards of two
+    assert len(rows_of(load(root))) == 12
+    assert len(seen) == len(set(seen)) == SHARDS
 
 
-def test_a_killed_process_leaves_no_half_written_shard(root, tmp_path, decoded):
+def test_a_killed_process_leaves_no_half_written_shard(root, cache, decoded):
     """SIGKILL in the middle of the third shard: two shards are whole, the third begins anew."""
     script = textwrap.dedent(
         f"""
@@ -181,32 +218,32 @@ def test_a_killed_process_leaves_no_half_written_shard(root, tmp_path, decoded):
         load_cxr({str(root)!r}, resolution=16, fractions={FRACTIONS})
         """
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
-    assert done.returncode == -9
-    cache = next((tmp_path / "cache").iterdir())
-    assert len(list(cache.glob("*.arrow"))) == len(list(cache.glob("*.json"))) == 2
-    assert list(cache.glob(".*.tmp"))
-    data = load(root)
-    assert len(decoded) == 8
-    assert len(all_rows(data)) == 12
-    assert not list(cache.glob(".*.tmp"))
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True).returncode == -9
+    folder = next(cache.iterdir())
+    assert len(list(folder.glob("*.arrow"))) == len(list(folder.glob("*.json"))) == 2
+    assert list(folder.glob(".incomplete-*"))
+    assert len(rows_of(load(root))) == 12 and len(decoded) == 8
+    assert not list(folder.glob(".incomplete-*"))
 
 
 def test_two_processes_give_the_same_as_one(root, tmp_path):
-    one = all_rows(load(root))
-    two = all_rows(load(root, num_proc=2, cache_dir=tmp_path / "other"))
+    one, two = rows_of(load(root)), rows_of(load(root, num_proc=2, cache_dir=tmp_path / "other"))
     assert list(one) == list(two)
     for name in one:
         assert one[name]["image"].tobytes() == two[name]["image"].tobytes()
         assert one[name]["age"] == two[name]["age"]
-
-
-def test_an_error_in_a_worker_process_reaches_the_caller(root):
     (root / "img05.png").write_bytes(b"")
-    with pytest.raises(UnreadableImageError, match="img05.png"):
-        load(root, num_proc=2)
+    with pytest.raises(UnreadableImageError, match="img05.png"):  # it reaches the caller
+        load(root, num_proc=2, overwrite_cache=True)
+
+
+def test_split_by_node_shares_the_rows(root):
+    train = load(root)["train"]
+    names = [split_dataset_by_node(train, rank, 2)["image_id"] for rank in (0, 1)]
+    assert sorted([*names[0], *names[1]]) == sorted(train["image_id"])
+
+
+# Images that cannot be read
 
 
 def damage(root):
@@ -216,35 +253,21 @@ def damage(root):
     (root / "img02.png").write_bytes(b"")
     (root / "img03.png").write_text("this is not an image")
     (root / "img04.png").unlink()
-    return [f"img0{i}.png" for i in (1, 2, 3, 4)]
+    return NAMES[1:5]
 
 
-def test_an_unreadable_image_stops_and_is_named(root):
-    whole = (root / "img07.png").read_bytes()
-    (root / "img07.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UnreadableImageError, match='img07.png.*on_error="skip"'):
-        load(root)
-
-
-def test_skipped_images_are_warned_of_and_listed(root, tmp_path):
+def test_skipped_images_are_warned_of_and_listed_and_stop_a_call_that_wants_to_stop(root, cache):
     bad = damage(root)
+    with pytest.raises(UnreadableImageError, match='img0[1-4].png.*on_error="skip"'):
+        load(root)
     with pytest.warns(SkippedImagesWarning, match="4 images were skipped"):
         data = load(root, on_error="skip")
-    assert sorted(all_rows(data)) == sorted({f"img{i:02d}.png" for i in range(12)} - set(bad))
+    assert sorted(rows_of(data)) == sorted(set(NAMES) - set(bad))
     report = load_report(data)
     assert sorted(entry["image"] for entry in report.skipped) == bad
     assert all(entry["image"] in entry["reason"] for entry in report.skipped)
     assert sum(report.images.values()) == 8
-    listed = pd.read_csv(next((tmp_path / "cache").glob("*/skipped.csv")))
-    assert sorted(listed["image"]) == bad
-    with pytest.warns(SkippedImagesWarning):  # not only the first time
-        load(root, on_error="skip")
-
-
-def test_what_was_skipped_stops_a_later_call_that_wants_to_stop(root):
-    damage(root)
-    with pytest.warns(SkippedImagesWarning):
-        load(root, on_error="skip")
+    assert sorted(pd.read_csv(next(cache.glob("*/skipped.csv")))["image"]) == bad
     with pytest.raises(UnreadableImageError):
         load(root, on_error="raise")
 
@@ -254,9 +277,9 @@ def test_a_repaired_image_is_read_the_next_time(root, decoded):
     with pytest.warns(SkippedImagesWarning):
         load(root, on_error="skip")
     for i, name in enumerate(bad):
-        layouts.write_image(root / name, i)
+        layouts.write_image(root / name, 100 + i)
     decoded.clear()
-    assert len(all_rows(load(root))) == 12
+    assert len(rows_of(load(root))) == 12
     assert set(bad) <= set(decoded) and len(decoded) < 12
 
 
@@ -264,56 +287,68 @@ def test_too_many_unreadable_images_are_an_error_even_when_skipping(root):
     damage(root)
     with pytest.raises(CXRDataError, match="4 of 12 images cannot be used.*max_skipped=0.25"):
         load(root, on_error="skip", max_skipped=0.25)
-    for i in range(12):
-        (root / f"img{i:02d}.png").write_bytes(b"")
+    for name in NAMES:
+        (root / name).write_bytes(b"")
     with pytest.raises(CXRDataError, match="12 of 12"):
         load(root, on_error="skip", max_skipped=1.0, overwrite_cache=True)
 
 
-def test_a_colour_photograph_is_used_but_reported(root):
-    colours = np.zeros((40, 40, 3), dtype=np.uint8)
-    colours[:20, :, 0], colours[20:, :, 1] = 200, np.arange(200, 240)
-    Image.fromarray(colours).save(root / "img06.png")
-    with pytest.warns(UserWarning, match="1 images were read with a warning.*img06.png"):
-        data = load(root)
-    assert [entry["image"] for entry in load_report(data).suspicious] == ["img06.png"]
-    assert len(all_rows(data)) == 12
-
-
-def test_a_huge_image_is_refused_without_decoding(root):
-    size = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 0, 0, 0, 0)
-    chunks = [(b"IHDR", size), (b"IDAT", zlib.compress(b"\0" * 100)), (b"IEND", b"")]
-    data = b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        for kind, body in chunks
-    )
-    (root / "img00.png").write_bytes(b"\x89PNG\r\n\x1a\n" + data)
-    with pytest.raises(UnreadableImageError, match="img00.png.*(pixels|large)"):
-        load(root)
-
-
-def test_split_by_node_shares_the_rows(root):
-    from datasets.distributed import split_dataset_by_node
-
-    train = load(root)["train"]
-    names = [split_dataset_by_node(train, rank, 2)["image_id"] for rank in (0, 1)]
-    assert sorted([*names[0], *names[1]]) == sorted(train["image_id"])
-
-
-def test_processor_and_resolution_must_agree(root):
-    with pytest.raises(CXRDataError, match="resolution=16, but the processor makes images of 24"):
-        load(root, processor=CXRImageProcessor(size=24))
-    data = load(root, resolution=None, processor=CXRImageProcessor(size=24))
-    assert data["train"][0]["image"].size == (24, 24)
-
-
-@pytest.mark.parametrize("resolution", [0, 7, -1, 16.0, "16"])
-def test_impossible_resolutions_are_refused(root, resolution):
-    with pytest.raises(CXRDataError, match="resolution="):
+@pytest.mark.parametrize("resolution", [None, 16])
+@pytest.mark.parametrize("link", [False, True])
+def test_a_pipe_is_not_opened(root, tmp_path, resolution, link):
+    (root / "img05.png").unlink()
+    os.mkfifo(tmp_path / "pipe" if link else root / "img05.png")
+    if link:
+        (root / "img05.png").symlink_to(tmp_path / "pipe")
+    with pytest.raises(UnreadableImageError, match="img05.png.*not a.* file"):
         load(root, resolution=resolution)
 
 
-def test_unknown_on_error_is_refused_before_any_work(root, decoded):
-    with pytest.raises(ValueError, match="on_error='ignore'"):
-        load(root, on_error="ignore")
-    assert decoded == []
+# Damage to the cache
+
+
+@pytest.fixture
+def prepared(root, cache):
+    load(root)
+    return root, next(cache.iterdir())
+
+
+@pytest.mark.parametrize("damage", ["half", "empty", "text", "columns", "another split"])
+def test_a_damaged_shard_is_named_with_the_remedy(prepared, damage):
+    root, place = prepared
+    shard, other = place / "test-00000-of-00002.arrow", place / "train-00000-of-00003.arrow"
+    if damage == "columns":
+        table = Dataset.from_file(str(shard)).remove_columns("age")
+        with ArrowWriter(features=table.features, path=f"{shard}x") as writer:
+            writer.write_table(table.data.table)
+            writer.finalize()
+        os.replace(f"{shard}x", shard)
+    else:
+        whole = shard.read_bytes()
+        contents = {"half": whole[: len(whole) // 2], "empty": b"", "text": b"no arrow" * 99}
+        shard.write_bytes(contents.get(damage, other.read_bytes()))
+    with pytest.raises(CXRDataError, match="test-00000-of-00002.arrow.*Delete it"):
+        load(root)
+    if damage == "half":
+        assert len(rows_of(load(root, overwrite_cache=True))) == 12
+    else:
+        shard.unlink()
+        assert len(rows_of(load(root))) == 12
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "[]", '{"images": 3}', "null", "\ud800"])
+def test_a_damaged_sidecar_makes_its_shard_anew(prepared, content, caplog):
+    root, place = prepared
+    sidecar = place / "test-00000-of-00002.json"
+    sidecar.write_bytes(content.encode("utf-8", "surrogatepass"))
+    assert len(rows_of(load(root))) == 12
+    assert sidecar.name in caplog.text
+    assert json.loads(sidecar.read_text())["images"] == 2
+
+
+def test_a_damaged_report_is_written_anew(prepared):
+    root, place = prepared
+    (place / "report.json").write_text("{")
+    with pytest.raises(CXRDataError, match="report.json"):
+        load_report(place)
+    assert load_report(load(root)).images == {"train": 6, "validation": 3, "test": 3}

@@ -1,18 +1,27 @@
 """Pictures of an evaluation: what is drawn equals the numbers, and what is missing is said to be missing."""
 
-import copy
 import json
-from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
 
 from cf_cxr.attributes import AttributeSchema
 from cf_cxr.causal_graph import CausalGraph
-from cf_cxr.evaluation import plots as plots
-from cf_cxr.evaluation.plots.examples import write_examples
-from cf_cxr.evaluation.plots.frame import number_text
+from cf_cxr.evaluation.plots import write_plots
+from cf_cxr.evaluation.plots.clouds import (
+    MAX_LOGIT,
+    embedding_figure,
+    judge_density_figure,
+    logit,
+    project_embeddings,
+)
+from cf_cxr.evaluation.plots.comparison import comparison_figure
+from cf_cxr.evaluation.plots.films import choose_series, examples_figure, write_examples
+from cf_cxr.evaluation.plots.frame import MAX_BYTES, TRAINING_JUDGE_NOTE, number_text, write_png
+from cf_cxr.evaluation.plots.scores import amplification_figure, effectiveness_figure
+from cf_cxr.visualization.drawing import DIFFERENCE_COLOURS
 
 N, SIDE, NAN = 40, 16, float("nan")
 SCHEMA = AttributeSchema(
@@ -26,6 +35,7 @@ SCHEMA = AttributeSchema(
 )
 GRAPH = CausalGraph({"age": [], "sex": [], "site": [], "ratio": [], "finding": ["age"]})
 DOS = ("age", "sex", "site")
+CHANGES = {"age": 38, "sex": -13, "site": 0}  # of the example images, in grey levels
 FILES = ["effectiveness.png", "amplification.png", "judge_densities.png", "embedding_pca.png", "examples.png"]
 
 
@@ -37,14 +47,11 @@ def records(seed: int = 0) -> dict[str, np.ndarray]:
         binary = {j: np.clip(0.1 + 0.8 * attributes[:, SCHEMA.index(j)], 0, 1) for j in ("sex", "finding")}
         return {"age": attributes[:, 0] + 3, "ratio": attributes[:, 3], "site": categorical, **binary}
 
-    draw = [
-        rng.uniform(20, 90, N),
-        np.arange(N) % 2,
-        np.arange(N) % 3,
-        rng.uniform(0, 1, N),
-        np.arange(N) // 4 % 2,
-    ]
-    out = {"factual": np.stack(draw, 1), "real/embedding": rng.normal(size=(N, 6)) * [5, 3, 1, 1, 1, 1]}
+    n, age, ratio = np.arange(N), rng.uniform(20, 90, N), rng.uniform(0, 1, N)
+    out = {
+        "factual": np.stack([age, n % 2, n % 3, ratio, n // 4 % 2], 1),
+        "real/embedding": rng.normal(size=(N, 6)) * [5, 3, 1, 1, 1, 1],
+    }
     out |= {f"real/judge/{j}": p for j, p in predictions(out["factual"]).items()}
     for k in DOS:
         changed = out["factual"].copy()
@@ -56,30 +63,18 @@ def records(seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def results() -> dict:
-    rows = {
-        "age": {
-            "effectiveness": [8.0, 7.5, 8.6],
-            "amplification": {"sex": [-1.5, -2.0, -0.9], "site": [3.0, 2.0, 4.5], "ratio": [0.1, 0.05, 0.2]},
-        },
-        "sex": {
-            "effectiveness": [97.0, 96.0, 98.0],
-            "amplification": {
-                "age": [-0.5, -0.8, -0.1],
-                "site": [NAN, NAN, NAN],
-                "ratio": [0.2, 0.1, 0.3],
-                "finding": None,
-            },
-        },
+    effectiveness = {"age": [8.0, 7.5, 8.6], "sex": [97.0, 96.0, 98.0], "site": [91.0, 90.0, 93.0]}
+    amplification = {
+        "age": {"sex": [-1.5, -2.0, -0.9], "site": [3.0, 2.0, 4.5], "ratio": [0.1, 0.05, 0.2]},
+        "sex": {"age": [-0.5, -0.8, -0.1], "site": [NAN] * 3, "ratio": [0.2, 0.1, 0.3], "finding": None},
         "site": {
-            "effectiveness": [91.0, 90.0, 93.0],
-            "amplification": {
-                "age": [0.4, 0.1, 0.7],
-                "sex": [2.0, 1.0, 2.5],
-                "ratio": [0.0, 0.0, 0.0],
-                "finding": [5.0, NAN, NAN],
-            },
+            "age": [0.4, 0.1, 0.7],
+            "sex": [2.0, 1.0, 2.5],
+            "ratio": [0.0] * 3,
+            "finding": [5.0, NAN, NAN],
         },
     }
+    rows = {k: {"effectiveness": effectiveness[k], "amplification": amplification[k]} for k in DOS}
     real = {"age": [6.0, 5.5, 6.4], "sex": [93.0, 92.0, 94.5], "site": [88.0, 87.0, 90.0]}
     real |= {"ratio": [0.3, 0.2, 0.35], "finding": [85.0, 80.0, 89.0]}
     return {
@@ -91,12 +86,11 @@ def results() -> dict:
 
 
 def examples(count: int = 2, side: int = SIDE) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(1)
-    data = records()
-    image = rng.uniform(-0.5, 0.5, (count, side, side))
-    out = {"image": image, "factual": data["factual"][:count]}
-    for k, change in zip(DOS, (0.3, -0.1, 0.0)):
-        out[f"do/{k}/image"] = image + change
+    rng, data = np.random.default_rng(1), records()
+    image = rng.integers(64, 192, (count, 1, side, side))
+    out = {"image": image.astype(np.uint8), "factual": data["factual"][:count]}
+    for k, change in CHANGES.items():
+        out[f"do/{k}/image"] = (image + change).astype(np.uint8)
         out[f"do/{k}/attributes"] = data[f"do/{k}/attributes"][:count]
     return out
 
@@ -119,28 +113,41 @@ def texts(figure) -> list[str]:
     return [t.get_text() for t in figure.texts] + [t.get_text() for axes in figure.axes for t in axes.texts]
 
 
+def figures(data):
+    """Every figure of an evaluation of counterfactuals."""
+    return (
+        effectiveness_figure(SCHEMA, GRAPH, data),
+        amplification_figure(SCHEMA, GRAPH, data),
+        judge_density_figure(records(), SCHEMA, data),
+        embedding_figure(records(), SCHEMA, data),
+        examples_figure(examples(), SCHEMA, data),
+        examples_figure({k: v for k, v in examples().items() if "do/" not in k or "sex" in k}, SCHEMA, data),
+    )
+
+
 def test_files_are_sensible_pictures(tmp_path):
-    paths = plots.write_plots(tmp_path / "new", records(), SCHEMA, GRAPH, results(), examples())
-    assert [p.name for p in paths] == FILES and all(p.parent == tmp_path / "new" for p in paths)
-    for path in paths:
+    """Also of results as they are read from results.json, and in the package's own style, whatever the user's is."""
+    data = records() | {f"examples/{k}": v for k, v in examples().items()}
+    with matplotlib.rc_context({"axes.facecolor": "black", "text.color": "white"}):
+        write_plots(tmp_path / "new", data, SCHEMA, GRAPH, json.loads(json.dumps(results())))
+    assert {path.name for path in (tmp_path / "new").iterdir()} == set(FILES)
+    for path in (tmp_path / "new").iterdir():
         picture = Image.open(path)
         assert picture.format == "PNG" and "transparency" not in picture.info and picture.mode in ("RGB", "P")
         assert 500 <= picture.width <= 1800 and 250 <= picture.height <= 2400
-        assert path.stat().st_size <= plots.MAX_BYTES
+        assert path.stat().st_size <= MAX_BYTES
         colours = np.asarray(picture.convert("RGB"))
         assert colours[0, -1].tolist() == [255, 255, 255] and colours.std() > 10
+        assert path.name == "examples.png" or colours.mean() > 200
 
 
-def test_no_examples_no_file(tmp_path):
-    small = {k: v for k, v in results().items() if k != "mean_abs_amplification"}
-    small["do"] = {"sex": small["do"]["sex"]}
-    small = json.loads(json.dumps(small))  # as read from results.json
-    names = [p.name for p in plots.write_plots(tmp_path, records(), SCHEMA, GRAPH, small, {})]
-    assert names == FILES[:4] and not (tmp_path / "examples.png").exists()
+def test_noisy_large_examples_stay_small(tmp_path):
+    path = write_examples(tmp_path / "e.png", examples(4, 192), SCHEMA, results())
+    assert path.stat().st_size <= MAX_BYTES and Image.open(path).width > 400
 
 
 def test_effectiveness_bars_are_the_numbers():
-    figure = plots.effectiveness_figure(SCHEMA, GRAPH, results())
+    figure = effectiveness_figure(SCHEMA, GRAPH, results())
     bars, whiskers = drawn_bars(figure), drawn_whiskers(figure)
     assert bars["sex/sex/real"] == 93 and whiskers["sex/sex/real"] == (92, 94.5)
     assert bars["sex/sex/counterfactual"] == 97 and whiskers["sex/sex/counterfactual"] == (96, 98)
@@ -155,7 +162,7 @@ def test_effectiveness_bars_are_the_numbers():
 
 
 def test_amplification_bars_are_the_numbers():
-    figure = plots.amplification_figure(SCHEMA, GRAPH, results())
+    figure = amplification_figure(SCHEMA, GRAPH, results())
     bars, whiskers = drawn_bars(figure), drawn_whiskers(figure)
     expected = {
         f"{k}/{j}/difference": i
@@ -172,25 +179,14 @@ def test_amplification_bars_are_the_numbers():
         assert low < 0 < high
 
 
-def test_units_are_never_mixed():
-    for figure in (
-        plots.effectiveness_figure(SCHEMA, GRAPH, results()),
-        plots.amplification_figure(SCHEMA, GRAPH, results()),
-    ):
+def test_units_are_never_mixed_and_missing_values_are_said_to_be_missing():
+    for draw, which in ((effectiveness_figure, "counterfactual"), (amplification_figure, "difference")):
+        figure = draw(SCHEMA, GRAPH, results())
         shown = [{p.get_gid().split("/")[1] for p in axes.patches if p.get_gid()} for axes in figure.axes]
-        assert shown[0] == {"sex", "site", "finding"} and sorted(map(tuple, shown[1:])) == [
-            ("age",),
-            ("ratio",),
-        ]
+        assert shown[0] == {"sex", "site", "finding"} and {"age"} in shown and {"ratio"} in shown
+        assert len(shown) == 3
         assert any("years" in axes.get_ylabel() for axes in figure.axes[1:])
         assert "AUC" in figure.axes[0].get_ylabel() and "years" not in figure.axes[0].get_ylabel()
-
-
-def test_missing_values_are_said_to_be_missing():
-    for figure, which in (
-        (plots.effectiveness_figure(SCHEMA, GRAPH, results()), "counterfactual"),
-        (plots.amplification_figure(SCHEMA, GRAPH, results()), "difference"),
-    ):
         marks = [t for axes in figure.axes for t in axes.texts if t.get_text() == "n/a"]
         assert {t.get_gid() for t in marks} == {f"sex/site/{which}", f"sex/finding/{which}"}
         assert not {t.get_gid() for t in marks} & set(drawn_bars(figure))
@@ -199,36 +195,35 @@ def test_missing_values_are_said_to_be_missing():
             assert low <= mark.xy[1] < high
 
 
+def test_training_judge_is_noted_on_every_figure():
+    data = results()
+    assert not any(TRAINING_JUDGE_NOTE in texts(figure) for figure in figures(data))
+    data["identity"]["judge_is_training_classifier"] = True
+    for figure in figures(data):
+        (note,) = [t for t in figure.texts if t.get_text() == TRAINING_JUDGE_NOTE]
+        box = note.get_window_extent(figure.canvas.get_renderer())
+        width, height = figure.bbox.size
+        assert box.x0 >= 0 and box.x1 <= width and box.y1 <= height  # in the picture
+
+
 def test_scores_below_chance_move_the_axis():
     data = results()
-    assert plots.effectiveness_figure(SCHEMA, GRAPH, data).axes[0].get_ylim()[0] == 50
+    assert effectiveness_figure(SCHEMA, GRAPH, data).axes[0].get_ylim()[0] == 50
     data["do"]["sex"]["effectiveness"] = [6.0, 4.0, 9.0]
-    assert plots.effectiveness_figure(SCHEMA, GRAPH, data).axes[0].get_ylim()[0] == 0
+    assert effectiveness_figure(SCHEMA, GRAPH, data).axes[0].get_ylim()[0] == 0
 
 
 def test_many_attributes_stay_readable():
-    names = [
-        "age",
-        "cardiothoracic ratio",
-        "cardiomegaly",
-        "view position",
-        "manufacturer",
-        "pleural effusion",
-    ]
+    names = "age|cardiothoracic ratio|cardiomegaly|view position|manufacturer|pleural effusion".split("|")
     ranges = [{"minimum": 0, "maximum": 100, "unit": "years"}, {"minimum": 0, "maximum": 1}]
-    kinds = [{"kind": "continuous", **r} for r in ranges] + [
-        {"kind": "binary", "categories": ["no", "yes"]}
-    ] * 4
-    schema, graph = (
-        AttributeSchema([{"name": n, **k} for n, k in zip(names, kinds)]),
-        CausalGraph({n: [] for n in names}),
-    )
+    kinds = [{"kind": "continuous", **r} for r in ranges]
+    kinds += [{"kind": "binary", "categories": ["no", "yes"]}] * 4
+    schema = AttributeSchema([{"name": n, **k} for n, k in zip(names, kinds)])
+    graph = CausalGraph({n: [] for n in names})
     score = {n: [90.0, 89.0, 91.0] for n in names} | {"age": [7.0, 6.0, 8.0], names[1]: [0.012, 0.01, 0.02]}
-    rows = {
-        k: {"effectiveness": score[k], "amplification": {j: [-0.004, -0.1, 0.1] for j in names}}
-        for k in names
-    }
-    figure = plots.effectiveness_figure(schema, graph, {"real": score, "do": rows})
+    small = {j: [-0.004, -0.1, 0.1] for j in names}
+    rows = {k: {"effectiveness": score[k], "amplification": small} for k in names}
+    figure = effectiveness_figure(schema, graph, {"real": score, "do": rows})
     figure.canvas.draw()
     render, width = figure.canvas.get_renderer(), figure.bbox.width
     boxes = [axes.get_window_extent(render) for axes in figure.axes]
@@ -236,56 +231,20 @@ def test_many_attributes_stay_readable():
     legend = figure.legends[0].get_window_extent(render)
     assert 0 <= legend.x0 and legend.x1 <= width and legend.y1 < boxes[2].y0
     for axes in figure.axes:
-        labels = [label.get_window_extent(render) for label in axes.get_xticklabels()]
-        assert all(
-            a.x1 < b.x0 or label.get_rotation()
-            for a, b, label in zip(labels, labels[1:], axes.get_xticklabels())
-        )
+        ticks = axes.get_xticklabels()
+        boxes = [label.get_window_extent(render) for label in ticks]
+        assert all(a.x1 < b.x0 or tick.get_rotation() for a, b, tick in zip(boxes, boxes[1:], ticks))
     assert "0.0120 ★" in texts(figure)  # small numbers keep their digits
     assert number_text(-0.004) == "0.00" and number_text(-3.14159) == "−3.14" and number_text(97.44) == "97.4"
 
 
-def test_training_judge_is_noted_on_every_figure():
-    def figures(data):
-        return (
-            plots.effectiveness_figure(SCHEMA, GRAPH, data),
-            plots.amplification_figure(SCHEMA, GRAPH, data),
-            plots.judge_density_figure(records(), SCHEMA, data),
-            plots.embedding_figure(records(), SCHEMA, data),
-            plots.examples_figure(examples(), SCHEMA, data),
-        )
-
-    data = results()
-    assert not any(plots.TRAINING_JUDGE_NOTE in texts(figure) for figure in figures(data))
-    data["identity"]["judge_is_training_classifier"] = True
-    for figure in figures(data):
-        (note,) = [t for t in figure.texts if t.get_text() == plots.TRAINING_JUDGE_NOTE]
-        box = note.get_window_extent(figure.canvas.get_renderer())
-        width, height = figure.bbox.size
-        assert box.x0 >= 0 and box.x1 <= width and box.y1 <= height  # in the picture
-
-
-def test_narrow_examples_leave_room_for_the_note():
-    data = results()
-    data["identity"]["judge_is_training_classifier"] = True
-    few = {k: v for k, v in examples().items() if not k.startswith(("do/age", "do/site"))}
-    figure = plots.examples_figure(few, SCHEMA, data)
-    (note,) = [t for t in figure.texts if "Judge" in t.get_text()]
-    box = note.get_window_extent(figure.canvas.get_renderer())
-    assert box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y1 <= figure.bbox.height
-
-
-def test_logit():
-    assert plots.logit([0.5, 0.0, 1.0, 1e-9]).tolist() == [0, -8, 8, -8]
-    assert plots.logit(1 / (1 + np.exp(-3.0))) == pytest.approx(3)
-
-
 def test_densities_integrate_to_one():
-    figure = plots.judge_density_figure(records(), SCHEMA, results())
+    assert logit([0.5, 0.0, 1.0, 1e-9]).tolist() == [0, -8, 8, -8]
+    assert logit(1 / (1 + np.exp(-3.0))) == pytest.approx(3)
+    figure = judge_density_figure(records(), SCHEMA, results())
     rows = {axes.get_gid(): axes for axes in figure.axes if axes.get_gid()}
-    assert set(rows) == {
-        f"density/{x}" for x in ("age/years", "sex/Male", "sex/Female", "site/A", "site/B", "site/C")
-    }
+    shown = ("age/years", "sex/Male", "sex/Female", "site/A", "site/B", "site/C")
+    assert set(rows) == {f"density/{x}" for x in shown}
     for axes in rows.values():
         steps = {p.get_gid(): p.get_data() for p in axes.patches if p.get_gid()}
         assert set(steps) == {"real", "counterfactual"}
@@ -297,7 +256,7 @@ def test_densities_show_the_intervened_class():
     data, exaggerated = records(), 0.999
     data["do/sex/judge/sex"] = np.where(data["do/sex/attributes"][:, 1] == 1, exaggerated, 1 - exaggerated)
     data["do/site/judge/site"] = np.full((N, 3), [1.0, 0.0, 0.0])  # saturated
-    figure = plots.judge_density_figure(data, SCHEMA, results())
+    figure = judge_density_figure(data, SCHEMA, results())
     medians = {
         (axes.get_gid(), line.get_gid()): line.get_xdata()[0]
         for axes in figure.axes
@@ -307,8 +266,8 @@ def test_densities_show_the_intervened_class():
     assert medians["density/sex/Female", "median/real"] == pytest.approx(np.log(9))
     assert medians["density/sex/Female", "median/counterfactual"] == pytest.approx(np.log(999))
     assert medians["density/sex/Male", "median/counterfactual"] == pytest.approx(-np.log(999))
-    assert medians["density/site/A", "median/counterfactual"] == plots.MAX_LOGIT
-    assert medians["density/site/B", "median/counterfactual"] == -plots.MAX_LOGIT
+    assert medians["density/site/A", "median/counterfactual"] == MAX_LOGIT
+    assert medians["density/site/B", "median/counterfactual"] == -MAX_LOGIT
     assert medians["density/age/years", "median/real"] == pytest.approx(3)  # judge minus intended
 
 
@@ -317,17 +276,17 @@ def test_density_of_an_empty_class_is_missing():
     data["do/site/attributes"][:, 2] = np.where(
         data["factual"][:, 2] == 0, 1, data["factual"][:, 2]
     )  # never to C
-    figure = plots.judge_density_figure(data, SCHEMA, results())
+    figure = judge_density_figure(data, SCHEMA, results())
     (axes,) = [a for a in figure.axes if a.get_gid() == "density/site/C"]
     assert [t.get_text() for t in axes.texts] == ["counterfactual: n/a"]
 
 
 def test_projection_is_fitted_to_real_images_only():
     data = records()
-    before = plots.project_embeddings(data, DOS)
+    before = project_embeddings(data, DOS)
     for k in DOS:
         data[f"do/{k}/embedding"] = data[f"do/{k}/embedding"] * 50 + 7
-    after = plots.project_embeddings(data, DOS)
+    after = project_embeddings(data, DOS)
     np.testing.assert_array_equal(before.real, after.real)
     assert np.abs(after.counterfactual["sex"]).max() > 20 * np.abs(before.counterfactual["sex"]).max()
     # the first axis has the largest variance, and real coordinates are centred
@@ -335,14 +294,14 @@ def test_projection_is_fitted_to_real_images_only():
     assert 0.5 < before.share.sum() <= 1
     # a counterfactual equal to its real image lies on it
     data["do/sex/embedding"] = data["real/embedding"]
-    np.testing.assert_allclose(plots.project_embeddings(data, DOS).counterfactual["sex"], after.real)
+    np.testing.assert_allclose(project_embeddings(data, DOS).counterfactual["sex"], after.real)
 
 
 def test_group_means_in_the_embedding():
     data = records()
-    figure = plots.embedding_figure(data, SCHEMA, results())
+    figure = embedding_figure(data, SCHEMA, results())
     means = {c.get_gid(): c.get_offsets()[0] for axes in figure.axes for c in axes.collections if c.get_gid()}
-    xy = plots.project_embeddings(data, DOS)
+    xy = project_embeddings(data, DOS)
     np.testing.assert_allclose(means["mean/real/sex/Female"], xy.real[data["factual"][:, 1] == 1].mean(0))
     intended = data["do/site/attributes"][:, 2]
     expected = xy.counterfactual["site"][intended == 2].mean(0)
@@ -351,38 +310,21 @@ def test_group_means_in_the_embedding():
 
 
 def test_difference_maps_share_a_symmetric_scale():
-    figure = plots.examples_figure(examples(), SCHEMA, results())
+    figure = examples_figure(examples(), SCHEMA, results())
     shown = [axes.images[0] for axes in figure.axes if axes.images]
-    maps = [image for image in shown if image.get_cmap().name == plots.DIFFERENCE_COLOURS]
+    maps = [image for image in shown if image.get_cmap().name == DIFFERENCE_COLOURS]
     assert len(maps) == 2 * len(DOS) and len(shown) == len(maps) + 2 * (1 + len(DOS))
     limits = {image.get_clim() for image in maps}
     assert len(limits) == 1
     low, high = limits.pop()
-    assert low == -high and high == pytest.approx(0.3 * 127.5)
-    for image, change in zip(maps, (0.3, -0.1, 0.0)):
-        np.testing.assert_allclose(image.get_array(), change * 127.5, atol=high / 128)
+    assert low == -high and high == pytest.approx(38)
+    for image, change in zip(maps, CHANGES.values()):
+        np.testing.assert_allclose(image.get_array(), change, atol=high / 128)
     colours = maps[2].to_rgba(np.zeros(1))[0]
     assert min(colours[:3]) > 0.95  # no change is white
     titles = [axes.get_title() for axes in figure.axes]
     assert "do(sex=Female)" in titles or "do(sex=Male)" in titles
     assert sum(title.startswith("do(age=") for title in titles) == 2
-
-
-def test_examples_of_any_form_are_the_same():
-    plain = examples()
-    grey = {
-        k: np.round((v + 1) * 127.5).astype(np.uint8)[:, None] if "image" in k else v
-        for k, v in plain.items()
-    }
-    a, b = (plots.examples_figure(e, SCHEMA, results(), limit=40) for e in (plain, grey))
-    for x, y in zip(a.axes, b.axes):
-        if x.images:
-            np.testing.assert_allclose(x.images[0].get_array(), y.images[0].get_array(), atol=1.01)
-
-
-def test_noisy_large_examples_stay_small(tmp_path):
-    path = write_examples(tmp_path / "e.png", examples(4, 192), SCHEMA, results())
-    assert path.stat().st_size <= plots.MAX_BYTES and Image.open(path).width > 400
 
 
 ROWS = [
@@ -397,7 +339,7 @@ ROWS = [
 
 
 def test_comparison_is_the_numbers(tmp_path):
-    figure = plots.comparison_figure(ROWS)
+    figure = comparison_figure(ROWS)
     assert [axes.get_gid() for axes in figure.axes] == [
         f"comparison/{q}" for q in ("distance", "amplification", "error")
     ]
@@ -416,80 +358,16 @@ def test_comparison_is_the_numbers(tmp_path):
     assert drawn_whiskers(figure)["distance/hard"] == (0.1, 0.9)
     missing = [t.get_gid() for axes in figure.axes for t in axes.texts if t.get_text() == "n/a"]
     assert missing == ["amplification/hard", "error/hard"]
-    path = plots.comparison_plot(tmp_path / "c.png", ROWS)
-    assert Image.open(path).width > 900 and path.stat().st_size <= plots.MAX_BYTES
+    assert len(comparison_figure([{**row, "error": None} for row in ROWS]).axes) == 2  # without ground truth
+    path = write_png(tmp_path / "c.png", figure)
+    assert Image.open(path).width > 900 and path.stat().st_size <= MAX_BYTES
 
 
-def test_comparison_without_ground_truth_has_two_panels():
-    rows = [{**row, "error": None} for row in ROWS]
-    assert len(plots.comparison_figure(rows).axes) == 2
-
-
-def test_training_curves_are_the_numbers(tmp_path):
-    def point(step, distance, amplification):
-        around = [(v, v - 0.1, v + 0.2) for v in (distance, amplification)]
-        return {"step": step, "distance": around[0], "amplification": around[1]}
-
-    curves = {"hard": [point(500, 2, 5), point(0, 9, 1)], "soft": [point(0, 9, 1), point(500, 3, 0.5)]}
-    figure = plots.training_curves_figure(curves)
-    lines = {
-        line.get_gid(): line.get_xydata().tolist() for a in figure.axes for line in a.lines if line.get_gid()
-    }
-    assert lines["path/hard"] == [[9, 1], [2, 5]] and lines["steps/hard"] == [[0, 1], [500, 5]]
-    assert lines["path/soft"] == [[9, 1], [3, 0.5]]
-    assert [t for t in texts(figure) if t in ("0", "500")].count("500") == 2
-    undefined = copy.deepcopy(curves)
-    undefined["hard"].append({"step": 900, "distance": None, "amplification": (4.0, 3.0, 5.0)})
-    figure = plots.training_curves_figure(undefined)
-    lines = {
-        line.get_gid(): line.get_xydata().tolist() for a in figure.axes for line in a.lines if line.get_gid()
-    }
-    assert len(lines["path/hard"]) == 2 and len(lines["steps/hard"]) == 3
-    path = plots.training_curves_plot(tmp_path / "t.png", curves)
-    assert Image.open(path).width > 900
-
-
-def test_training_curves_say_which_axes_are_logarithmic():
-    def point(step, distance, amplification):
-        return {"step": step, "distance": (distance,) * 3, "amplification": (amplification,) * 3}
-
-    for far, strong in ((80.0, 60.0), (80.0, 2.0), (3.0, 60.0), (3.0, 2.0)):
-        curves = {"hard": [point(0, far, 1.0), point(500, 1.0, strong)]}
-        path, steps = plots.training_curves_figure(curves).axes
-        for label, scale, value in (
-            (path.get_xlabel(), path.get_xscale(), far),
-            (path.get_ylabel(), path.get_yscale(), strong),
-            (steps.get_ylabel(), steps.get_yscale(), strong),
-        ):
-            assert "AUC points" in label
-            assert (scale == "symlog") == ("logarithmic above 1" in label) == (value > 25)
-
-
-def test_bad_input_is_named():
-    data = records()
-    with pytest.raises(ValueError, match="do/sex/embedding"):
-        plots.project_embeddings({k: v for k, v in data.items() if k != "do/sex/embedding"}, DOS)
-    with pytest.raises(ValueError, match="do/age/judge/age has 3 rows, factual 40"):
-        plots.judge_density_figure(data | {"do/age/judge/age": np.zeros(3)}, SCHEMA, results())
-    with pytest.raises(ValueError, match=r"do/sex/effectiveness must be \(estimate, low, high\), got 97"):
-        bad = results()
-        bad["do"]["sex"]["effectiveness"] = 97.0
-        plots.effectiveness_figure(SCHEMA, GRAPH, bad)
-    with pytest.raises(ValueError, match="no 'real'"):
-        plots.amplification_figure(SCHEMA, GRAPH, {"do": {}})
-    with pytest.raises(ValueError, match="height"):
-        plots.amplification_figure(SCHEMA, GRAPH, {"real": {}, "do": {"height": {}}})
-    with pytest.raises(ValueError, match="do/sex/image has shape"):
-        plots.examples_figure(examples() | {"do/sex/image": np.zeros((2, 8, 8))}, SCHEMA, results())
-    with pytest.raises(ValueError, match="no rows"):
-        plots.comparison_figure([])
-    with pytest.raises(ValueError, match="at least one method"):
-        plots.training_curves_figure({"hard": []})
-
-
-def test_the_users_style_does_not_leak_in(tmp_path):
-    import matplotlib
-
-    with matplotlib.rc_context({"axes.facecolor": "black", "text.color": "white"}):
-        path = plots.comparison_plot(Path(tmp_path) / "c.png", ROWS)
-    assert np.asarray(Image.open(path).convert("L")).mean() > 220
+def test_series_show_both_decisions_and_devices_in_every_other_image():
+    device = np.array([1, 1, 1, 0, 0, 1, 0, 0], bool)
+    data = {"examples/query": np.zeros((8, 4, 4)), "masks/devices/source": device[:, None].astype(np.uint8)}
+    data["source_posterior"] = np.array([0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9])
+    assert (
+        choose_series(data, 0.5, 6) == [0, 5, 3, 4, 1, 6]
+        and choose_series({**data, "examples/query": []}, 0.5, 6) == []
+    )

@@ -8,32 +8,10 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 
 from cf_cxr.evaluation.records import RecordsError, RecordStore
-from tests.evaluation.tiny_evaluation import build_model, build_parts, command, evaluate, write_data
+from tests.evaluation.tiny_evaluation import command, evaluate
 from tests.training.loop.test_distributed import ROOT, launch
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """As in the processes started here: sums on two threads round in another order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory):
-    root = build_parts(tmp_path_factory.mktemp("parts"))
-    build_model(root)
-    return root
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp("data") / "parquet")
 
 
 @pytest.fixture(scope="module")
@@ -51,27 +29,19 @@ def numbers(folder):
     return results
 
 
-def samples(folder):
-    with np.load(folder / "samples.npz", allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
-
-
 def assert_same(first, second):
     assert numbers(first) == numbers(second)
-    a, b = samples(first), samples(second)
-    assert a.keys() == b.keys()
-    for name in a:
+    a, b = (np.load(folder / "samples.npz", allow_pickle=False) for folder in (first, second))
+    assert set(a.files) == set(b.files)
+    for name in a.files:
         np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
 def test_a_killed_run_goes_on_where_it_stopped(parts, data_dir, whole, tmp_path):
     out = tmp_path / "out"
     words = command(parts, data_dir, out)
-    environment = os.environ | {
-        "TINY_KILL": "2",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}",
-    }
+    paths = f"{ROOT}{os.pathsep}{ROOT / 'src'}"
+    environment = os.environ | {"TINY_KILL": "2", "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
     script = [sys.executable, "-m", "tests.evaluation.run_tiny_evaluation", *words]
     died = subprocess.run(script, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert died.returncode == -signal.SIGKILL, died.stderr[-2000:]
@@ -145,6 +115,13 @@ def test_a_store_gives_back_what_was_written_and_only_to_its_owner(tmp_path):
     assert other.read(0) is None
     with pytest.raises(RecordsError, match="seed was 0 and is 1"):
         other.prepare()
+    before = tmp_path / "old"
+    before.mkdir()
+    (before / "identity.json").write_text('{"records_version": 2, "seed": 0}')
+    with pytest.raises(
+        RecordsError, match="an earlier version of this package wrote them, .*overwrite_output_dir"
+    ):
+        RecordStore(before, {"seed": 0}).prepare()
     with pytest.raises(RecordsError, match="missing or damaged"):
         store.read_all(3)
     store.path(0).rename(store.path(2))

@@ -5,7 +5,7 @@ import torch
 
 from cf_cxr.black_box import ImageClassifier
 from cf_cxr.evaluation.explanations.collecting import ExplanationCollector
-from cf_cxr.evaluation.explanations.summary import SummarySettings, summarise
+from cf_cxr.evaluation.explanations.summary import Summary
 from cf_cxr.models.progressive_explainer.posterior_bins import PosteriorBins
 
 SIDE = 32
@@ -139,12 +139,7 @@ def records_of(explainer, data=None, **options):
         explainer,
         PatchClassifier(),
         PosteriorBins(10).centres,
-        **{
-            "segmenter": GreySegmenter(),
-            "embedding": lambda images: images[:, 0, :3].flatten(1),
-            "pool": 8,
-            **options,
-        },
+        **{"segmenter": GreySegmenter(), "embedding": lambda images: images[:, 0, :3].flatten(1), **options},
     )
     parts = [collector(*batch) for batch in data.batches()]
     return {name: np.concatenate([p[name] for p in parts if name in p]) for name in parts[0]}
@@ -153,7 +148,6 @@ def records_of(explainer, data=None, **options):
 def results_of(explainer, data=None, **options):
     """Results of drawn chests under an explainer."""
     data = data or DrawnChests()
-    settings = SummarySettings(
-        threshold=0.5, num_bins=10, size=(SIDE, SIDE), n_resamples=50, feature_extractor="pattern"
-    )
-    return summarise(records_of(explainer, data, **options), data.patients, settings)
+    records = records_of(explainer, data, **options)
+    settings = {"threshold": 0.5, "size": (SIDE, SIDE), "n_resamples": 50, "feature_extractor": "pattern"}
+    return Summary(records, data.patients, **settings).results()

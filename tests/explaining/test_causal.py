@@ -7,11 +7,12 @@ from transformers import pipeline
 
 import cf_cxr  # noqa: F401  (registers the task)
 from cf_cxr.black_box import BlackBoxError, as_image_classifier, from_callable
-from cf_cxr.explaining.causal import causal_series, explained_value
+from cf_cxr.explaining.causal import CausalExplainer, explained_value
 from cf_cxr.pipelines import EXPLANATION_TASK
-from tests.pipelines.tiny import GRAPH, SCHEMA, SIDE, grey_image, tiny_model, tiny_processor
+from tests.pipelines.tiny import GRAPH, SCHEMA, SIDE, grey_image, mean_classifier, tiny_model, tiny_processor
 
 FINDING = ("finding", 1)
+MEAN = mean_classifier()
 FACTS = {"age": 63, "sex": "Male", "site": "B", "finding": "No Finding"}
 
 
@@ -34,8 +35,14 @@ def facts(**values):
     return SCHEMA.to_tensor([{**FACTS, **values}] * 3)
 
 
+def explain(model, x, attributes, posteriors, variable="finding", **options):
+    return CausalExplainer(model, variable).explain(
+        x, MEAN, torch.tensor(posteriors), attributes=attributes, **options
+    )
+
+
 def test_the_series_starts_at_the_query_and_ends_in_the_counterfactual(model, x):
-    series = causal_series(model, x, facts(), torch.tensor([0.1, 0.2, 0.4]), FINDING, steps=5)
+    series = explain(model, x, facts(), [0.1, 0.2, 0.4], steps=5)
     expected = model.counterfactual(x, facts(), {"finding": "Effusion"}).pixel_values[:, 0]
     for query, end, one in zip(x, expected, series):
         assert one.images.shape == (5, 1, SIDE, SIDE) and not one.at_target
@@ -46,7 +53,7 @@ def test_the_series_starts_at_the_query_and_ends_in_the_counterfactual(model, x)
 
 
 def test_between_the_worlds_parents_are_interpolated_not_images(model, x):
-    [series] = causal_series(model, x[:1], facts()[:1], torch.tensor([0.1]), FINDING, steps=3)
+    [series] = explain(model, x[:1], facts()[:1], [0.1], steps=3)
     noise = model.abduct(x[:1], facts()[:1])
     parents = SCHEMA.encode(facts()[:1])
     parents[:, SCHEMA.slices()["finding"]] = 0.5
@@ -58,8 +65,7 @@ def test_between_the_worlds_parents_are_interpolated_not_images(model, x):
 
 
 def test_the_classifiers_decision_is_the_factual_value_whatever_is_given(model, x):
-    positive = torch.tensor([0.9, 0.8, 0.6])
-    series = causal_series(model, x, facts(finding="No Finding"), positive, FINDING, steps=2)
+    series = explain(model, x, facts(finding="No Finding"), [0.9, 0.8, 0.6], steps=2)
     noise = model.abduct(x, facts(finding="Effusion"))
     expected = model.counterfactual(None, None, {"finding": "No Finding"}, noise=noise).pixel_values[:, 0]
     for end, one in zip(expected, series):
@@ -70,14 +76,13 @@ def test_the_classifiers_decision_is_the_factual_value_whatever_is_given(model, 
 def test_the_class_may_be_the_first_value_of_its_variable(model, x):
     """For the class sex=Male a positive decision means Male, index 0, and its negation Female."""
     assert explained_value(model, "sex=male") == ("sex", 0)
-    series = causal_series(model, x, facts(), torch.tensor([0.9] * 3), ("sex", 0), steps=2)
+    series = explain(model, x, facts(), [0.9] * 3, "sex=Male", steps=2)
     expected = model.counterfactual(x, facts(sex="Male"), {"sex": "Female"}).pixel_values[:, 0]
     torch.testing.assert_close(torch.stack([s.images[-1] for s in series]), expected, atol=1e-5, rtol=0)
 
 
 def test_target_chooses_the_world(model, x):
-    p = torch.tensor([0.1, 0.9, 0.6])
-    series = causal_series(model, x, facts(), p, FINDING, steps=3, target=0.8)
+    series = explain(model, x, facts(), [0.1, 0.9, 0.6], steps=3, target=0.8)
     assert [s.at_target for s in series] == [False, True, True]
     assert [len(s.images) for s in series] == [3, 1, 1]
     torch.testing.assert_close(series[0].targets, torch.tensor([0.1, 0.45, 0.8]))
@@ -109,7 +114,7 @@ def test_the_pipeline_explains_the_models_own_classifier(pipe, model, x):
     assert out.method == "causal" and out.class_name == "finding=Effusion" and len(out) == 4
     assert out.source_posterior == pytest.approx(float(own.posterior(x[:1])), abs=1e-6)
     assert out.posteriors[0] == pytest.approx(out.source_posterior, abs=1e-4)
-    [series] = causal_series(model, x[:1], facts()[:1], own.posterior(x[:1]), FINDING, steps=4)
+    [series] = explain(model, x[:1], facts()[:1], own.posterior(x[:1]).tolist(), steps=4)
     np.testing.assert_allclose(out.posteriors, own.posterior(series.images), atol=1e-5)
     before = out.source_posterior >= 0.5
     assert out.valid == ((out.posteriors[-1] >= 0.5) != before)

@@ -8,8 +8,8 @@ import torch
 
 from cf_cxr import PosteriorBins
 from cf_cxr.explaining.explanation import ExplanationSeries, build_explanation, probability_text
-from cf_cxr.explaining.progressive import progressive_series, target_path
-from tests.pipelines.tiny_explainer import SIDE, known_explainer, random_explainer
+from cf_cxr.explaining.progressive import ProgressiveExplainer, target_path
+from tests.pipelines.tiny import SIDE, known_explainer, mean_classifier, random_explainer
 
 QUERY = torch.zeros(1, 8, 8)
 
@@ -103,31 +103,6 @@ def test_an_operating_point_leaves_the_decisions_as_they_are():
     assert "says 0.20" in there.message and "is 0.5, it is 0.69" in there.message
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"posteriors": [0.1, float("nan")]}, "posteriors must be"),
-        ({"posteriors": [0.1, 1.2]}, "posteriors must be"),
-        ({"posteriors": [0.1]}, "2 images, 2 targets and 1 posteriors"),
-        ({"source_posterior": -0.1}, "source_posterior"),
-        ({"query": torch.zeros(1, 4, 4)}, r"\(1, 8, 8\) and \(1, 4, 4\)"),
-        ({"method": "magic"}, "'magic' is unknown; it is one of progressive, causal"),
-        ({"series": ExplanationSeries(torch.zeros(0, 1, 8, 8), torch.zeros(0))}, "at least one image"),
-    ],
-)
-def test_what_does_not_fit_is_refused(change, message):
-    arguments = {
-        "series": ExplanationSeries(torch.zeros(2, 1, 8, 8), torch.tensor([0.1, 0.9])),
-        "posteriors": [0.1, 0.9],
-        "query": QUERY,
-        "source_posterior": 0.1,
-        "class_name": "effusion",
-        "method": "causal",
-    }
-    with pytest.raises(ValueError, match=message):
-        build_explanation(**{**arguments, **change})
-
-
 def test_numbers_are_told_from_the_threshold():
     assert probability_text(0.4996, 0.5) == "0.4996" and probability_text(0.5, 0.5) == "0.50"
     assert probability_text(0.5049, 0.5) == "0.505" and probability_text(0.123, 0.5) == "0.12"
@@ -152,24 +127,20 @@ def test_the_path_goes_from_the_own_bin_across_the_boundary(posterior, options, 
     assert target_path(PosteriorBins(), posterior, **options).tolist() == path
 
 
-def test_every_series_is_the_models_own_and_independent_of_its_batch():
-    model = random_explainer()
+def test_every_series_is_the_models_own():
+    explainer, p = ProgressiveExplainer(random_explainer()), torch.tensor([0.02, 0.97, 0.5, 0.45, 0.31])
     x = torch.rand(5, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    p = torch.tensor([0.02, 0.97, 0.5, 0.45, 0.31])
-    together = progressive_series(model, x, p, steps=4)
-    for i, series in enumerate(together):
-        bins = target_path(model.bins, float(p[i]), steps=4)
+    for i, series in enumerate(explainer.explain(x, mean_classifier(), p, steps=4)):
+        bins = target_path(PosteriorBins(), float(p[i]), steps=4)
         with torch.no_grad():
-            expected = model.series(x[i : i + 1], bins)[0]
+            expected = explainer.model.series(x[i : i + 1], bins)[0]
         torch.testing.assert_close(series.images, expected)
         torch.testing.assert_close(series.targets, (bins + 0.5) / 10)
-        [alone] = progressive_series(model, x[i : i + 1], p[i : i + 1], steps=4)
-        torch.testing.assert_close(alone.images, series.images)
 
 
 def test_more_images_than_are_decoded_at_a_time():
     model = known_explainer()
     x = torch.rand(7, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0)) - 0.5
-    series = progressive_series(model, x, torch.full((7,), 0.05))  # 70 images
+    series = ProgressiveExplainer(model).explain(x, mean_classifier(), torch.full((7,), 0.05))  # 70 images
     for query, one in zip(x, series):
         torch.testing.assert_close(one.images, query / 2 + model.levels.view(-1, 1, 1, 1))

@@ -41,25 +41,79 @@ def png_header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
-# --- files
+def hole(path: Path) -> Path:
+    """A file of a tebibyte that takes no room."""
+    with path.open("wb") as file:
+        file.seek(2**40)
+        file.write(b"x")
+    return path
 
 
-def test_errors_are_value_errors_and_missing_files_also_file_not_found():
-    assert issubclass(CXRImageError, ValueError)
+def written(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def saved(path: Path, image: np.ndarray = LEVELS, **options) -> Path:
+    PIL.Image.fromarray(image).save(path, **options)
+    return path
+
+
+def animation(path: Path) -> Path:
+    return saved(path, save_all=True, append_images=[PIL.Image.fromarray(255 - LEVELS)])
+
+
+def bent(data: bytes) -> bytes:
+    return data[:20] + bytes([data[20] ^ 255]) + data[21:]
+
+
+TEXT = b"Heart size normal. Lungs clear.\n"
+TOO_MANY = "1,048,576 MiB is more than an image has .256 MiB.; it was not read"
+FILES = {  # name -> how it is written, and what is said of it
+    "nowhere.png": (lambda path: path, "': no such file. Check the path"),
+    "folder.png": (lambda path: path.mkdir() or path, "' is a folder, not a file"),
+    "empty.png": (lambda path: written(path, b""), r"' is empty \(0 bytes\). Copy or download"),
+    "report.txt": (lambda path: written(path, TEXT), "' is not an image.*Readable are DICOM, PNG, JPEG"),
+    "report.png": (lambda path: written(path, TEXT), "' is not an image.*Readable are DICOM, PNG, JPEG"),
+    "bent.png": (lambda path: written(path, bent(png_header(64, 64))), ""),
+    "film.gif": (animation, "' holds 2 pictures. Save the one you mean"),
+    "large.png": (hole, f"': {TOO_MANY}"),
+    "large.dcm": (hole, f"': {TOO_MANY}"),
+    "dot.png": (lambda path: saved(path, np.full((1, 1), 128, np.uint8)), "': 1 x 1 pixels is too small"),
+    "huge.png": (
+        lambda path: written(path, png_header(20_000, 20_000)),
+        "': 400,000,000 pixels is too large; it was not decoded. Reduce the image"),
+    **{
+        f"cut{share}.{kind}": (
+            lambda path, share=share: written(path, (data := saved(path).read_bytes())[: int(share * len(data))]),
+            "'.*(Copy or download the image again|is not an image, or its beginning is damaged)")
+        for kind in ("png", "jpg", "tif") for share in (0.9, 0.5)
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_that_are_no_image(tmp_path, name):
+    write, message = FILES[name]
+    path = write(tmp_path / name)
+    refuse(path, f"{name}{message}")
+    if name.startswith(("cut", "huge")):
+        refuse({"bytes": path.read_bytes(), "path": name}, name)
+    if name == "cut0.5.png":
+        with PIL.Image.open(path) as image:
+            refuse(image, f"{name}' is truncated or damaged")
+
+
+def test_kinds_of_errors_and_names_that_are_no_path(tmp_path):
+    assert issubclass(CXRImageError, ValueError) and PIL.ImageFile.LOAD_TRUNCATED_IMAGES is False
     assert issubclass(CXRImageNotFoundError, CXRImageError)
-    assert issubclass(CXRImageNotFoundError, FileNotFoundError)
-
-
-def test_missing_file(tmp_path):
-    refuse(tmp_path / "nowhere.png", "nowhere.png': no such file. Check the path")
-    refuse("nowhere.png", "nowhere.png': no such file")
     with pytest.raises(FileNotFoundError):
         CXRImageProcessor().load("nowhere.png")
     refuse("x" * 5000, "xxx.*no such file")
-
-
-def test_folder(tmp_path):
-    refuse(tmp_path, "is a folder, not a file")
+    refuse(b"", "0 bytes is empty")
+    refuse(np.random.default_rng(1).bytes(5000), "5000 bytes is not an image")
+    with saved(tmp_path / "a.png").open(encoding="latin-1") as file:
+        refuse(file, "a.png' is open as text. Open it with mode 'rb'")
 
 
 @pytest.fixture(params=["pipe", "socket", "device"])
@@ -96,95 +150,6 @@ def test_pipes_sockets_and_devices_are_refused_unopened(special, tmp_path):
     assert header_attributes(dicom) == {}
 
 
-def test_empty_file(tmp_path):
-    (tmp_path / "empty.png").touch()
-    refuse(tmp_path / "empty.png", r"empty.png' is empty \(0 bytes\). Copy or download")
-    refuse(b"", "0 bytes is empty")
-
-
-@pytest.mark.parametrize("name", ["report.txt", "report.png"])
-def test_text_file(tmp_path, name):
-    (tmp_path / name).write_text("Heart size normal. Lungs clear.\n")
-    refuse(tmp_path / name, f"{name}' is not an image.*Readable are DICOM, PNG, JPEG")
-
-
-def test_random_bytes():
-    refuse(np.random.default_rng(1).bytes(5000), "5000 bytes is not an image")
-
-
-@pytest.mark.parametrize("name", ["cut.png", "cut.jpg", "cut.tif"])
-@pytest.mark.parametrize("share", [0.9, 0.5])
-def test_truncated_picture(tmp_path, name, share):
-    assert PIL.ImageFile.LOAD_TRUNCATED_IMAGES is False
-    path = tmp_path / name
-    PIL.Image.fromarray(LEVELS).save(path)
-    content = path.read_bytes()
-    path.write_bytes(content[: int(share * len(content))])
-    refuse(
-        path,
-        f"{name}'.*Copy or download the image again|{name}' is not an image, or its beginning is damaged",
-    )
-    refuse({"bytes": path.read_bytes(), "path": name}, name)
-
-
-def test_truncated_picture_opened_by_the_caller(tmp_path):
-    PIL.Image.fromarray(LEVELS).save(tmp_path / "cut.png")
-    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:1000])
-    with PIL.Image.open(tmp_path / "cut.png") as image:
-        refuse(image, "cut.png' is truncated or damaged")
-
-
-def test_damaged_header(tmp_path):
-    content = bytearray(png_header(64, 64))
-    content[20] ^= 255
-    (tmp_path / "bent.png").write_bytes(content)
-    refuse(tmp_path / "bent.png", "bent.png")
-
-
-def test_animation(tmp_path):
-    frames = [PIL.Image.fromarray(LEVELS), PIL.Image.fromarray(255 - LEVELS)]
-    frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:])
-    refuse(tmp_path / "film.gif", "film.gif' holds 2 pictures. Save the one you mean")
-
-
-def test_file_of_too_many_bytes_is_not_read(tmp_path):
-    for name in ("film.png", "film.dcm"):
-        with (tmp_path / name).open("wb") as file:
-            file.seek(2**40)  # a hole, that takes no room
-            file.write(b"x")
-        refuse(
-            tmp_path / name, f"{name}': 1,048,576 MiB is more than an image has .256 MiB.; it was not read"
-        )
-
-
-def test_file_open_as_text(tmp_path):
-    PIL.Image.fromarray(LEVELS).save(tmp_path / "a.png")
-    with (tmp_path / "a.png").open(encoding="latin-1") as file:
-        refuse(file, "a.png' is open as text. Open it with mode 'rb'")
-
-
-# --- sizes
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (15, 200), (200, 15), (0, 0)])
-def test_too_small(shape):
-    refuse(
-        np.zeros(shape, dtype=np.uint8), f"{shape[1]} x {shape[0]} pixels is too small.*at least 16 pixels"
-    )
-
-
-def test_one_pixel_file(tmp_path):
-    PIL.Image.new("L", (1, 1), 128).save(tmp_path / "dot.png")
-    refuse(tmp_path / "dot.png", "dot.png': 1 x 1 pixels is too small")
-
-
-def test_20000_by_20000_is_refused_by_its_header(tmp_path):
-    path = tmp_path / "huge.png"
-    path.write_bytes(png_header(20_000, 20_000))
-    refuse(path, "huge.png': 400,000,000 pixels is too large; it was not decoded. Reduce the image")
-    refuse(path.read_bytes(), "400,000,000 pixels is too large")
-
-
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_over_the_limit_but_under_pillows_is_refused_by_its_header(tmp_path):
     path = tmp_path / "large.png"
@@ -197,15 +162,36 @@ def test_over_the_limit_but_under_pillows_is_refused_by_its_header(tmp_path):
         refuse(path, "90,000,000 pixels is too large")
 
 
-def test_limits_can_be_set():
-    with pytest.raises(CXRImageError, match="64 x 64 = 4,096 pixels is over the limit of 4,000"):
-        CXRImageProcessor(max_pixels=4000)(LEVELS)
-    with pytest.raises(CXRImageError, match="at least 100 pixels"):
-        CXRImageProcessor(min_side=100)(LEVELS)
-    assert CXRImageProcessor(size=32, min_side=8)(LEVELS[:10, :10])["pixel_values"].shape == (1, 1, 32, 32)
-
-
 # --- arrays
+
+
+RAMP = np.linspace(0, 1, 4096).reshape(64, 64)
+FLOATS = r"; floats must be within \[0, 1\] or \[-1, 1\].*input_range"
+WHITE = r"does not say which value is white.*\.astype\(np.uint8\).*input_range"
+SHAPE = r"the shape \(H, W\), \(H, W, C\) or \(C, H, W\)"
+NUMBERLESS = [np.int8, np.int16, np.int32, np.int64, np.uint32, np.complex64, object, str]
+
+
+def zeros(*shape: int) -> np.ndarray:
+    return np.zeros(shape, dtype=np.uint8)
+
+
+ARRAYS = [
+    *((zeros(*s), f"{s[1]} x {s[0]} pixels is too small.*at least 16 pixels") for s in ((1, 1), (15, 200), (200, 15), (0, 0))),
+    *((zeros(*s), SHAPE) for s in ((), (64,), (64, 64, 2), (5, 64, 64), (64, 64, 5), (1, 1, 1, 64, 64))),
+    *((low + RAMP * (high - low), f"values from {low:g} to {high:g}{FLOATS}") for low, high in ((0, 255), (0, 1.5), (-3, 0.5), (-1024, 3071))),
+    *(((LEVELS // 2).astype(dtype), WHITE) for dtype in NUMBERLESS),
+    *((np.full((64, 64), level, np.uint8), "is blank: every pixel has the same value") for level in (0, 77, 255)),
+    (PIL.Image.new("RGB", (64, 64), (77, 77, 77)), "is blank"),
+    (PIL.Image.fromarray(LEVELS.astype(np.int32) * 1000), "32-bit integers.*input_range"),
+    *((thing, f"{type(thing).__name__} object is not an image") for thing in (None, 5, 3.14)),
+    ({"image": LEVELS, "age": 63}, r"needs 'bytes' or 'path', got the keys \['age', 'image'\]"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("image", "message"), ARRAYS)
+def test_arrays_and_things_that_are_no_image(image, message):
+    refuse(image, message)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -215,51 +201,22 @@ def test_not_finite(value, dtype):
     array[3, :5] = value
     refuse(array, "5 of 4096 values are NaN or infinite. Replace them")
     refuse(torch.from_numpy(array), "5 of 4096 values are NaN or infinite")
-    with pytest.raises(CXRImageError, match="NaN or infinite"):
-        CXRImageProcessor(input_range=(0, 1)).load(array)
-
-
-@pytest.mark.parametrize(("low", "high"), [(0, 255), (0, 1.5), (-3, 0.5), (-1024, 3071)])
-def test_floats_out_of_range_name_their_range_and_the_remedy(low, high):
-    array = np.linspace(low, high, 4096, dtype=np.float64).reshape(64, 64)
-    refuse(
-        array, rf"values from {low:g} to {high:g}; floats must be within \[0, 1\] or \[-1, 1\].*input_range"
-    )
-
-
-def test_values_outside_the_given_range():
-    array = np.linspace(0, 2, 4096).reshape(64, 64)
-    with pytest.raises(CXRImageError, match=r"values from 0 to 2 are outside the input_range of \(0, 1\)"):
-        CXRImageProcessor(input_range=(0, 1)).load(array)
 
 
 @pytest.mark.parametrize(
-    "dtype", [np.int8, np.int16, np.int32, np.int64, np.uint32, np.complex64, object, str]
+    ("settings", "image", "message"),
+    [
+        ({"input_range": (0, 1)}, np.full((64, 64), np.nan), "NaN or infinite"),
+        ({"input_range": (0, 1)}, 2 * RAMP, r"values from 0 to 2 are outside the input_range of \(0, 1\)"),
+        ({"input_range": (0, 1)}, LEVELS.astype(np.complex64), "no real numbers"),
+        ({"max_pixels": 4000}, LEVELS, "64 x 64 = 4,096 pixels is over the limit of 4,000"),
+        ({"min_side": 100}, LEVELS, "at least 100 pixels"),
+    ],
 )
-def test_types_that_do_not_say_what_white_is(dtype):
-    refuse(
-        (LEVELS // 2).astype(dtype), r"does not say which value is white.*\.astype\(np.uint8\).*input_range"
-    )
-
-
-def test_no_numbers_at_all():
-    with pytest.raises(CXRImageError, match="no real numbers"):
-        CXRImageProcessor(input_range=(0, 1)).load(LEVELS.astype(np.complex64))
-
-
-def test_wide_integers_in_a_picture():
-    refuse(PIL.Image.fromarray(LEVELS.astype(np.int32) * 1000), "32-bit integers.*input_range")
-
-
-@pytest.mark.parametrize("shape", [(), (64,), (64, 64, 2), (5, 64, 64), (64, 64, 5), (1, 1, 1, 64, 64)])
-def test_shapes(shape):
-    refuse(np.zeros(shape, dtype=np.uint8), r"the shape \(H, W\), \(H, W, C\) or \(C, H, W\)")
-
-
-@pytest.mark.parametrize("level", [0, 77, 255])
-def test_blank(level):
-    refuse(np.full((64, 64), level, dtype=np.uint8), "is blank: every pixel has the same value")
-    refuse(PIL.Image.new("RGB", (64, 64), (level,) * 3), "is blank")
+def test_settings_of_the_processor_count(settings, image, message):
+    with pytest.raises(CXRImageError, match=message):
+        CXRImageProcessor(**settings)(image)
+    assert CXRImageProcessor(size=32, min_side=8)(LEVELS[:10, :10])["pixel_values"].shape == (1, 1, 32, 32)
 
 
 def framed(inside: np.ndarray) -> np.ndarray:
@@ -272,12 +229,6 @@ def lung_masks(side: int) -> np.ndarray:
     """bool (side, side), True in two ellipses."""
     y, x = np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j]
     return ((np.abs(x) - 0.4) / 0.3) ** 2 + (y / 0.7) ** 2 < 1
-
-
-def as_file(tmp_path, image, **options) -> Path:
-    path = tmp_path / ("film.jpg" if options else "film.png")
-    PIL.Image.fromarray(image).save(path, **options)
-    return path
 
 
 NOTHING = {
@@ -299,7 +250,7 @@ def test_films_of_nothing(kind, tmp_path):
     image = NOTHING[kind]
     ways = [image, torch.from_numpy(image), image[None]]
     if image.dtype != np.float64:
-        ways += [PIL.Image.fromarray(image), as_file(tmp_path, image)]
+        ways += [PIL.Image.fromarray(image), saved(tmp_path / "film.png", image)]
     for way in ways:
         with pytest.raises(CXRImageError, match=r"shows nothing.*radiograph"):
             CXRImageProcessor(size=32)(way)
@@ -310,7 +261,7 @@ def test_films_of_nothing(kind, tmp_path):
 
 
 def test_masks_saved_as_jpeg_and_films_of_nothing_in_files_are_named(tmp_path):
-    mask = as_file(tmp_path, lung_masks(512).astype(np.uint8) * 255, quality=60)
+    mask = saved(tmp_path / "film.jpg", lung_masks(512).astype(np.uint8) * 255, quality=60)
     assert len(np.unique(PIL.Image.open(mask))) > 20
     with pytest.raises(
         CXRImageError, match="film.jpg' shows nothing: of 256 grey levels, nine tenths of it have"
@@ -328,25 +279,8 @@ def test_films_with_black_borders_faint_films_and_gradients_are_no_films_of_noth
     letterbox[112:336, 112:336] = film
     faint = (film // 4 + 90).astype(np.uint8)
     gradient = np.linspace(0, 255, 16 * 16).reshape(16, 16).astype(np.uint8)
-    for image in (
-        film,
-        letterbox,
-        faint,
-        np.hstack([film, film[:, :100]]),
-        gradient,
-    ):
+    for image in (film, letterbox, faint, np.hstack([film, film[:, :100]]), gradient):
         CXRImageProcessor(size=128, crop_mode=crop_mode)(image)
-
-
-@pytest.mark.parametrize("image", [None, 5, 3.14])
-def test_not_images_at_all(image):
-    refuse(image, f"{type(image).__name__} object is not an image")
-
-
-def test_nested_lists_and_rows_of_a_table():
-    with pytest.raises(CXRImageError, match="image 0 of the batch: list object is not an image"):
-        CXRImageProcessor()([[LEVELS]])
-    refuse({"image": LEVELS, "age": 63}, r"needs 'bytes' or 'path', got the keys \['age', 'image'\]")
 
 
 # --- batches
@@ -358,6 +292,8 @@ def test_the_bad_one_of_a_batch_is_named(tmp_path):
     bad.write_bytes(good.read_bytes()[:500])
     with pytest.raises(CXRImageError, match="image 2 of the batch: .*bad.png"):
         CXRImageProcessor()([good, good, bad, good])
+    with pytest.raises(CXRImageError, match="image 0 of the batch: list object is not an image"):
+        CXRImageProcessor()([[LEVELS]])
     with pytest.raises(CXRImageNotFoundError, match="image 1 of the batch: .*gone.png"):
         CXRImageProcessor()([good, tmp_path / "gone.png"])
     with pytest.raises(CXRImageError, match="image 1 of the batch: .*NaN"):

@@ -5,8 +5,6 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from cf_cxr.metrics.bootstrap import (
-    attribute_score,
-    bootstrap_interval,
     interval,
     mean_samples,
     paired_difference,
@@ -30,19 +28,6 @@ def test_binary_samples_equal_sklearn(data, digits):
     assert samples[0] == pytest.approx(100 * roc_auc_score(value, score), abs=1e-10)
     expected = [100 * roc_auc_score(value, score, sample_weight=w) for w in weights]
     np.testing.assert_allclose(samples[1:], expected, atol=1e-10)
-
-
-@pytest.mark.parametrize("kind", ["binary", "categorical", "continuous"])
-def test_samples_equal_attribute_score(data, kind):
-    rng, value, score, weights = data
-    if kind == "categorical":
-        value, score = rng.integers(0, 3, 300), np.round(rng.dirichlet([1, 1, 1], 300), 2)
-    samples = score_samples(kind, score, value, weights)
-    expected = [
-        attribute_score(kind, score, value),
-        *(attribute_score(kind, score, value, w) for w in weights),
-    ]
-    np.testing.assert_allclose(samples, expected, atol=1e-10)
 
 
 def test_macro_one_vs_rest_by_hand():
@@ -81,12 +66,6 @@ def test_interval_percentiles_and_missing():
         interval([])
 
 
-def test_interval_of_samples_equals_the_general_bootstrap(data):
-    _, value, score, weights = data
-    general = bootstrap_interval(lambda w: attribute_score("binary", score, value, w), weights)
-    assert interval(score_samples("binary", score, value, weights)) == pytest.approx(general)
-
-
 def test_patients_are_resampled_as_a_whole():
     """20 copies of 30 patients are no more information than the 30: the interval stays as wide."""
     rng = np.random.default_rng(2)
@@ -114,32 +93,12 @@ def test_paired_difference_cancels_what_is_shared(data):
         paired_difference(samples, samples[:-1])
 
 
-@pytest.mark.parametrize(
-    "kind, prediction, value, message",
-    [
-        ("binary", [0.1, math.nan], [0, 1], "sex.*row 1.*nan"),
-        ("binary", [0.1, math.inf], [0, 1], "sex.*infinite"),
-        ("binary", [0.1, 0.2], [0, math.nan], "sex.*row 1.*known"),
-        ("binary", [0.1, 0.2], [0, 1, 1], "sex.*2 predictions"),
-        ("binary", [], [], "sex.*empty"),
-        ("binary", [0.1, 0.2], [0, 2], "sex has 2 classes.*row 1.*2"),
-        ("binary", [[0.1], [0.2]], [0, 1], r"sex is binary.*shape \(N,\)"),
-        ("categorical", [0.1, 0.2], [0, 1], r"sex is categorical.*\(N, classes\)"),
-        ("categorical", np.eye(3), [0, 1, 0.5], "row 2 has the value 0.5"),
-        ("ordinal", [0.1], [0], "kind must be one of"),
-    ],
-)
-def test_bad_input_names_the_attribute(kind, prediction, value, message):
-    with pytest.raises(ValueError, match=message):
-        score_samples(kind, prediction, value, np.ones((1, len(value))), name="sex")
-
-
-@pytest.mark.parametrize("weights", [np.ones(2), np.ones((3, 5)), -np.ones((1, 2)), [[np.nan, 1]]])
-def test_bad_weights(weights):
-    with pytest.raises(ValueError, match="weights"):
-        score_samples("binary", [0.1, 0.2], [0, 1], weights)
-
-
-def test_no_patients():
-    with pytest.raises(ValueError, match="no patients"):
-        patient_weights([], 10, seed=0)
+def test_interval_of_a_mean_has_the_width_of_the_closed_form():
+    values = np.random.default_rng(0).normal(3, 2, size=400)
+    weights = patient_weights(np.arange(400), 2000, seed=1)
+    estimate, low, high = interval(mean_samples(values, weights))
+    assert estimate == pytest.approx(values.mean())
+    half = 1.96 * values.std() / 20
+    assert low == pytest.approx(estimate - half, abs=0.03) and high == pytest.approx(
+        estimate + half, abs=0.03
+    )

@@ -78,24 +78,3 @@ def test_subsets_have_the_same_expectation():
     a, b = rng.normal(size=(60, 3)), rng.normal(0.7, size=(60, 3))
     subsets = kernel_distance_samples(a, b, subset_size=10, n_subsets=2000)
     assert subsets.mean() == pytest.approx(kernel_distance(a, b), abs=4 * subsets.std() / np.sqrt(2000))
-
-
-@pytest.mark.parametrize("distance", [frechet_distance, kernel_distance])
-@pytest.mark.parametrize(
-    "a, message",
-    [
-        (np.ones((1, 3)), "at least 2 rows"),
-        (np.ones((0, 3)), "at least 2 rows"),
-        (np.ones(3), r"shape \(N, D\)"),
-        (np.array([[1, 2, 3], [4, np.nan, 6]]), "row 1 are NaN"),
-        (np.ones((3, 2)), "2 and 3 features"),
-    ],
-)
-def test_bad_features(distance, a, message):
-    with pytest.raises(ValueError, match=message):
-        distance(a, np.eye(3))
-
-
-def test_bad_subsets():
-    with pytest.raises(ValueError, match="subset_size"):
-        kernel_distance(np.eye(3), np.eye(3), subset_size=4)

@@ -123,27 +123,3 @@ def test_bins_of_the_contract():
 
 
 GOOD = {"source_posterior": [0.1, 0.9], "target": [[0.5], [0.5]], "reached": [[0.5], [0.5]]}
-
-
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        ({"source_posterior": [0.1, np.nan]}, "source_posterior: row 1 is nan"),
-        ({"source_posterior": []}, "source_posterior is empty"),
-        ({"source_posterior": [[0.1], [0.2]]}, r"source_posterior must have shape \(N,\)"),
-        ({"reached": [[0.5], [3.2]]}, "reached: row 1 is 3.2.*sigmoid"),
-        ({"reached": [[0.5], [np.nan]]}, "reached: row 1 is nan"),
-        ({"target": [[0.5]]}, "target has 1 rows"),
-        ({"target": [[0.5, 0.6], [0.5, 0.6]]}, r"target has shape \(2, 2\) and reached \(2, 1\)"),
-        ({"target": [0.5, 0.5]}, r"target must have shape \(N, S\)"),
-        ({"target": [[-0.1], [0.5]]}, "target: row 0 is -0.1"),
-        ({"target": [["x"], ["y"]]}, "target must be numbers"),
-        ({"n_bins": 1}, "n_bins"),
-        ({"n_bins": 2.5}, "n_bins"),
-        ({"threshold": 0.0}, "threshold"),
-        ({"patients": ["a"]}, "patients has 1 entries for 2"),
-    ],
-)
-def test_bad_input(change, message):
-    with pytest.raises(ValueError, match=message):
-        exaggeration_curve(**{**GOOD, **change})

@@ -3,8 +3,8 @@ import torch
 
 from cf_cxr import CXRImageProcessor, ProgressiveExplainerModel
 from cf_cxr.packaging.explainer import main
-from cf_cxr.training.loop.trainer import OutputDirectoryError
-from tests.pipelines.tiny_explainer import SIDE, random_explainer
+from cf_cxr.training.loop.run_folder import OutputDirectoryError
+from tests.pipelines.tiny import SIDE, random_explainer
 
 
 @pytest.fixture

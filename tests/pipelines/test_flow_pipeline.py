@@ -10,7 +10,6 @@ from transformers.utils import logging
 import cf_cxr  # noqa: F401  (registers the task)
 from cf_cxr import DeepSCMConfig
 from cf_cxr.cli import main as cli
-from cf_cxr.explaining.causal import causal_series
 from cf_cxr.models.deep_scm import DeepSCMModel
 from cf_cxr.pipelines import COUNTERFACTUAL_TASK
 from tests.pipelines.tiny import SCHEMA, SIDE, grey_image, save_tiny, tiny_model
@@ -39,14 +38,6 @@ def test_counterfactual_and_null_from_a_saved_folder(pipe):
     assert change(there) > 1
     assert np.array_equal(np.asarray(null["image"]), np.asarray(null["factual_image"]))
     assert change(null) < 0.01
-
-
-def test_batches_and_seeds_do_not_change_answers(pipe):
-    images = [grey_image(seed) for seed in range(3)]
-    alone = [pipe(image, attributes=KNOWN, do={"age": 20}, seed=1) for image in images]
-    together = pipe(images, attributes=KNOWN, do={"age": 20}, seed=1, batch_size=3)
-    for one, other in zip(alone, together):
-        np.testing.assert_allclose(one["difference"], other["difference"], atol=2e-4)
 
 
 def test_steps_and_guidance_reach_the_mechanism(pipe):
@@ -117,15 +108,6 @@ def test_attributes_of_flow_and_model_must_agree():
     config["image_config"]["attribute_names"] = ["sex", "age", "site", "finding"]
     with pytest.raises(Exception, match="attribute_names"):
         DeepSCMConfig(**config)
-
-
-def test_a_flow_explains_by_its_finding():
-    model = tiny_model(mechanism="flow")
-    pixels = torch.rand(1, 1, SIDE, SIDE) * 2 - 1
-    attributes = SCHEMA.to_tensor([KNOWN])
-    [series] = causal_series(model, pixels, attributes, torch.tensor([0.2]), ("finding", 1), steps=3)
-    torch.testing.assert_close(series.images[0], pixels[0], rtol=0, atol=1e-4)
-    assert (series.images[-1] - pixels[0]).abs().mean() > 1e-3
 
 
 def test_command_passes_options(folder, tmp_path, monkeypatch, capsys):

@@ -9,7 +9,7 @@ import torch
 from transformers import pipeline
 
 import cf_cxr
-from cf_cxr.evaluation.counterfactuals.command import weights_fingerprint
+from cf_cxr.evaluation.judges import weights_fingerprint
 from cf_cxr.pretrained import default_model_path
 
 ROOT = Path(__file__).parents[2]

@@ -10,9 +10,8 @@ from cf_cxr.visualization.counterfactuals import (
     counterfactual_grid,
     describe_changes,
     describe_do,
-    difference_limit,
-    printable,
 )
+from cf_cxr.visualization.drawing import difference_limit, printable
 
 SIDE = 16
 

@@ -1,4 +1,4 @@
-"""`as_image_classifier`: whatever classifies radiographs, behind one interface."""
+"""`as_image_classifier`: whatever classifies radiographs, behind one interface; and black boxes that a command names."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATIO
 from ..models.attribute_classifier import AttributeClassifierConfig, AttributeClassifierModel
 from ..models.complete_loading import load_complete, load_config
 from ..models.deep_scm import DeepSCMConfig, DeepSCMModel
-from .attribute_adapter import AttributeImageClassifier, attribute_of_class, from_attribute_classifier
-from .callable_adapter import CallableImageClassifier, from_callable
+from .attribute_adapter import AttributeImageClassifier, attribute_of_class
+from .callable_adapter import CallableImageClassifier
 from .checks import BlackBoxError, same_name
 from .classifier import ImageClassifier
-from .module_adapter import ModuleImageClassifier, from_module
+from .module_adapter import ModuleImageClassifier
 from .student import StudentClassifier, is_student_config
-from .torchxrayvision_adapter import TorchXRayVisionClassifier, from_torchxrayvision
-from .transformers_adapter import TransformersImageClassifier, from_transformers
+from .torchxrayvision_adapter import TorchXRayVisionClassifier
+from .transformers_adapter import TransformersImageClassifier
 
 
 def as_image_classifier(classifier: Any, class_name: str | None = None, **options: Any) -> ImageClassifier:
@@ -50,58 +50,47 @@ def as_image_classifier(classifier: Any, class_name: str | None = None, **option
     if (point := options.pop("operating_point", None)) is not None:
         return as_image_classifier(classifier, class_name, **options).at_operating_point(point)
     if isinstance(classifier, ImageClassifier):
-        return _as_it_is(classifier, class_name, options)
+        if class_name is not None and not same_name(class_name, classifier.class_name):
+            raise BlackBoxError(
+                f"This classifier gives the posterior of {classifier.class_name!r}, not of {class_name!r}; make another "
+                "adapter for that."
+            )
+        if options:
+            raise BlackBoxError(
+                f"An ImageClassifier takes no further options, got {', '.join(sorted(options))}."
+            )
+        return classifier
     if isinstance(classifier, (str, os.PathLike)):
-        pass
-
         return load_image_classifier(classifier, class_name, **options)
     try:
-        if isinstance(classifier, AttributeClassifierModel):
-            if "attribute" in options:
-                return from_attribute_classifier(classifier, class_name=class_name, **options)
-            attribute, value = attribute_of_class(classifier, class_name)
-            return from_attribute_classifier(classifier, attribute, value, **options)
-        if isinstance(classifier, (Pipeline, PreTrainedModel)):
-            label = options.pop("label", class_name)
-            if label is None:
-                model = getattr(classifier, "model", classifier)
-                names = ", ".join(map(repr, getattr(model.config, "id2label", {}).values()))
-                raise BlackBoxError(f"Say which class is explained: class_name= one of {names}.")
-            return from_transformers(classifier, label, **options)
-        if hasattr(classifier, "pathologies") and isinstance(classifier, nn.Module):
-            if class_name is None:
-                names = ", ".join(repr(n) for n in classifier.pathologies if n)
-                raise BlackBoxError(f"Say which class is explained: class_name= one of {names}.")
-            return from_torchxrayvision(classifier, class_name, **options)
-        if isinstance(classifier, nn.Module):
-            return from_module(classifier, class_name=class_name, **options)
-        if callable(classifier):
-            if class_name is None:
-                raise BlackBoxError(
-                    "A function has no names of classes: give class_name= for the one it scores."
-                )
-            return from_callable(classifier, class_name, **options)
+        return _adapted(classifier, class_name, options)
     except TypeError as error:
         if "unexpected keyword argument" not in str(error):
             raise
         raise BlackBoxError(
             f"The adapter of {type(classifier).__name__} has no such option: {error}."
         ) from error
+
+
+def _adapted(classifier: Any, class_name: str | None, options: dict[str, Any]) -> ImageClassifier:
+    if isinstance(classifier, AttributeClassifierModel):
+        if "attribute" in options:
+            return AttributeImageClassifier(classifier, class_name=class_name, **options)
+        return AttributeImageClassifier(classifier, *attribute_of_class(classifier, class_name), **options)
+    if isinstance(classifier, (Pipeline, PreTrainedModel)):
+        return TransformersImageClassifier(classifier, options.pop("label", class_name), **options)
+    if isinstance(classifier, nn.Module):
+        if hasattr(classifier, "pathologies"):
+            return TorchXRayVisionClassifier(classifier, class_name, **options)
+        return ModuleImageClassifier(classifier, class_name=class_name, **options)
+    if callable(classifier):
+        if class_name is None:
+            raise BlackBoxError("A function has no names of classes: give class_name= for the one it scores.")
+        return CallableImageClassifier(classifier, class_name, **options)
     raise BlackBoxError(
         f"{type(classifier).__name__} cannot be asked about images: give a model, a pipeline, a torch.nn.Module, a "
         "function, or a subclass of ImageClassifier."
     )
-
-
-def _as_it_is(classifier: ImageClassifier, class_name: str | None, options: dict) -> ImageClassifier:
-    if class_name is not None and not same_name(class_name, classifier.class_name):
-        raise BlackBoxError(
-            f"This classifier gives the posterior of {classifier.class_name!r}, not of {class_name!r}; make another "
-            "adapter for that."
-        )
-    if options:
-        raise BlackBoxError(f"An ImageClassifier takes no further options, got {', '.join(sorted(options))}.")
-    return classifier
 
 
 def load_image_classifier(
@@ -120,19 +109,18 @@ def load_image_classifier(
     """
     config = load_config(name_or_path, BlackBoxError)
     if is_student_config(config):
-        return as_image_classifier(StudentClassifier.from_pretrained(name_or_path), class_name, **options)
-    if isinstance(config, AttributeClassifierConfig):
+        model: Any = StudentClassifier.from_pretrained(name_or_path)
+    elif isinstance(config, AttributeClassifierConfig):
         model = load_complete(AttributeClassifierModel, name_or_path, BlackBoxError)
-        return as_image_classifier(model, class_name, **options)
-    if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+    elif type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+        if options.get("processor") is None:
+            options["processor"] = AutoImageProcessor.from_pretrained(name_or_path)
+        model = load_complete(AutoModelForImageClassification, name_or_path, BlackBoxError)
+    else:
         raise BlackBoxError(
             f"{name_or_path} holds a {config.model_type} model, which classifies no images. Give an attribute "
             "classifier, a student, or a transformers image-classification model."
         )
-    options.setdefault("processor", None)
-    if options["processor"] is None:
-        options["processor"] = AutoImageProcessor.from_pretrained(name_or_path)
-    model = load_complete(AutoModelForImageClassification, name_or_path, BlackBoxError)
     return as_image_classifier(model, class_name, **options)
 
 
@@ -184,8 +172,9 @@ def load_black_box(
 
     Args:
         name: a folder or Hub repository (one of this package's classifiers, a student, a `DeepSCMModel`, whose own
-            classifier is meant, or a transformers model), or `package.module:name`: a function from images to probabilities, a network, a pipeline, an
-            `ImageClassifier`, or a factory without arguments that returns one of these.
+            classifier is meant, or a transformers model), or `package.module:name`: a function from images to
+            probabilities, a network, a pipeline, an `ImageClassifier`, or a factory without arguments that returns one
+            of these.
         class_name: see `as_image_classifier`.
         options: of the adapter, as a mapping or as JSON, for instance `{"index": 3, "activation": "softmax"}`.
 
@@ -193,12 +182,11 @@ def load_black_box(
         BlackBoxError: for a classifier, class or option that does not fit.
         ValueError: options that are no JSON object, or an import that fails.
     """
-    if isinstance(options, str):
-        try:
-            options = json.loads(options)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"--classifier_options {options!r} is no JSON ({error}).") from error
-    if options is not None and not isinstance(options, Mapping):
+    try:
+        options = json.loads(options) if isinstance(options, str) else options or {}
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--classifier_options {options!r} is no JSON ({error}).") from error
+    if not isinstance(options, Mapping):
         raise ValueError(
             f'--classifier_options must be a JSON object such as {{"index": 3}}, got {options!r}.'
         )
@@ -211,7 +199,7 @@ def load_black_box(
         chosen = load_complete(DeepSCMModel, name, BlackBoxError)
     if isinstance(chosen, DeepSCMModel):
         chosen = chosen.classifier
-    return as_image_classifier(chosen, class_name, **(options or {}))
+    return as_image_classifier(chosen, class_name, **options)
 
 
 def _is_factory(found: Any) -> bool:
@@ -221,27 +209,5 @@ def _is_factory(found: Any) -> bool:
         parameters = inspect.signature(found).parameters.values()
     except (TypeError, ValueError):
         return False
-    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    needed = [p for p in parameters if p.default is p.empty and p.kind not in variable]
-    takes_images = any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters)
-    return not needed and not takes_images
-
-
-__all__ = [
-    "AttributeImageClassifier",
-    "CallableImageClassifier",
-    "ModuleImageClassifier",
-    "TorchXRayVisionClassifier",
-    "TransformersImageClassifier",
-    "as_image_classifier",
-    "from_attribute_classifier",
-    "from_callable",
-    "from_module",
-    "from_torchxrayvision",
-    "from_transformers",
-    "import_object",
-    "is_reference",
-    "load_black_box",
-    "load_image_classifier",
-    "made_object",
-]
+    optional = inspect.Parameter.VAR_KEYWORD  # *args would take images
+    return all(p.kind is optional or (p.default is not p.empty) for p in parameters)

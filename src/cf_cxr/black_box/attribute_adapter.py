@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import Tensor
 
-from ..attributes import Attribute
 from ..models.attribute_classifier import AttributeClassifierModel
 from .checks import BlackBoxError, find_name
 from .classifier import ImageClassifier
@@ -15,51 +14,7 @@ from .preprocessing import RadiographPreprocessing
 
 
 class AttributeImageClassifier(ImageClassifier):
-    """The calibrated posterior of one value of one attribute; see `from_attribute_classifier`."""
-
-    def __init__(
-        self,
-        model: AttributeClassifierModel,
-        attribute: str,
-        value: str | None = None,
-        class_name: str | None = None,
-        threshold: float = 0.5,
-    ) -> None:
-        schema = model.config.schema
-        found = schema[schema.names[find_name(attribute, schema.names, "attribute")]]
-        index = _value_index(found, value)
-        super().__init__(class_name or f"{found.name}={found.categories[index]}", threshold)
-        self.model, self.attribute, self.value_index = model, found.name, index
-        side, channels = model.config.image_size, model.config.num_channels
-        self.preprocess = RadiographPreprocessing(
-            (side, side) if side else None, channels=channels, value_range=(-1, 1)
-        )
-
-    def compute_posterior(self, pixel_values: Tensor) -> Tensor:
-        """Posterior of the value; images are resized to the size the model is meant for."""
-        pixels = self.preprocess(pixel_values).to(self.model.dtype)
-        posterior = self.model.posterior_from_logits(self.model(pixels, return_dict=True).logits)
-        posterior = posterior[self.attribute]
-        if posterior.ndim == 2:
-            return posterior[:, self.value_index]
-        return posterior if self.value_index == 1 else 1 - posterior
-
-    def describe(self) -> dict[str, Any]:
-        return {
-            "module": module_digest(self.model),
-            "attribute": [self.attribute, self.value_index],
-            "preprocess": self.preprocess.to_dict(),
-        }
-
-
-def from_attribute_classifier(
-    model: AttributeClassifierModel,
-    attribute: str,
-    value: str | None = None,
-    class_name: str | None = None,
-    threshold: float = 0.5,
-) -> AttributeImageClassifier:
-    """One value of a binary or categorical attribute of an `AttributeClassifierModel`.
+    """The calibrated posterior of one value of a binary or categorical attribute of an `AttributeClassifierModel`.
 
     Args:
         model: on any device, in any mode.
@@ -72,7 +27,52 @@ def from_attribute_classifier(
         BlackBoxError: for an unknown attribute or value (with the known ones), a continuous attribute, or a
             categorical one without a value.
     """
-    return AttributeImageClassifier(model, attribute, value, class_name, threshold)
+
+    def __init__(
+        self,
+        model: AttributeClassifierModel,
+        attribute: str,
+        value: str | None = None,
+        class_name: str | None = None,
+        threshold: float = 0.5,
+    ) -> None:
+        schema = model.config.schema
+        found = schema[schema.names[find_name(attribute, schema.names, "attribute")]]
+        if not found.is_discrete:
+            raise BlackBoxError(
+                f"{found.name!r} is continuous: it has a mean, not the posterior of a class. Choose a binary or "
+                "categorical attribute."
+            )
+        if value is None and found.scored_as != "binary":
+            raise BlackBoxError(
+                f"{found.name!r} has several classes; give value= one of {', '.join(found.categories)}."
+            )
+        index = 1 if value is None else find_name(value, found.categories, f"value of {found.name!r}")
+        super().__init__(class_name or f"{found.name}={found.categories[index]}", threshold)
+        self.model, self.attribute, self.value_index = model, found.name, index
+        side, channels = model.config.image_size, model.config.num_channels
+        size = (side, side) if side else None
+        self.preprocess = RadiographPreprocessing(size, channels=channels, value_range=(-1, 1))
+
+    def compute_posterior(self, pixel_values: Tensor) -> Tensor:
+        """Posterior of the value; images are resized to the size the model is meant for."""
+        pixels = self.preprocess(pixel_values).to(self.model.dtype)
+        posterior = self.model.posterior_from_logits(self.model(pixels, return_dict=True).logits)[
+            self.attribute
+        ]
+        if posterior.ndim == 2:
+            return posterior[:, self.value_index]
+        return posterior if self.value_index == 1 else 1 - posterior
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "module": module_digest(self.model),
+            "attribute": [self.attribute, self.value_index],
+            "preprocess": self.preprocess.to_dict(),
+        }
+
+
+from_attribute_classifier = AttributeImageClassifier
 
 
 def attribute_of_class(model: AttributeClassifierModel, class_name: str | None) -> tuple[str, str | None]:
@@ -85,29 +85,12 @@ def attribute_of_class(model: AttributeClassifierModel, class_name: str | None) 
     pairs = {f"{a.name}={c}": (a.name, c) for a in discrete for c in a.categories}
     pairs |= {a.name: (a.name, None) for a in discrete}
     if class_name is None:
-        if len(discrete) == 1 and discrete[0].kind == "binary":
+        if len(discrete) == 1 and discrete[0].scored_as == "binary":
             return discrete[0].name, None
         raise BlackBoxError(f"Say which class is explained: class_name= one of {', '.join(sorted(pairs))}.")
-    values = [c for a in discrete for c in a.categories if c.casefold() == class_name.strip().casefold()]
+    plain = class_name.strip().casefold()
+    values = [(a.name, c) for a in discrete for c in a.categories if c.casefold() == plain]
     if len(values) == 1 and class_name not in pairs:
-        return next((a.name, values[0]) for a in discrete if values[0] in a.categories)
+        return values[0]
     names = sorted(pairs)
     return pairs[names[find_name(class_name, names, "class")]]
-
-
-def _value_index(attribute: Attribute, value: str | None) -> int:
-    if not attribute.is_discrete:
-        raise BlackBoxError(
-            f"{attribute.name!r} is continuous: it has a mean, not the posterior of a class. Choose a binary or "
-            "categorical attribute."
-        )
-    if value is not None:
-        return find_name(value, attribute.categories, f"value of {attribute.name!r}")
-    if attribute.kind == "categorical":
-        raise BlackBoxError(
-            f"{attribute.name!r} has several classes; give value= one of {', '.join(attribute.categories)}."
-        )
-    return 1
-
-
-__all__ = ["AttributeImageClassifier", "attribute_of_class", "from_attribute_classifier"]

@@ -10,70 +10,11 @@ import torch
 from torch import Tensor
 
 from .checks import BlackBoxError
-from .classifier import ImageClassifier
 from .fingerprints import behaviour_digest
-from .module_adapter import check_activation, check_index, describe_preprocessing, select_class
-from .preprocessing import as_preprocessing
+from .module_adapter import OutputClassifier
 
 
-class CallableImageClassifier(ImageClassifier):
-    """A function from numpy to numpy, without gradients; see `from_callable`."""
-
-    def __init__(
-        self,
-        fn: Callable[[np.ndarray], Any],
-        class_name: str,
-        identity: str | None = None,
-        preprocess: Any = None,
-        channels_last: bool = False,
-        index: int | None = None,
-        activation: str | None = None,
-        threshold: float = 0.5,
-        probe_size: int = 128,
-    ) -> None:
-        if not callable(fn):
-            raise BlackBoxError(f"from_callable needs a function, got {type(fn)}.")
-        super().__init__(class_name, threshold, differentiable=False)
-        # In a tuple, so that a callable that is a module is not registered: it stays on its own device.
-        self._fn = (fn,)
-        self.identity, self.channels_last, self.probe_size = identity, channels_last, probe_size
-        self.index, self.activation = check_index(index), check_activation(activation)
-        self.preprocess = as_preprocessing(preprocess)
-        self._behaviour: list[float] | None = None
-
-    def compute_posterior(self, pixel_values: Tensor) -> Tensor:
-        """The function's answer to a contiguous float32 array, as a tensor on the images' device."""
-        pixels = self.preprocess(pixel_values).detach().float()
-        if self.channels_last:
-            pixels = pixels.permute(0, 2, 3, 1)
-        answer = self._fn[0](np.ascontiguousarray(pixels.cpu().numpy()))
-        output = _to_tensor(answer, self._who()).to(pixel_values.device)
-        return select_class(output, self.index, self.activation, len(pixel_values), self._who())
-
-    def describe(self) -> dict[str, Any]:
-        """The given identity, or the posteriors of probe images (asked for once)."""
-        description = {
-            "output": [self.index or 0, self.activation, self.channels_last],
-            "preprocess": describe_preprocessing(self.preprocess),
-        }
-        if self.identity is not None:
-            return {"identity": self.identity, **description}
-        if self._behaviour is None:
-            self._behaviour = behaviour_digest(self.posterior, self.probe_size)
-        return {"behaviour": self._behaviour, "probe_size": self.probe_size, **description}
-
-
-def from_callable(
-    fn: Callable[[np.ndarray], Any],
-    class_name: str,
-    identity: str | None = None,
-    preprocess: Any = None,
-    channels_last: bool = False,
-    index: int | None = None,
-    activation: str | None = None,
-    threshold: float = 0.5,
-    probe_size: int = 128,
-) -> CallableImageClassifier:
+class CallableImageClassifier(OutputClassifier):
     """A classifier that is only known by its answers. It has no gradients; see `distil` for a student that has.
 
     Args:
@@ -93,21 +34,55 @@ def from_callable(
     Raises:
         BlackBoxError: for something that cannot be called, no class name, or an unknown activation.
     """
-    return CallableImageClassifier(
-        fn, class_name, identity, preprocess, channels_last, index, activation, threshold, probe_size
-    )
+
+    def __init__(
+        self,
+        fn: Callable[[np.ndarray], Any],
+        class_name: str,
+        identity: str | None = None,
+        preprocess: Any = None,
+        channels_last: bool = False,
+        index: int | None = None,
+        activation: str | None = None,
+        threshold: float = 0.5,
+        probe_size: int = 128,
+    ) -> None:
+        if not callable(fn):
+            raise BlackBoxError(f"from_callable needs a function, got {type(fn)}.")
+        super().__init__(class_name, threshold, False, preprocess, index, activation)
+        # In a tuple, so that a callable that is a module is not registered: it stays on its own device.
+        self._fn = (fn,)
+        self.identity, self.channels_last, self.probe_size = identity, channels_last, probe_size
+        self._behaviour: dict[float | None, list[float]] = {}  # by operating point
+
+    def compute_posterior(self, pixel_values: Tensor) -> Tensor:
+        """The function's answer to a contiguous float32 array, as a tensor on the images' device."""
+        pixels = self.preprocess(pixel_values).detach().float()
+        if self.channels_last:
+            pixels = pixels.permute(0, 2, 3, 1)
+        answer = self._fn[0](np.ascontiguousarray(pixels.cpu().numpy()))
+        if isinstance(answer, Tensor):
+            output = answer.detach().float()
+        else:
+            try:
+                output = torch.from_numpy(np.array(answer, dtype=np.float32))
+            except (TypeError, ValueError) as error:
+                raise BlackBoxError(
+                    f"{self.who} answers with {type(answer).__name__}, which is no array of numbers ({error}); it must "
+                    "give (N,) or (N, classes)."
+                ) from error
+        return self.select(output.to(pixel_values.device), len(pixel_values))
+
+    def describe(self) -> dict[str, Any]:
+        """The given identity, or the posteriors of probe images (asked for once)."""
+        description = super().describe()
+        description["output"].append(self.channels_last)
+        if self.identity is not None:
+            return {"identity": self.identity, **description}
+        if self.operating_point not in self._behaviour:
+            self._behaviour[self.operating_point] = behaviour_digest(self.posterior, self.probe_size)
+        behaviour = self._behaviour[self.operating_point]
+        return {"behaviour": behaviour, "probe_size": self.probe_size, **description}
 
 
-def _to_tensor(answer: Any, who: str) -> Tensor:
-    if isinstance(answer, Tensor):
-        return answer.detach().float()
-    try:
-        return torch.from_numpy(np.array(answer, dtype=np.float32))
-    except (TypeError, ValueError) as error:
-        raise BlackBoxError(
-            f"{who} answers with {type(answer).__name__}, which is no array of numbers ({error}); it must give "
-            "(N,) or (N, classes)."
-        ) from error
-
-
-__all__ = ["CallableImageClassifier", "from_callable"]
+from_callable = CallableImageClassifier

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..tensor_checks import check_range
+
 _LISTED = 30  # names shown in a message; ImageNet models have a thousand
 
 
@@ -15,17 +17,21 @@ class BlackBoxError(ValueError):
     """A classifier, or an answer of it, cannot be used; the message says what is wrong and what to do."""
 
 
-def find_name(name: str, names: Sequence[str], what: str) -> int:
+def find_name(name: str | None, names: Sequence[str], what: str) -> int:
     """Position of a name in a list, without regard to case, underscores and spaces at the ends.
 
     Args:
-        name: what the user asks for.
+        name: what the user asks for; None: nothing yet.
         names: what there is; empty names are never found.
         what: what the names are, for the message, e.g. `"label"`.
 
     Raises:
-        BlackBoxError: for a name that is not there, with the names, or one that is there twice.
+        BlackBoxError: for no name or one that is not there, with the names, or one that is there twice.
     """
+    known = [n for n in names if n]
+    listed = ", ".join(repr(n) for n in known[:_LISTED]) + (", ..." if len(known) > _LISTED else "")
+    if name is None:
+        raise BlackBoxError(f"Say which class is explained: class_name= one of {listed}.")
     plain = [_plain(n) for n in names]
     found = [i for i, n in enumerate(names) if n and n == name]
     found = found or [i for i, n in enumerate(plain) if n and n == _plain(name)]
@@ -33,8 +39,6 @@ def find_name(name: str, names: Sequence[str], what: str) -> int:
         return found[0]
     if found:
         raise BlackBoxError(f"The {what} {name!r} occurs {len(found)} times (positions {found}); give one.")
-    known = [n for n in names if n]
-    listed = ", ".join(repr(n) for n in known[:_LISTED]) + (", ..." if len(known) > _LISTED else "")
     close = difflib.get_close_matches(_plain(name), [p for p in plain if p], n=1)
     hint = f" Did you mean {names[plain.index(close[0])]!r}?" if close else ""
     raise BlackBoxError(f"Unknown {what} {name!r}; this classifier has {listed}.{hint}")
@@ -51,8 +55,6 @@ def _plain(name: str) -> str:
 
 # Rounding of a softmax in half precision may leave [0, 1] by this much; such values are clamped.
 POSTERIOR_TOLERANCE = 1e-3
-# Overshoot of [-1, 1] that a resampled image may have.
-PIXEL_TOLERANCE = 0.05
 # A posterior that varies less than this over different images is constant.
 MIN_SPREAD = 1e-6
 # Two answers to one image may differ by this much: half precision, or sums in another order.
@@ -60,7 +62,7 @@ REPEAT_TOLERANCE = 0.01
 
 
 def check_images(pixel_values: Tensor) -> Tensor:
-    """Images `(N, 1, H, W)`, floating, N of at least 1, finite, in [-1, 1] (with `PIXEL_TOLERANCE`).
+    """Images `(N, 1, H, W)`, floating, N of at least 1, in [-1, 1] (see `check_range`).
 
     Raises:
         BlackBoxError: otherwise, naming the shape or the value.
@@ -76,12 +78,7 @@ def check_images(pixel_values: Tensor) -> Tensor:
             f"A classifier reads grey images (N, 1, H, W) with N of at least 1, got {tuple(pixel_values.shape)}; "
             "its adapter makes three channels of them where the network wants that."
         )
-    low, high = (float(v) for v in torch.aminmax(pixel_values.detach()))
-    if not (low >= -1 - PIXEL_TOLERANCE and high <= 1 + PIXEL_TOLERANCE):  # NaN fails too
-        raise BlackBoxError(
-            f"Pixel values must be finite and in [-1, 1] (black to white), got {low:g} to {high:g}. Scale 8-bit "
-            "images by x / 127.5 - 1, or let CXRImageProcessor do it."
-        )
+    check_range(*(float(v) for v in torch.aminmax(pixel_values.detach())), "Pixel values", BlackBoxError)
     return pixel_values
 
 
@@ -100,28 +97,24 @@ def check_posterior(posterior: Tensor, count: int, who: str = "the classifier") 
         raise BlackBoxError(
             f"{who} must answer with a tensor of posteriors ({count},), got {type(posterior)}."
         )
-    if tuple(posterior.shape) == (count, 1):
-        raise BlackBoxError(
-            f"{who} must answer with one posterior per image, ({count},), got the shape ({count}, 1): drop the last "
-            "axis, posterior[:, 0]."
-        )
     if tuple(posterior.shape) != (count,):
         raise BlackBoxError(
             f"{who} was asked about {count} images and must answer with one posterior each, ({count},), got the "
-            f"shape {tuple(posterior.shape)}. Give the index of the class if it answers for several."
+            f"shape {tuple(posterior.shape)}. Give the index of the class if it answers for several; drop a last axis of "
+            "one."
         )
     posterior = posterior.float()
     values = posterior.detach()
     inside = (values >= -POSTERIOR_TOLERANCE) & (values <= 1 + POSTERIOR_TOLERANCE)
     if bool(inside.all()):
         return posterior.clamp(0, 1)
-    row = int((~inside).nonzero()[0])
+    wrong = ~values.isfinite() if not bool(values.isfinite().all()) else ~inside
+    row = int(wrong.nonzero()[0])
     value = float(values[row])
     if not bool(values.isfinite().all()):
-        row = int((~values.isfinite()).nonzero()[0])
         raise BlackBoxError(
-            f"{who} answers {float(values[row])} to image {row} of {count}. Look for weights that diverged, half "
-            "precision that overflows, or a preprocessing that divides by zero."
+            f"{who} answers {value} to image {row} of {count}. Look for weights that diverged, half precision that "
+            "overflows, or a preprocessing that divides by zero."
         )
     raise BlackBoxError(
         f"{who} answers {value:g} to image {row} of {count}, which is no probability; its answers go from "

@@ -80,16 +80,12 @@ class ImageClassifier(nn.Module, ABC):
 
     def fingerprint(self) -> str:
         """`"sha256:..."`; another one if a weight, class, preprocessing, threshold or operating point changes."""
-        moved = {} if self.operating_point is None else {"operating_point": self.operating_point}
-        return fingerprint(
-            {
-                "adapter": type(self).__name__,
-                "class_name": self.class_name,
-                "threshold": self.threshold,
-                **moved,
-                **self.describe(),
-            }
-        )
+        named = {"adapter": type(self).__name__, "class_name": self.class_name, "threshold": self.threshold}
+        description = {**named, **self.describe()}
+        if self.operating_point is not None:  # a description may have an operating point of its own
+            key = "moved_to" if "operating_point" in description else "operating_point"
+            description[key] = self.operating_point
+        return fingerprint(description)
 
     def at_operating_point(self, posterior: float | None) -> ImageClassifier:
         """This classifier with its log odds shifted so that the given posterior o becomes 1/2:
@@ -130,8 +126,9 @@ class ImageClassifier(nn.Module, ABC):
         Raises:
             BlackBoxError: for images or answers that cannot be; see `checks`.
         """
-        check_images(pixel_values)
-        who = self._who()
+        return self._answer(check_images(pixel_values))
+
+    def _answer(self, pixel_values: Tensor) -> Tensor:
         device = self.device or pixel_values.device
         with (
             nullcontext() if self.differentiable else torch.no_grad(),
@@ -139,11 +136,11 @@ class ImageClassifier(nn.Module, ABC):
             frozen_evaluation(self),
         ):
             posterior = self.compute_posterior(pixel_values.float().to(device))
-        posterior = check_posterior(posterior, len(pixel_values), who)
+        posterior = check_posterior(posterior, len(pixel_values), self.who)
         if self.operating_point is not None:
             posterior = shift_posterior(posterior, self.operating_point)
         if self.differentiable:
-            check_gradient(posterior, pixel_values, who)
+            check_gradient(posterior, pixel_values, self.who)
         return posterior.to(pixel_values.device)
 
     @torch.no_grad()
@@ -156,7 +153,7 @@ class ImageClassifier(nn.Module, ABC):
         if batch_size < 1:
             raise BlackBoxError(f"batch_size must be at least 1, got {batch_size}.")
         check_images(pixel_values)
-        return torch.cat([self(chunk) for chunk in pixel_values.split(batch_size)])
+        return torch.cat([self._answer(chunk) for chunk in pixel_values.split(batch_size)])
 
     def decision(self, posterior: Tensor) -> Tensor:
         """Whether the class is said to be present: posterior >= threshold, boolean, of the same shape."""
@@ -175,17 +172,17 @@ class ImageClassifier(nn.Module, ABC):
             BlackBoxError: as `posterior`; a constant; an answer that is another one when asked again; a gradient that
                 is cut, not finite or zero everywhere.
         """
-        posterior = check_not_constant(self.posterior(pixel_values, batch_size), self._who())
+        posterior = check_not_constant(self.posterior(pixel_values, batch_size), self.who)
         self.check_repeatable(pixel_values, posterior)
         if self.differentiable:
             images = pixel_values[:batch_size].detach().clone().requires_grad_()
             with torch.enable_grad():
                 (gradient,) = torch.autograd.grad(self(images).sum(), images)
-            if not bool(gradient.isfinite().all()) or not bool(gradient.any()):
-                state = "zero" if bool(gradient.isfinite().all()) else "NaN or infinite"
+            finite = bool(gradient.isfinite().all())
+            if not finite or not bool(gradient.any()):
                 raise BlackBoxError(
-                    f"{self._who()} has a gradient that is {state}; nothing can be trained through it. Pass "
-                    "differentiable=False and train a student (`distil`)."
+                    f"{self.who} has a gradient that is {'zero' if finite else 'NaN or infinite'}; nothing can be trained "
+                    "through it. Pass differentiable=False and train a student (`distil`)."
                 )
         return posterior
 
@@ -193,14 +190,10 @@ class ImageClassifier(nn.Module, ABC):
         """Asks about the first eight images again, one by one; see `check_repeated`.
 
         Args:
-            pixel_values: `(N, 1, H, W)` in [-1, 1].
-            posterior: `(N,)`, the answers so far.
-
-        Raises:
-            BlackBoxError: for another answer.
+            pixel_values: `(N, 1, H, W)` in [-1, 1]. posterior: `(N,)`, the answers so far.
         """
         few = pixel_values[:8]
-        check_repeated(posterior[: len(few)], self.posterior(few, batch_size=1), self._who())
+        check_repeated(posterior[: len(few)], self.posterior(few, batch_size=1), self.who)
 
     def refuse_constant(self, posterior: Tensor, size: int) -> None:
         """Refuses a classifier that says the same of some images, of the probe images, of black and of white.
@@ -208,17 +201,13 @@ class ImageClassifier(nn.Module, ABC):
         One that is merely certain about the images passes.
 
         Args:
-            posterior: `(N,)`, answers to images.
-            size: their side in pixels.
-
-        Raises:
-            BlackBoxError: it is constant.
+            posterior: `(N,)`, answers to images. size: their side in pixels.
         """
         if float(posterior.max() - posterior.min()) > MIN_SPREAD:
             return
         probes = probe_images(max(size, 12)).to(posterior.device)
         probes = torch.cat([probes, torch.full_like(probes[:1], -1), torch.full_like(probes[:1], 1)])
-        check_not_constant(torch.cat([posterior, self.posterior(probes)]), self._who())
+        check_not_constant(torch.cat([posterior, self.posterior(probes)]), self.who)
 
     def train(self, mode: bool = True) -> ImageClassifier:
         """Does nothing: a black box is not trained, and always answers in evaluation mode."""
@@ -228,7 +217,9 @@ class ImageClassifier(nn.Module, ABC):
         moved = "" if self.operating_point is None else f", operating_point={self.operating_point:g}"
         return f"class_name={self.class_name!r}, threshold={self.threshold:g}, differentiable={self.differentiable}{moved}"
 
-    def _who(self) -> str:
+    @property
+    def who(self) -> str:
+        """This classifier in messages."""
         return f"The classifier of {self.class_name!r}"
 
 

@@ -25,7 +25,6 @@ from .student import (
     FidelityReport,
     StudentClassifier,
     measure_fidelity,
-    posteriors_on,
 )
 
 
@@ -111,26 +110,23 @@ def _batches(
     images: Iterable, batch_size: int, processor: Callable | None
 ) -> Iterator[tuple[Tensor, list[Any]]]:
     """Batches of `batch_size` images (the last may be smaller) and their patients (None if unknown)."""
-    waiting, names, shape = [], [], None
-    for pixel_values, patients in _items(images, processor):
-        for image, patient in zip(pixel_values, patients):
-            shape = shape or image.shape
-            if image.shape != shape:
-                raise BlackBoxError(
-                    f"All images must have one size: the first has {tuple(shape)}, another "
-                    f"{tuple(image.shape)}; let CXRImageProcessor(size=...) resize them."
-                )
-            waiting.append(image)
-            names.append(patient)
-            if len(waiting) == batch_size:
-                yield torch.stack(waiting), names
-                waiting, names = [], []
+    waiting = []
+    for image, patient in _items(images, processor):
+        if waiting and image.shape != waiting[0][0].shape:
+            raise BlackBoxError(
+                f"All images must have one size: the first has {tuple(waiting[0][0].shape)}, another "
+                f"{tuple(image.shape)}; let CXRImageProcessor(size=...) resize them."
+            )
+        waiting.append((image, patient))
+        if len(waiting) > batch_size:  # the last one stays, to compare sizes with
+            yield torch.stack([i for i, _ in waiting[:-1]]), [p for _, p in waiting[:-1]]
+            del waiting[:-1]
     if waiting:
-        yield torch.stack(waiting), names
+        yield torch.stack([i for i, _ in waiting]), [p for _, p in waiting]
 
 
-def _items(images: Iterable, processor: Callable | None) -> Iterator[tuple[Tensor, list[Any]]]:
-    """Tensors `(n, 1, H, W)` and n patients of whatever the iterable yields."""
+def _items(images: Iterable, processor: Callable | None) -> Iterator[tuple[Tensor, Any]]:
+    """Every image `(1, H, W)` of whatever the iterable yields, and its patient."""
     for item in images:
         patient = item.get("patient_id") if isinstance(item, Mapping) else None
         if isinstance(item, Mapping) and "pixel_values" in item:
@@ -144,9 +140,8 @@ def _items(images: Iterable, processor: Callable | None) -> Iterator[tuple[Tenso
             row = isinstance(item, Mapping) and "image" in item
             item = processor(item["image"] if row else item)["pixel_values"]
         item = check_images(item[None] if item.ndim == 3 else item)
-        several = isinstance(patient, (list, tuple)) or (isinstance(patient, Tensor) and patient.ndim)
-        patients = [p.item() if isinstance(p, Tensor) else p for p in patient] if several else None
-        yield item, patients or [patient] * len(item)
+        patient = patient.tolist() if isinstance(patient, Tensor) else patient
+        yield from zip(item, patient if isinstance(patient, (list, tuple)) else [patient] * len(item))
 
 
 class StudentFidelityError(BlackBoxError):
@@ -216,44 +211,51 @@ def distil(
     limits = limits or FidelityLimits()
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     data = label_images(black_box, images, batch_size, processor, progress)
-    side = _side(data)
+    height, width = data.pixel_values.shape[-2:]
+    if height != width:
+        raise BlackBoxError(
+            f"A student reads square images, got {height}x{width}; CXRImageProcessor makes them square."
+        )
+    schema = AttributeSchema([Attribute(ATTRIBUTE, "binary", ("no", "yes"))])
+    if config is None:
+        options = {"standardize": False, "pool_grid": 2}
+        config = AttributeClassifierConfig.from_preset("bit-small", schema, width, **options)
+    else:
+        config = copy.deepcopy(config)
+        config.attributes, config.temperature, config.image_size = schema.to_list(), {}, width
     train, test = data.split(held_out, seed)
     with torch.random.fork_rng(list(range(torch.cuda.device_count()))), torch.enable_grad():
         torch.manual_seed(seed)
-        model = AttributeClassifierModel(_student_config(config, side)).to(device)
+        model = AttributeClassifierModel(config).to(device)
         _fit(model, data, train, epochs, batch_size, learning_rate, weight_decay, seed, progress)
-    measures = _measure(model, black_box, data, test, batch_size)
+    student = AttributeImageClassifier(model, ATTRIBUTE, threshold=black_box.threshold)
+    chunks = data.pixel_values[test].split(batch_size)  # in half precision
+    answers = torch.cat([student.posterior(chunk.float(), batch_size).cpu() for chunk in chunks])
     report = FidelityReport(
-        **measures,
+        **measure_fidelity(answers, data.posterior[test], black_box.threshold),
         n_train=len(train),
         n_held_out=len(test),
         black_box_fingerprint=black_box.fingerprint(),
         by_patient=data.patients is not None,
         seed=seed,
     )
-    setattr(model.config, RECORD, _record(black_box, report))
-    return _accept(StudentClassifier(model), limits, force)
-
-
-def _side(data: LabelledImages) -> int:
-    height, width = data.pixel_values.shape[-2:]
-    if height != width:
-        raise BlackBoxError(
-            f"A student reads square images, got {height}x{width}; CXRImageProcessor makes them square."
+    record = {
+        "class_name": black_box.class_name,
+        "threshold": black_box.threshold,
+        "fidelity": report.to_dict(),
+    }
+    setattr(model.config, RECORD, record)
+    student = StudentClassifier(model)
+    if failures := limits.failures(report):
+        message = (
+            f"The student of {student.class_name!r} does not repeat its black box: {'; '.join(failures)} on "
+            f"{len(test)} held-out images. Give more images, or ones of both decisions, more epochs, or a larger backbone; "
+            "force=True takes it as it is."
         )
-    return width
-
-
-def _student_config(config: AttributeClassifierConfig | None, side: int) -> AttributeClassifierConfig:
-    schema = AttributeSchema([Attribute(ATTRIBUTE, "binary", ("no", "yes"))])
-    if config is None:
-        return AttributeClassifierConfig.from_preset(
-            "bit-small", schema, side, standardize=False, pool_grid=2
-        )
-    config = copy.deepcopy(config)
-    config.attributes, config.temperature = schema.to_list(), {}
-    config.image_size = side
-    return config
+        if not force:
+            raise StudentFidelityError(message, student)
+        warnings.warn(message, stacklevel=2)
+    return student
 
 
 def _fit(
@@ -286,41 +288,3 @@ def _fit(
             schedule.step()
         bar.set_postfix(loss=float(loss.detach()))
     model.eval()
-
-
-def _measure(
-    model: AttributeClassifierModel,
-    black_box: ImageClassifier,
-    data: LabelledImages,
-    rows: Tensor,
-    batch_size: int,
-) -> dict[str, float | None]:
-    student = AttributeImageClassifier(model, ATTRIBUTE, threshold=black_box.threshold)
-    answers = posteriors_on(student, data.pixel_values[rows], batch_size)
-    return measure_fidelity(answers, data.posterior[rows], black_box.threshold)
-
-
-def _record(black_box: ImageClassifier, report: FidelityReport) -> dict:
-    return {
-        "class_name": black_box.class_name,
-        "threshold": black_box.threshold,
-        "fidelity": report.to_dict(),
-    }
-
-
-def _accept(student: StudentClassifier, limits: FidelityLimits, force: bool) -> StudentClassifier:
-    failures = limits.failures(student.fidelity)
-    if not failures:
-        return student
-    message = (
-        f"The student of {student.class_name!r} does not repeat its black box: {'; '.join(failures)} on "
-        f"{student.fidelity.n_held_out} held-out images. Give more images, or ones of both decisions, more epochs, "
-        "or a larger backbone; force=True takes it as it is."
-    )
-    if not force:
-        raise StudentFidelityError(message, student)
-    warnings.warn(message, stacklevel=3)
-    return student
-
-
-__all__ = ["StudentFidelityError", "distil"]

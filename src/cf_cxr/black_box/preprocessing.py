@@ -55,7 +55,7 @@ class RadiographPreprocessing(nn.Module):
                 f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {interpolation!r}."
             )
         self.size = size if size is None or isinstance(size, int) else _pair(size, "size")
-        self.crop = None if crop is None else _pair((crop, crop) if isinstance(crop, int) else crop, "crop")
+        self.crop = None if crop is None else _pair(crop, "crop")
         self.channels, self.interpolation = channels, interpolation
         self.value_range = (float(value_range[0]), float(value_range[1]))
         if self.value_range[0] >= self.value_range[1]:
@@ -84,14 +84,10 @@ class RadiographPreprocessing(nn.Module):
         return ", ".join(f"{k}={v}" for k, v in self.to_dict().items())
 
     def _resized(self, x: Tensor) -> Tensor:
-        size = self.size
-        if size is None:
-            return x
+        size, shape = self.size, x.shape[-2:]
         if isinstance(size, int):
-            height, width = x.shape[-2:]
-            short = min(height, width)
-            size = (int(size * height / short), int(size * width / short))
-        if tuple(x.shape[-2:]) == tuple(size):
+            size = tuple(int(size * side / min(shape)) for side in shape)
+        if size is None or tuple(shape) == size:
             return x
         if self.interpolation == "nearest":
             return F.interpolate(x, size=size, mode="nearest-exact")
@@ -100,30 +96,26 @@ class RadiographPreprocessing(nn.Module):
 
 
 def _center_crop(x: Tensor, crop: tuple[int, int]) -> Tensor:
-    height, width = x.shape[-2:]
-    top, left = _half(height - crop[0]), _half(width - crop[1])
-    bottom, right = height - crop[0] - top, width - crop[1] - left
-    return F.pad(x, (-left, -right, -top, -bottom), value=_BLACK)
+    """Cuts, or adds black, with rows above the crop as transformers and torchvision count them."""
+    padding = []
+    for side, wanted in reversed([*zip(x.shape[-2:], crop)]):
+        excess = side - wanted
+        before = excess // 2 if excess >= 0 else -((1 - excess) // 2)
+        padding += [-before, before - excess]
+    return F.pad(x, padding, value=_BLACK)
 
 
-def _half(excess: int) -> int:
-    """Rows above the crop as transformers and torchvision count them; negative: rows of black."""
-    return excess // 2 if excess >= 0 else -((1 - excess) // 2)
-
-
-def _pair(value: Sequence[int], name: str) -> tuple[int, int]:
-    pair = tuple(int(v) for v in value)
-    if len(pair) == 1:
-        pair = pair * 2
+def _pair(value: int | Sequence[int], name: str) -> tuple[int, int]:
+    pair = (value, value) if isinstance(value, int) else tuple(int(v) for v in value)
+    pair = pair * 2 if len(pair) == 1 else pair
     if len(pair) != 2 or min(pair) < 1:
-        raise BlackBoxError(f"{name} must be (height, width) in pixels, got {tuple(value)}.")
+        raise BlackBoxError(f"{name} must be (height, width) in pixels, got {pair}.")
     return pair
 
 
 def _per_channel(value: float | Sequence[float], channels: int, name: str) -> tuple[float, ...]:
-    values = tuple(float(v) for v in value) if isinstance(value, (list, tuple)) else (float(value),)
-    if len(values) == 1:
-        values = values * channels
+    values = tuple(float(v) for v in (value if isinstance(value, (list, tuple)) else [value]))
+    values = values * channels if len(values) == 1 else values
     if len(values) != channels:
         raise BlackBoxError(f"{name} has {len(values)} values for {channels} channels: {values}.")
     return values
@@ -176,104 +168,75 @@ def as_preprocessing(source: Any, channels: int = 3) -> Callable[[Tensor], Tenso
 
 
 def _from_transformers(settings: Mapping, name: str, channels: int) -> RadiographPreprocessing:
-    unknown = [k for k, v in settings.items() if k.startswith("do_") and v and k not in _KNOWN_STEPS]
-    if unknown:
+    advice = "give preprocess=RadiographPreprocessing(...) or a function of torch operations instead."
+    if unknown := [k for k, v in settings.items() if k.startswith("do_") and v and k not in _KNOWN_STEPS]:
         raise BlackBoxError(
-            f"{name} applies {', '.join(unknown)}, which is not repeated with gradients here; give "
-            "preprocess=RadiographPreprocessing(...) or a function of torch operations instead."
+            f"{name} applies {', '.join(unknown)}, which is not repeated with gradients here; {advice}"
         )
-    resize, crop = None, None
-    if settings.get("do_resize"):
-        resize = _transformers_size(settings.get("size"), name)
-    if settings.get("do_center_crop"):
-        crop = _transformers_size(settings.get("crop_size") or settings.get("size"), name)
-        crop = (crop, crop) if isinstance(crop, int) else crop
-    if settings.get("crop_pct") and isinstance(resize, int):  # ConvNeXT
-        crop = (resize, resize)
-        resize = int(resize / settings["crop_pct"]) if resize < _CONVNEXT_FULL_SIZE else crop
-    scale = settings["rescale_factor"] if settings.get("do_rescale") else 1.0
-    offset = 1.0 if settings.get("do_rescale") and settings.get("rescale_offset") else 0.0
-    return RadiographPreprocessing(
-        resize,
-        crop,
-        channels,
-        (0.0 - offset, 255.0 * scale - offset),
-        settings["image_mean"] if settings.get("do_normalize") else 0.0,
-        _transformers_std(settings),
-        _filter(settings.get("resample", 2), name),
-    )
 
+    def side(size: Any) -> int | tuple[int, int]:
+        if isinstance(size, int):
+            return size
+        size = {k: v for k, v in dict(size or {}).items() if v is not None}
+        if set(size) == {"height", "width"}:
+            return size["height"], size["width"]
+        if set(size) == {"shortest_edge"}:
+            return size["shortest_edge"]
+        raise BlackBoxError(
+            f"{name} resizes to {size}, which is not repeated here (only height and width, or shortest_edge); {advice}"
+        )
 
-def _transformers_std(settings: Mapping) -> float | list[float]:
-    power = int(bool(settings.get("do_normalize"))) + int(
-        bool(settings.get("include_top"))
-    )  # EfficientNet: twice
-    std = settings.get("image_std") if power else 1.0
-    return [v**power for v in std] if isinstance(std, (list, tuple)) else std**power
-
-
-def _transformers_size(size: Any, name: str) -> int | tuple[int, int]:
-    if isinstance(size, int):
-        return size
-    size = {k: v for k, v in dict(size or {}).items() if v is not None}
-    if set(size) == {"height", "width"}:
-        return size["height"], size["width"]
-    if set(size) == {"shortest_edge"}:
-        return size["shortest_edge"]
-    raise BlackBoxError(
-        f"{name} resizes to {size}, which is not repeated here (only height and width, or shortest_edge); give "
-        "preprocess=RadiographPreprocessing(size=...)."
-    )
-
-
-def _filter(resample: Any, name: str) -> str:
-    resample = int(resample)
+    resample = int(settings.get("resample", 2))
     if resample not in _FILTERS:
         raise BlackBoxError(
-            f"{name} resizes with Pillow's filter {resample}, which torch does not have; give "
-            "preprocess=RadiographPreprocessing(interpolation='bilinear', ...) and mind the small difference."
+            f"{name} resizes with Pillow's filter {resample}, which torch does not have; {advice}"
         )
     if resample == _LANCZOS:
         warnings.warn(
             f"{name} resizes with a Lanczos filter; with gradients it is replaced by an antialiased bicubic one.",
             stacklevel=3,
         )
-    return _FILTERS[resample]
-
-
-def _from_torchvision(preset: Any) -> RadiographPreprocessing:
-    interpolation = getattr(preset.interpolation, "value", str(preset.interpolation))
-    resize = list(preset.resize_size)
+    resize = side(settings.get("size")) if settings.get("do_resize") else None
+    crop = side(settings.get("crop_size") or settings.get("size")) if settings.get("do_center_crop") else None
+    if settings.get("crop_pct") and isinstance(resize, int):  # ConvNeXT
+        crop = (resize, resize)
+        resize = int(resize / settings["crop_pct"]) if resize < _CONVNEXT_FULL_SIZE else crop
+    rescale, normalise = settings.get("do_rescale"), bool(settings.get("do_normalize"))
+    scale = settings["rescale_factor"] if rescale else 1.0
+    offset = 1.0 if rescale and settings.get("rescale_offset") else 0.0
+    power = normalise + bool(settings.get("include_top"))  # EfficientNet divides twice
+    std = settings.get("image_std") if power else 1.0
     return RadiographPreprocessing(
-        resize[0] if len(resize) == 1 else resize,
-        list(preset.crop_size),
-        len(preset.mean),
-        (0, 1),
-        list(preset.mean),
-        list(preset.std),
-        interpolation,
+        resize,
+        crop,
+        channels,
+        (0.0 - offset, 255.0 * scale - offset),
+        settings["image_mean"] if normalise else 0.0,
+        [v**power for v in std] if isinstance(std, (list, tuple)) else std**power,
+        _FILTERS[resample],
     )
 
 
+def _from_torchvision(preset: Any) -> RadiographPreprocessing:
+    resize, mean, std = list(preset.resize_size), list(preset.mean), list(preset.std)
+    interpolation = getattr(preset.interpolation, "value", str(preset.interpolation))
+    size = resize[0] if len(resize) == 1 else resize
+    return RadiographPreprocessing(size, list(preset.crop_size), len(mean), (0, 1), mean, std, interpolation)
+
+
 def _from_timm(settings: Mapping) -> RadiographPreprocessing:
-    channels, height, width = settings["input_size"]
-    share = settings.get("crop_pct") or 1.0
-    scaled = [math.floor(side / share) for side in (height, width)]
+    channels, *shape = settings["input_size"]
+    size: Any = [math.floor(side / (settings.get("crop_pct") or 1.0)) for side in shape]
     mean, std = list(settings["mean"]), list(settings["std"])
     if channels == 1 and len(mean) == 3:  # timm keeps the colour statistics of models made with in_chans=1
         mean, std = [sum(mean) / 3], [sum(std) / 3]
     crop_mode = settings.get("crop_mode") or "center"
     if crop_mode not in ("center", "squash"):
         raise BlackBoxError(f"timm's crop_mode={crop_mode!r} is not repeated here; use 'center' or 'squash'.")
-    return RadiographPreprocessing(
-        scaled[0] if crop_mode == "center" and height == width else scaled,
-        (height, width),
-        channels,
-        (0, 1),
-        mean,
-        std,
-        settings.get("interpolation") or "bicubic",
-    )
+    if crop_mode == "center" and shape[0] == shape[1]:
+        size = size[0]
+    interpolation = settings.get("interpolation") or "bicubic"
+    return RadiographPreprocessing(size, shape, channels, (0, 1), mean, std, interpolation)
 
 
 # Mean difference over the standard deviation of the processor's tensors. 8-bit rounding gives 0.005, a bicubic in
@@ -314,6 +277,3 @@ def _processed(processor: Any, images: Tensor, channels: int) -> Tensor:
     mode = "L" if channels == 1 else "RGB"
     pictures = [Image.fromarray(g).convert(mode) for g in grey]
     return torch.as_tensor(processor(images=pictures, return_tensors="pt")["pixel_values"])
-
-
-__all__ = ["INTERPOLATIONS", "RadiographPreprocessing", "as_preprocessing"]

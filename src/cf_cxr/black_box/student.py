@@ -7,12 +7,12 @@ is the black box, and the explanation should be confirmed by asking the black bo
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-import torch
+import numpy as np
+from sklearn.metrics import balanced_accuracy_score
 from torch import Tensor
 
 from ..models.attribute_classifier import AttributeClassifierConfig, AttributeClassifierModel
@@ -55,12 +55,14 @@ class FidelityReport:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> FidelityReport:
-        """The report that `to_dict` wrote; keys of later versions are left out."""
+        """The report whose fields a dictionary holds; keys of later versions are left out."""
         return cls(**{f.name: values[f.name] for f in fields(cls)})
 
     def __str__(self) -> str:
-        correlation = "undefined" if self.correlation is None else f"{self.correlation:.3f}"
-        balanced = "undefined" if self.balanced_agreement is None else f"{self.balanced_agreement:.3f}"
+        correlation, balanced = (
+            "undefined" if value is None else f"{value:.3f}"
+            for value in (self.correlation, self.balanced_agreement)
+        )
         return (
             f"mean |difference| {self.mean_difference:.3f}, correlation {correlation}, same decision "
             f"{self.agreement:.3f} (balanced {balanced}) on {self.n_held_out} held-out images, after "
@@ -108,30 +110,16 @@ def measure_fidelity(student: Tensor, black_box: Tensor, threshold: float = 0.5)
             "Fidelity compares posteriors (N,) of the same images, at least one, got "
             f"{tuple(student.shape)} and {tuple(black_box.shape)}."
         )
-    a, b = student.detach().double().cpu(), black_box.detach().double().cpu()
-    difference = (a - b).abs()
-    yes = b >= threshold
-    same = (a >= threshold) == yes
-    groups = [same[yes], same[~yes]]
-    balanced = sum(float(g.double().mean()) for g in groups) / 2 if all(len(g) for g in groups) else None
-    deviation = float(a.std(correction=0) * b.std(correction=0))
-    covariance = float(((a - a.mean()) * (b - b.mean())).mean())
-    correlation = covariance / deviation if deviation > 1e-12 else None
-    if correlation is not None:
-        correlation = math.copysign(min(abs(correlation), 1.0), correlation)
+    a, b = (values.detach().double().cpu().numpy() for values in (student, black_box))
+    said, truth = a >= threshold, b >= threshold
+    varies = a.std() * b.std() > 1e-12
     return {
-        "mean_difference": float(difference.mean()),
-        "max_difference": float(difference.max()),
-        "correlation": correlation,
-        "agreement": float(same.double().mean()),
-        "balanced_agreement": balanced,
+        "mean_difference": float(np.abs(a - b).mean()),
+        "max_difference": float(np.abs(a - b).max()),
+        "correlation": float(np.corrcoef(a, b)[0, 1]) if varies else None,
+        "agreement": float((said == truth).mean()),
+        "balanced_agreement": float(balanced_accuracy_score(truth, said)) if 0 < truth.mean() < 1 else None,
     }
-
-
-def posteriors_on(classifier: Any, images: Tensor, batch_size: int) -> Tensor:
-    """Posteriors of images stored in half precision, on the CPU."""
-    chunks = [classifier.posterior(c.float(), batch_size).cpu() for c in images.split(batch_size)]
-    return torch.cat(chunks)
 
 
 ATTRIBUTE = "black_box"
@@ -198,6 +186,3 @@ class StudentClassifier(AttributeImageClassifier):
 def is_student_config(config: Any) -> bool:
     """Whether a configuration belongs to a student."""
     return isinstance(config, AttributeClassifierConfig) and bool(getattr(config, RECORD, None))
-
-
-__all__ = ["StudentClassifier", "is_student_config"]

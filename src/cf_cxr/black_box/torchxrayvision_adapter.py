@@ -17,21 +17,6 @@ _SIZE = 224
 
 
 class TorchXRayVisionClassifier(ModuleImageClassifier):
-    """One pathology of a TorchXRayVision network; see `from_torchxrayvision`."""
-
-    def describe(self) -> dict[str, Any]:
-        points = operating_points(self.module)
-        point = None if points is None else float(points[self.index])
-        return {**super().describe(), "operating_point": point}
-
-
-def from_torchxrayvision(
-    model: nn.Module,
-    pathology: str,
-    size: int | None = None,
-    class_name: str | None = None,
-    threshold: float = 0.5,
-) -> TorchXRayVisionClassifier:
     """One pathology of a `torchxrayvision.models.DenseNet` or `ResNet`, or of a module made like those.
 
     Such networks read one channel in [-1024, 1024]. With operating points (`op_threshs`, as the published weights
@@ -49,52 +34,61 @@ def from_torchxrayvision(
         BlackBoxError: for no or unknown pathologies, one without an operating point where others have one (its
             answer would always be 0.5), or a sigmoid that would be applied twice.
     """
-    names = getattr(model, "pathologies", None)
-    names = names if names is not None else getattr(model, "targets", None)
-    if names is None:
-        raise BlackBoxError(
-            f"{type(model).__name__} has no list of pathologies; use from_module with the index of the output."
+
+    def __init__(
+        self,
+        model: nn.Module,
+        pathology: str | None,
+        size: int | None = None,
+        class_name: str | None = None,
+        threshold: float = 0.5,
+    ) -> None:
+        kind, names = type(model).__name__, getattr(model, "pathologies", None)
+        names = names if names is not None else getattr(model, "targets", None)
+        if names is None:
+            raise BlackBoxError(
+                f"{kind} has no list of pathologies; use from_module with the index of the output."
+            )
+        names = [str(n) for n in names]
+        index = find_name(pathology, names, "pathology")
+        points, own_sigmoid = operating_points(model), bool(getattr(model, "apply_sigmoid", False))
+        if points is not None:
+            if len(points) != len(names):
+                raise BlackBoxError(
+                    f"{kind} has {len(points)} operating points for {len(names)} pathologies."
+                )
+            if math.isnan(float(points[index])):
+                usable = [n for n, t in zip(names, points.tolist()) if n and not math.isnan(t)]
+                raise BlackBoxError(
+                    f"{names[index]!r} has no operating point in these weights, which were not trained for it: its "
+                    f"answer is always 0.5. They know {', '.join(usable)}."
+                )
+            if own_sigmoid:
+                raise BlackBoxError(
+                    "apply_sigmoid=True together with operating points applies the sigmoid twice; set "
+                    "model.apply_sigmoid = False."
+                )
+        side = size or getattr(getattr(model, "upsample", None), "size", None) or _SIZE
+        side = int(side[0] if isinstance(side, (tuple, list)) else side)
+        super().__init__(
+            model,
+            RadiographPreprocessing(size=(side, side), channels=1, value_range=VALUE_RANGE),
+            index,
+            None if points is not None or own_sigmoid else "sigmoid",
+            class_name or names[index],
+            threshold,
         )
-    names = [str(n) for n in names]
-    index = find_name(pathology, names, "pathology")
-    points = operating_points(model)
-    own_sigmoid = bool(getattr(model, "apply_sigmoid", False))
-    if points is not None and len(points) != len(names):
-        raise BlackBoxError(
-            f"{type(model).__name__} has {len(points)} operating points for {len(names)} pathologies."
-        )
-    if points is not None and math.isnan(float(points[index])):
-        usable = [n for n, t in zip(names, points.tolist()) if n and not math.isnan(t)]
-        raise BlackBoxError(
-            f"{names[index]!r} has no operating point in these weights, which were not trained for it: its answer is "
-            f"always 0.5. They know {', '.join(usable)}."
-        )
-    if points is not None and own_sigmoid:
-        raise BlackBoxError(
-            "apply_sigmoid=True together with operating points applies the sigmoid twice; set "
-            "model.apply_sigmoid = False."
-        )
-    return TorchXRayVisionClassifier(
-        model,
-        RadiographPreprocessing(size=_square(model, size), channels=1, value_range=VALUE_RANGE),
-        index,
-        None if points is not None or own_sigmoid else "sigmoid",
-        class_name or names[index],
-        threshold,
-    )
+
+    def describe(self) -> dict[str, Any]:
+        points = operating_points(self.module)
+        point = None if points is None else float(points[self.index])
+        return {**super().describe(), "operating_point": point}
+
+
+from_torchxrayvision = TorchXRayVisionClassifier
 
 
 def operating_points(model: nn.Module) -> Tensor | None:
     """`op_threshs` of a module as a tensor, NaN where there is none; None for a module without."""
     points = getattr(model, "op_threshs", None)
     return None if points is None else torch.as_tensor(points, dtype=torch.float32).detach().cpu().flatten()
-
-
-def _square(model: nn.Module, size: int | None) -> tuple[int, int]:
-    if size is None:
-        own = getattr(getattr(model, "upsample", None), "size", None) or _SIZE
-        size = own[0] if isinstance(own, (tuple, list)) else own
-    return int(size), int(size)
-
-
-__all__ = ["TorchXRayVisionClassifier", "from_torchxrayvision", "operating_points"]

@@ -12,17 +12,6 @@ from .preprocessing import as_preprocessing
 
 
 class TransformersImageClassifier(ModuleImageClassifier):
-    """One label of an image-classification model; see `from_transformers`."""
-
-
-def from_transformers(
-    model_or_pipeline: PreTrainedModel | Pipeline,
-    label: str | int,
-    processor: Any = None,
-    activation: str | None = "auto",
-    class_name: str | None = None,
-    threshold: float = 0.5,
-) -> TransformersImageClassifier:
     """One label of a transformers image-classification model or pipeline, with gradients.
 
     Size, mean and standard deviation come from the image processor's settings and are applied to tensors; the
@@ -41,63 +30,59 @@ def from_transformers(
         BlackBoxError: for an unknown label (with the known ones), a model that classifies nothing, no processor, or
             one whose steps cannot be repeated with gradients.
     """
-    model = model_or_pipeline
-    if isinstance(model_or_pipeline, Pipeline):
-        model = model_or_pipeline.model
-        processor = processor or model_or_pipeline.image_processor
+
+    def __init__(
+        self,
+        model_or_pipeline: PreTrainedModel | Pipeline,
+        label: str | int | None,
+        processor: Any = None,
+        activation: str | None = "auto",
+        class_name: str | None = None,
+        threshold: float = 0.5,
+    ) -> None:
+        model, asked = model_or_pipeline, None
+        if isinstance(model, Pipeline):
+            asked = getattr(model, "_postprocess_params", {}).get("function_to_apply")
+            processor, model = processor or model.image_processor, model.model
+        if not isinstance(model, PreTrainedModel) or model.main_input_name != "pixel_values":
+            raise BlackBoxError(
+                f"{type(model).__name__} is no transformers model of images; give an AutoModelForImageClassification."
+            )
+        if not type(model).__name__.endswith("ForImageClassification"):
+            raise BlackBoxError(
+                f"{type(model).__name__} has no classification head; load it with AutoModelForImageClassification."
+            )
+        if processor is None:
+            raise BlackBoxError(
+                f"{type(model).__name__} does not say which size, mean and standard deviation it reads: give "
+                "processor=AutoImageProcessor.from_pretrained(...), or RadiographPreprocessing(...)."
+            )
+        config = model.config
+        names = [str(config.id2label[i]) for i in range(config.num_labels)]
+        if not isinstance(label, int):
+            label = find_name(label, names, "label")
+        elif isinstance(label, bool) or not 0 <= label < len(names):
+            raise BlackBoxError(
+                f"There is no label of index {label!r}: the model has {len(names)}, 0 to {len(names) - 1}."
+            )
         if activation == "auto":
-            activation = _pipeline_activation(model_or_pipeline)
-    config = getattr(model, "config", None)
-    if not isinstance(model, PreTrainedModel) or model.main_input_name != "pixel_values":
-        raise BlackBoxError(
-            f"{type(model).__name__} is no transformers model of images; give an AutoModelForImageClassification."
+            activation = _activation(config) if asked is None else getattr(asked, "value", asked)
+        super().__init__(
+            model,
+            as_preprocessing(processor, channels=getattr(config, "num_channels", None) or 3),
+            label,
+            None if activation == "none" else activation,
+            class_name or names[label],
+            threshold,
         )
-    if not type(model).__name__.endswith("ForImageClassification"):
-        raise BlackBoxError(
-            f"{type(model).__name__} has no classification head; load it with AutoModelForImageClassification."
-        )
-    if processor is None:
-        raise BlackBoxError(
-            f"{type(model).__name__} does not say which size, mean and standard deviation it reads: give "
-            "processor=AutoImageProcessor.from_pretrained(...), or RadiographPreprocessing(...)."
-        )
-    index = _label_index(config, label)
-    return TransformersImageClassifier(
-        model,
-        as_preprocessing(processor, channels=getattr(config, "num_channels", None) or 3),
-        index,
-        _model_activation(config) if activation == "auto" else activation,
-        class_name or str(config.id2label[index]),
-        threshold,
-    )
 
 
-def _label_index(config: Any, label: str | int) -> int:
-    names = [str(config.id2label[i]) for i in range(config.num_labels)]
-    if isinstance(label, str):
-        return find_name(label, names, "label")
-    if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < len(names):
-        raise BlackBoxError(
-            f"There is no label of index {label!r}: the model has {len(names)}, 0 to {len(names) - 1}."
-        )
-    return label
+from_transformers = TransformersImageClassifier
 
 
-def _pipeline_activation(pipeline: Pipeline) -> str | None:
-    given = getattr(pipeline, "_postprocess_params", {}).get("function_to_apply")
-    if given is None:
-        return _model_activation(pipeline.model.config)
-    name = getattr(given, "value", given)
-    return None if name == "none" else name
-
-
-def _model_activation(config: Any) -> str | None:
+def _activation(config: Any) -> str | None:
     """What transformers' own pipeline applies."""
     if config.problem_type == "regression":
         return None
-    if config.problem_type == "multi_label_classification" or config.num_labels == 1:
-        return "sigmoid"
-    return "softmax"
-
-
-__all__ = ["TransformersImageClassifier", "from_transformers"]
+    several = config.problem_type == "multi_label_classification" or config.num_labels == 1
+    return "sigmoid" if several else "softmax"

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from .files import UsageError, file_stems, output_path, refuse_files, write_png, write_whole
-from .model import INVERT, add_invert_option, add_model_options, load_pipeline, provenance
+from ..explaining.explanation import Explanation
+from ..pipelines import EXPLANATION_TASK
+from ..pretrained import DEFAULT_EXPLAINER, default_explainer_path
+from ..visualization.drawing import printable
+from ..visualization.explanations import animation, contact_sheet
+from .files import UsageError, file_stems, refuse_files, write_png, write_whole
+from .shared import Record, add_command, add_image_options, call_options, load_pipeline, provenance
 
 DEFAULT_OUTPUT = Path("outputs/explanation")
 RECORD = "explanation.json"
 ANIMATIONS = ("gif", "webp", "none")
+_PASSED_ON = ("classifier", "class_name", "steps", "target", "force", "variable")
 NO_DIRECTORY = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".json")  # as a name that --output is given
 
 _DESCRIPTION = """\
@@ -50,29 +55,31 @@ examples:
 """
 
 
-@dataclass
-class ExplainFiles:
+class ExplainFiles(NamedTuple):
     """The files of one image: contact sheet, counterfactual, and animation if there is one."""
 
     sheet: Path
     counterfactual: Path
     animation: Path | None
 
-    def all(self) -> list[Path]:
-        """Those that may be written."""
-        return [path for path in (self.sheet, self.counterfactual, self.animation) if path]
-
 
 def add_explain_command(commands: Any) -> None:
     """Adds `explain` to the subcommands of `cf-cxr`."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "explain",
+        run_explain,
         help="why a classifier decides as it does about your own X-rays",
         description=_DESCRIPTION,
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="PNG, JPEG, TIFF, DICOM ..., or a URL")
+    add_image_options(
+        parser,
+        attribute="with a causal model: what is known about the image; the rest is inferred. May be repeated",
+        output=f"directory (default: {DEFAULT_OUTPUT})",
+        default=DEFAULT_OUTPUT,
+        metavar="DIR",
+    )
     parser.add_argument(
         "--classifier",
         metavar="PATH_OR_ID",
@@ -84,14 +91,6 @@ def add_explain_command(commands: Any) -> None:
         metavar="NAME",
         help="the class whose decision is explained, where the classifier has several",
     )
-    parser.add_argument(
-        "--output",
-        type=output_path,
-        default=DEFAULT_OUTPUT,
-        metavar="DIR",
-        help=f"directory (default: {DEFAULT_OUTPUT})",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
     parser.add_argument("--steps", type=int, default=10, metavar="N", help="images per series (default: 10)")
     parser.add_argument(
         "--target",
@@ -108,73 +107,47 @@ def add_explain_command(commands: Any) -> None:
         "--animation", choices=ANIMATIONS, default="gif", help="kind of animation (default: gif)"
     )
     parser.add_argument(
-        "--attribute",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="with a causal model: what is known about the image; the rest is inferred. May be repeated",
-    )
-    parser.add_argument(
         "--variable",
         metavar="NAME=VALUE",
         help="with a causal model: its variable that the classifier's class is",
     )
-    parser.add_argument(
-        "--batch-size", type=int, default=1, metavar="N", help="images at a time (default: 1)"
-    )
-    add_model_options(parser)
-    add_invert_option(parser)
-    parser.set_defaults(run=run_explain)
 
 
 def run_explain(arguments: argparse.Namespace) -> int:
     """Explanations of the given images; returns the exit code."""
-    from .model import parse_assignments
-
-    known = parse_assignments(arguments.attribute, "--attribute")
+    options = call_options(arguments)
     files, record = plan_explanations(
         arguments.images, arguments.output, arguments.animation, arguments.overwrite
     )
-    from ..pipelines import EXPLANATION_TASK
-    from ..pretrained import DEFAULT_EXPLAINER, default_explainer_path
-
     pipe = load_pipeline(arguments, EXPLANATION_TASK, default_explainer_path())
+    options |= {name: getattr(arguments, name) for name in _PASSED_ON}
     try:
-        outputs = pipe(
-            (image for image in arguments.images),
-            attributes=known or None,
-            batch_size=min(arguments.batch_size, len(arguments.images)),
-            on_error="report",
-            invert=INVERT[arguments.invert],
-            seed=arguments.seed,
-            **{name: getattr(arguments, name) for name in _PASSED_ON},
-        )
+        outputs = pipe((image for image in arguments.images), **options)
     except TypeError as error:  # an option for a model of another kind
         raise UsageError(str(error)) from error
-    from .record import Record
-
     header = {**provenance(arguments, pipe, DEFAULT_EXPLAINER), "classifier": arguments.classifier}
-    with Record(
-        record, arguments.images, header, "explanations", arguments.overwrite, arguments.debug
-    ) as journal:
+    with Record(record, arguments, header, "explanations") as journal:
         for image, output, paths in zip(arguments.images, outputs, files):
-            journal.add(image, output, partial(_entry, output, image, paths, arguments))
-    return journal.finish(f"{arguments.output}/: {', '.join(p.name for p in written(files))}, {record.name}")
+            journal.add(image, output, partial(_entry, output, image, paths, arguments.overwrite))
+    written = [path.name for paths in files for path in paths if path and path.is_file()]
+    return journal.finish(f"{arguments.output}/: {', '.join(written)}, {record.name}")
 
 
-def _entry(
-    explanation: Any, image: str, paths: ExplainFiles, arguments: argparse.Namespace
-) -> dict[str, Any]:
+def _entry(explanation: Explanation, image: str, paths: ExplainFiles, overwrite: bool) -> dict[str, Any]:
     """Writes and prints one explanation; returns what to record."""
-    from ..visualization.counterfactuals import printable
-
-    entry = {**explanation.to_dict(), **_write(explanation, image, paths, arguments)}
-    entry["name"] = printable(entry["name"])
+    names = {"sheet": paths.sheet.name}
+    write_png(contact_sheet(explanation, names=[Path(image).name]), paths.sheet, overwrite)
+    if explanation.counterfactual is not None:
+        names["counterfactual"] = paths.counterfactual.name
+        write_png(explanation.counterfactual, paths.counterfactual, overwrite)
+    elif overwrite:  # of an earlier run: it does not belong to this explanation
+        paths.counterfactual.unlink(missing_ok=True)
+    if paths.animation:
+        names["animation"] = paths.animation.name
+        write = partial(animation, explanation, format=paths.animation.suffix[1:])
+        write_whole(paths.animation, write, overwrite)
     print(f"{printable(Path(image).name)}: {printable(explanation.message)}")
-    return entry
-
-
-_PASSED_ON = ("classifier", "class_name", "steps", "target", "force", "variable")
+    return {**explanation.to_dict(), **names, "name": printable(explanation.name)}
 
 
 def plan_explanations(
@@ -205,32 +178,5 @@ def plan_explanations(
         for stem in file_stems(images)
     ]
     record = output / RECORD
-    refuse_files([*(path for paths in files for path in paths.all()), record], images, overwrite)
+    refuse_files([*(path for paths in files for path in paths if path), record], images, overwrite)
     return files, record
-
-
-def written(files: Sequence[ExplainFiles]) -> list[Path]:
-    """The planned files that are there."""
-    return [path for paths in files for path in paths.all() if path.is_file()]
-
-
-def _write(
-    explanation: Any, image: str, paths: ExplainFiles, arguments: argparse.Namespace
-) -> dict[str, str]:
-    """Writes the pictures of one explanation; returns their names for the record."""
-    from ..visualization.explanations import animation, contact_sheet
-
-    names = {"sheet": paths.sheet.name}
-    write_png(contact_sheet(explanation, names=[Path(image).name]), paths.sheet, arguments.overwrite)
-    if explanation.counterfactual is not None:
-        names["counterfactual"] = paths.counterfactual.name
-        write_png(explanation.counterfactual, paths.counterfactual, arguments.overwrite)
-    elif arguments.overwrite:  # of an earlier run: it does not belong to this explanation
-        paths.counterfactual.unlink(missing_ok=True)
-    if paths.animation:
-        names["animation"] = paths.animation.name
-        kind = paths.animation.suffix[1:]
-        write_whole(
-            paths.animation, lambda path: animation(explanation, path, format=kind), arguments.overwrite
-        )
-    return names

@@ -11,6 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
+from ..files import write_atomically
+
 RECORD = Path("counterfactual.json")
 
 
@@ -92,21 +94,16 @@ def write_png(image: Any, path: Path, overwrite: bool = False) -> None:
     write_whole(path, lambda partial: image.save(partial, format="PNG"), overwrite)
 
 
-def write_whole(path: Path, write: Callable[[Path], Any], overwrite: bool = False) -> None:
-    """Lets `write` make a file under another name and gives it its own when it is complete; makes missing folders.
+def write_whole(path: Path, content: str | Callable[[Path], Any], overwrite: bool = False) -> None:
+    """As `write_atomically`; makes missing folders.
 
     Raises:
         UsageError: the file exists and `overwrite` is False.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        write(partial)
-        if path.exists() and not overwrite:
-            raise UsageError(f"{path} exists; choose another --output, or replace it with --overwrite.")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path} exists; choose another --output, or replace it with --overwrite.")
+    write_atomically(path, content)
 
 
 def refuse_files(files: Sequence[Path], images: Sequence[str], overwrite: bool) -> None:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+from datasets import ClassLabel, Features, Image, Value
+
+from ..attributes import AttributeSchema
+from ..causal_graph import CausalGraph
 from .errors import CXRDataError
-
-if TYPE_CHECKING:
-    import datasets
-    import pandas as pd
-
-    from ..attributes import AttributeSchema
-    from ..causal_graph import CausalGraph
-    from .report import LoadReport
+from .report import LoadReport
 
 #: Columns that are not attributes; study_id only where the source has one.
 IDENTIFIERS = ("image_id", "patient_id", "study_id")
@@ -22,27 +19,21 @@ SPLITS = ("train", "validation", "test")
 NOT_ATTRIBUTES = frozenset(("file_name", "image", "image_row", "split", *IDENTIFIERS))
 
 
-def cxr_features(schema: AttributeSchema, *, study_id: bool = False) -> datasets.Features:
+def cxr_features(schema: AttributeSchema, *, study_id: bool = False) -> Features:
     """Columns of a data set: `image` (8-bit grey), one per attribute, and the identifiers.
 
     A continuous attribute is a float32 in its unit, a discrete one a `ClassLabel` with the schema's
     categories in the schema's order; None means unknown in both.
     """
-    from datasets import ClassLabel, Features, Image, Value
-
-    columns: dict[str, Any] = {"image": Image(mode="L")}
-    for attribute in schema:
-        columns[attribute.name] = (
-            ClassLabel(names=list(attribute.categories)) if attribute.is_discrete else Value("float32")
-        )
+    attributes = {
+        a.name: ClassLabel(names=list(a.categories)) if a.is_discrete else Value("float32") for a in schema
+    }
     names = IDENTIFIERS if study_id else IDENTIFIERS[:2]
-    return Features(columns | {name: Value("string") for name in names})
+    return Features({"image": Image(mode="L"), **attributes, **{name: Value("string") for name in names}})
 
 
 def checked_schema(schema: AttributeSchema | Sequence[dict]) -> AttributeSchema:
     """A given schema; raises CXRDataError if an attribute has the name of a column that means something else."""
-    from ..attributes import AttributeSchema
-
     schema = schema if isinstance(schema, AttributeSchema) else AttributeSchema(schema)
     if taken := [name for name in schema.names if name in NOT_ATTRIBUTES]:
         raise CXRDataError(
@@ -56,9 +47,9 @@ class SourceTable:
     """The rows of a source before its images are read.
 
     Attributes:
-        rows: one row per image with `image` (the file's path, or `parquet file::row` for an image inside a
-            parquet file), `split`, `image_id`, `patient_id`, `study_id` where there is one, and one column per
-            attribute with raw values (units, or class index; NaN is unknown).
+        rows: one row per image with `image` (the file's path, or that of a parquet file, with the image's
+            `image_row`; None was refused), `split`, `image_id`, `patient_id`, `study_id` where there is one, and
+            one column per attribute with raw values (units, or class index; NaN is unknown).
         schema: the attributes.
         report: what was left out so far, and why.
         needs_resolution: whether the files cannot be used as they are (16-bit, DICOM) but must be prepared.

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from .definitions import RACES
+from ..attributes import Attribute
 from .errors import BadRowError, CXRDataError
-
-if TYPE_CHECKING:
-    from ..attributes import Attribute
-    from .report import LoadReport
+from .report import LoadReport
+from .sources import NO_FINDING, RACES
 
 #: Text, in any case, that stands for an unknown value (unless it is a class of the attribute).
 MISSING = frozenset(
     ("", "nan", "na", "n/a", "n.a.", "<na>", "#n/a", "null", "?", ".", "-", "--", "missing", "unknown")
 )
+#: Text, in lower case, that says that nothing was found.
 NEGATIVE = frozenset(("no finding", "normal", "none", "negative", "absent", "no", "false", "0"))
+#: The labels of the CheXpert labeller, which MIMIC-CXR-JPG has too.
+CHEXPERT_LABELS = (
+    "Atelectasis, Cardiomegaly, Consolidation, Edema, Enlarged Cardiomediastinum, Fracture, Lung Lesion, "
+    "Lung Opacity, Pleural Effusion, Pleural Other, Pneumonia, Pneumothorax, Support Devices"
+).split(", ")
 #: What divides labels in one text.
 SEPARATORS = re.compile(r"[|;,]")
 _NEGATED = re.compile(r"\b(no|not|without|absent|negative|ruled out|denie[sd]|free of)\b", re.I)
@@ -45,13 +49,6 @@ def refuse(
     return rows[~bad].reset_index(drop=True)
 
 
-def drop_other_findings(option: str) -> bool:
-    """Whether images with other findings only are dropped; raises CXRDataError for an unknown option."""
-    if option not in ("unknown", "drop"):
-        raise CXRDataError(f"other_findings={option!r}: choose 'unknown' (keep, finding None) or 'drop'.")
-    return option == "drop"
-
-
 def canonical_finding(finding: str, findings: Sequence[str], source: str) -> str:
     """The owner's spelling of a finding, in any case and with or without "Pleural "; raises CXRDataError."""
 
@@ -71,9 +68,11 @@ def race_group(recorded: pd.Series) -> pd.Series:
     return pd.Series(np.select(conditions, RACES, default="Other"), index=recorded.index)
 
 
-def class_index(labels: pd.Series, index_of: dict[str, int]) -> pd.Series:
-    """Text labels to class indices, NaN for labels that are not listed."""
-    return labels.str.strip().map(index_of).astype("float64")
+def class_index(labels: pd.Series, classes: Mapping[str, int] | Sequence[str]) -> pd.Series:
+    """Text labels to class indices (of a list: their places), NaN for labels that are not listed."""
+    if not isinstance(classes, Mapping):
+        classes = {name: index for index, name in enumerate(classes)}
+    return labels.str.strip().map(classes).astype("float64")
 
 
 def to_number(column: pd.Series) -> pd.Series:
@@ -88,9 +87,37 @@ def known_age(age: pd.Series, report: LoadReport, maximum: float = 100.0) -> pd.
     return age.mask(impossible)
 
 
-def finding_from_labels(positive: pd.Series, normal: pd.Series) -> pd.Series:
-    """1 where the finding is there, else 0 where nothing was found, else NaN (some other finding)."""
-    return pd.Series(np.where(positive, 1.0, np.where(normal, 0.0, np.nan)), index=positive.index)
+def with_finding(
+    rows: pd.DataFrame,
+    positive: pd.Series,
+    normal: pd.Series,
+    other_findings: str,
+    rule: str,
+    report: LoadReport,
+) -> pd.DataFrame:
+    """The rows with `finding`: 1 where it is there, else 0 where nothing was found, else NaN or, on demand, left out.
+
+    Args:
+        rows: one row per image.
+        positive, normal: whether the finding is there; whether nothing was found.
+        other_findings: images that are neither have an "unknown" finding, or "drop" them.
+        rule: what "drop" is called in the report.
+        report: gets what is left out.
+    """
+    if other_findings not in ("unknown", "drop"):
+        raise CXRDataError(
+            f"other_findings={other_findings!r}: choose 'unknown' (keep, finding None) or 'drop'."
+        )
+    rows = rows.assign(finding=np.where(positive, 1.0, np.where(normal, 0.0, np.nan)))
+    return rows if other_findings == "unknown" else keep(rows, rows["finding"].notna(), rule, report)
+
+
+def with_chexpert_finding(
+    rows: pd.DataFrame, finding: str, other_findings: str, report: LoadReport
+) -> pd.DataFrame:
+    """`with_finding` of the labeller's columns: present where it is 1, absent where "No Finding" is 1."""
+    positive, normal = to_number(rows[finding]) == 1, to_number(rows[NO_FINDING]) == 1
+    return with_finding(rows, positive, normal, other_findings, f"neither {finding} nor {NO_FINDING}", report)
 
 
 def is_missing(values: pd.Series) -> pd.Series:
@@ -109,14 +136,15 @@ def parse_column(
     column = rows[attribute.name]
     classes = [name.casefold() for name in attribute.categories]
     known = ~is_missing(column) | column.astype(str).str.strip().str.casefold().isin(classes)
-    values: dict[Any, tuple[float, str]] = {}
+    values: dict[Any, float] = {}
+    faults: dict[Any, str] = {}
     for value in column[known].unique():
         try:
-            values[value] = (attribute.parse(value), "")
+            values[value] = attribute.parse(value)
         except ValueError as error:
-            values[value] = (np.nan, str(error))
-    raw = column.map(lambda value: values[value][0] if value in values else np.nan).astype("float64")
-    messages = column.map(lambda value: values[value][1] if value in values else "")
+            faults[value] = str(error)
+    raw = column.map(values).astype("float64")
+    messages = column.map(lambda value: faults.get(value, ""))
     refuse_values(rows["image_id"], column, messages, where, report, remedy)
     return raw, messages == ""
 

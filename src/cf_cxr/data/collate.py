@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
+from ..attributes import AttributeSchema
+from ..images.image_processing_cxr import CXRImageProcessor
 from .errors import CXRDataError
-
-if TYPE_CHECKING:
-    from ..attributes import AttributeSchema
-    from ..images.image_processing_cxr import CXRImageProcessor
 
 
 class CXRCollator:
@@ -42,9 +40,7 @@ class CXRCollator:
     ):
         self.schema = schema
         self.processor = processor
-        if resolution is None and processor is not None:
-            resolution = _processor_size(processor)
-        self.resolution = resolution
+        self.resolution = resolution or (processor and processor.size["height"])
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         if len(rows) == 0:
@@ -57,22 +53,15 @@ class CXRCollator:
     def pixel_values(self, images: Sequence[Any]) -> torch.Tensor:
         """Images to (B, 1, S, S) float32 in [-1, 1]."""
         size = self.resolution or _first_side(images)
-        if all(_is_grey_square(image, size) for image in images):
+        if all(
+            isinstance(image, Image.Image) and image.mode == "L" and image.size == (size, size)
+            for image in images
+        ):
             grey = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
             return grey[:, None].to(torch.float32).div_(127.5).sub_(1.0)
-        return self._processor_of(size)(list(images), return_tensors="pt")["pixel_values"]
-
-    def _processor_of(self, size: int) -> CXRImageProcessor:
-        """The processor for this size, with the settings of the one that was given."""
-        from ..images.image_processing_cxr import CXRImageProcessor
-
         if self.processor is None:
             self.processor = CXRImageProcessor(size=size)
-        elif _processor_size(self.processor) != size:
-            names = type(self.processor).valid_kwargs.__annotations__
-            settings = {name: getattr(self.processor, name) for name in names}
-            self.processor = type(self.processor)(**settings | {"size": size})
-        return self.processor
+        return self.processor(list(images), size=size, return_tensors="pt")["pixel_values"]
 
     def attributes(self, rows: Sequence[Mapping[str, Any]]) -> torch.Tensor:
         """Attribute columns to (B, n) raw values; class names are accepted beside class indices."""
@@ -86,10 +75,6 @@ def _raw(attribute, value: Any) -> float:
     return attribute.parse(value) if isinstance(value, str) else float(value)
 
 
-def _is_grey_square(image: Any, size: int) -> bool:
-    return isinstance(image, Image.Image) and image.mode == "L" and image.size == (size, size)
-
-
 def _first_side(images: Sequence[Any]) -> int:
     first = images[0]
     if isinstance(first, Image.Image) and first.width == first.height:
@@ -97,7 +82,3 @@ def _first_side(images: Sequence[Any]) -> int:
     raise CXRDataError(
         "The images are not square PIL images and no resolution was given: pass resolution=... to CXRCollator."
     )
-
-
-def _processor_size(processor: CXRImageProcessor) -> int:
-    return int(processor.size["height"])

@@ -6,12 +6,15 @@ import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import datasets
+import numpy as np
+import pyarrow.parquet as pq
+from PIL import Image, UnidentifiedImageError
+
+from ..images.image_processing_cxr import CXRImageProcessor
 from .errors import CXRDataError, UnreadableImageError
-
-if TYPE_CHECKING:
-    from ..images.image_processing_cxr import CXRImageProcessor
 
 
 class ImageEncoder:
@@ -29,43 +32,33 @@ class ImageEncoder:
 
     def __call__(self, file: str, row: int = -1) -> dict[str, Any]:
         """`{"bytes", "path"}`; raises UnreadableImageError naming the file."""
-        where = file if row < 0 else f"{file}, row {row}"
         try:
-            source = {"bytes": None, "path": file} if row < 0 else self._from_parquet(file, row)
-            return self._encode(source)
+            if row < 0:
+                return self._encode({"bytes": None, "path": file})
+            if self._parquet is None or self._parquet.file != file:
+                self._parquet = ParquetImages(file)
+            return self._encode(self._parquet[row])
         except MemoryError:
             raise
         except Exception as error:  # decoders raise many types; all become one that names the file
             reason = str(error) or type(error).__name__
+            where = file if row < 0 else f"{file}, row {row}"
             message = reason if row < 0 and Path(file).name in reason else f"{where}: {reason}"
             raise UnreadableImageError(message) from error
 
-    def _from_parquet(self, file: str, row: int) -> dict[str, Any]:
-        if self._parquet is None or self._parquet.file != file:
-            self._parquet = ParquetImages(file)
-        return self._parquet[row]
-
     def _encode(self, source: dict[str, Any]) -> dict[str, Any]:
-        import numpy as np
-        from PIL import Image
-
         if self.resolution is None:
             self._check_as_it_is(source)
             return source
         if (stored := self._as_it_is(source)) is not None:
             return stored
         pixels = self.processor(source, return_tensors="np")["pixel_values"][0, 0]
-        levels = np.rint((pixels + 1) * 127.5).astype(np.uint8)
         buffer = io.BytesIO()
-        Image.fromarray(levels).save(buffer, "PNG", compress_level=1)
+        Image.fromarray(np.rint((pixels + 1) * 127.5).astype(np.uint8)).save(buffer, "PNG", compress_level=1)
         return {"bytes": buffer.getvalue(), "path": f"{Path(source['path'] or 'image').stem}.png"}
 
     def _check_as_it_is(self, source: dict[str, Any]) -> None:
         """Refuses a file whose grey values `datasets` would not read as the processor does."""
-        import datasets
-        import numpy as np
-        from PIL import UnidentifiedImageError
-
         pixels = self.processor.load(source)
         try:
             grey = np.asarray(datasets.Image(mode="L").decode_example(source))
@@ -78,8 +71,6 @@ class ImageEncoder:
 
     def _as_it_is(self, source: dict[str, Any]) -> dict[str, Any] | None:
         """The encoded bytes themselves, if they are a grey PNG or JPEG of the wanted size."""
-        from PIL import Image, UnidentifiedImageError
-
         if not source["bytes"] and not os.path.isfile(source["path"]):
             return None  # missing, or a pipe, which the processor refuses without opening it
         try:
@@ -97,24 +88,21 @@ class ImageEncoder:
 
 
 class ParquetImages:
-    """The `image` column of a parquet file, one row group in memory at a time."""
+    """The column `image` of a parquet file, one row group in memory at a time."""
 
     def __init__(self, file: str):
-        import numpy as np
-        import pyarrow.parquet as pq
-
         self.file = file
         self._data = pq.ParquetFile(file, memory_map=True)
-        groups = range(self._data.num_row_groups)
-        self._starts = np.cumsum([0] + [self._data.metadata.row_group(i).num_rows for i in groups])
-        self._group = -1
-        self._column: Any = None
+        lengths = [self._data.metadata.row_group(i).num_rows for i in range(self._data.num_row_groups)]
+        self._starts = np.cumsum([0, *lengths])
+        self._group, self._column = -1, None
 
     def __getitem__(self, row: int) -> dict[str, Any]:
+        """`{"bytes", "path"}`; raises CXRDataError where the row holds no bytes."""
         group = int(self._starts.searchsorted(row, side="right")) - 1
         if group != self._group:
-            self._column = self._data.read_row_group(group, columns=["image"])["image"]
             self._group = group
+            self._column = self._data.read_row_group(group, columns=["image"])["image"]
         value = self._column[int(row - self._starts[group])].as_py()
         if not isinstance(value, Mapping) or not value.get("bytes"):
             raise CXRDataError("the image column holds no image bytes in this row.")

@@ -18,27 +18,23 @@ import json
 import logging
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from ..attributes import MAX_NUMBER, Attribute, AttributeSchema
+from ..causal_graph import CausalGraph
 from ..files import DICOM_SUFFIXES
 from .base import IDENTIFIERS, NOT_ATTRIBUTES, SPLITS, SourceTable, checked_schema
 from .cohort import NEGATIVE, SEPARATORS, is_free_text, is_missing, listed, parse_column, refuse
-from .definitions import DEFAULT_ATTRIBUTES, NO_FINDING, SEXES
-from .errors import BadRowError, CXRDataError, MissingDataError
+from .errors import CXRDataError, MissingDataError
 from .report import LoadReport
-from .splits import DEFAULT_FRACTIONS, split_by_patient
-from .tables import check_columns, check_regular_file, path_inside, read_table
-
-if TYPE_CHECKING:
-    from ..attributes import Attribute, AttributeSchema
-    from ..causal_graph import CausalGraph
+from .sources import NO_FINDING, SEXES, SHARED, default_graph
+from .splits import DEFAULT_FRACTIONS, choose_splits
+from .tables import check_columns, check_regular_file, file_inside, read_table
 
 METADATA = "metadata.csv"
 SCHEMA = "schema.json"
 MAX_CATEGORIES = 20
-USUAL = {definition["name"]: definition for definition in DEFAULT_ATTRIBUTES}
 SEX_LETTERS = {"m": "Male", "f": "Female"}
 SPLIT_NAMES = {name: name for name in SPLITS} | dict.fromkeys(("val", "valid", "validate"), "validation")
 
@@ -55,21 +51,12 @@ def read_folder(
     splits: str | None = None,
     fractions: Sequence[float] = DEFAULT_FRACTIONS,
 ) -> SourceTable:
-    """The table of a folder with `metadata.csv`.
+    """The table of a folder with `metadata.csv`; arguments and errors are those of every `sources.Source`.
 
     Args:
-        folder: holds `metadata.csv` and the images.
-        report: gets what is left out.
-        seed: for the division of patients.
         schema: what the columns mean; by default `schema.json`, or else `infer_schema`.
         attributes: the columns to use when the schema is inferred.
-        splits: "official" follows the column `split`, "patient" divides all patients by `fractions`; the
-            default is "official" where there is such a column.
-        fractions: parts for train, validation and test.
-
-    Raises:
-        MissingDataError: no metadata.csv, or a column is missing.
-        BadRowError: a value that the attribute cannot take, or a file name that leads outside the folder.
+        splits: "official" follows the column `split`, and is the default where there is one.
     """
     path, data = _metadata(folder)
     graph, inferred = None, schema is None and not (folder / SCHEMA).exists()
@@ -77,8 +64,23 @@ def read_folder(
         schema, graph = folder_schema(folder, attributes)
     schema = checked_schema(schema)
     check_columns(path, schema.names, data.columns)
-    data = _with_identifiers(data, path)
-    data["split"] = _splits(data, path, splits, fractions, seed)
+    if data["file_name"].isna().any():
+        row = int(data["file_name"].isna().to_numpy().argmax()) + 2
+        raise CXRDataError(f"{path}, line {row}: the file_name is empty.")
+    data["image_id"] = data["image_id"].fillna(data["file_name"]) if "image_id" in data else data["file_name"]
+    if "patient_id" not in data:
+        logger.warning(
+            "%s has no column patient_id: every image counts as a patient of its own, so images of one "
+            "patient may end up in several splits.",
+            path,
+        )
+        data["patient_id"] = data["file_name"]
+    if splits == "official" and "split" not in data:
+        raise MissingDataError(f"{path} has no column 'split', which splits='official' needs.")
+    splits = splits or ("official" if "split" in data else "patient")
+    data["split"] = choose_splits(
+        splits, data["patient_id"], fractions, seed, lambda: data["split"].str.lower().map(SPLIT_NAMES)
+    )
     bad = ~data["split"].isin(SPLITS)
     data = refuse(data, bad, f"its split in {path} is none of {', '.join(SPLITS)}.", report)
     remedy = f" Correct them, describe the column in {SCHEMA}, or choose other columns with attributes=[...]."
@@ -86,14 +88,14 @@ def read_folder(
         data[attribute.name] = _aliases(data[attribute.name], attribute, report)
         data[attribute.name], good = parse_column(data, attribute, str(path), report, remedy)
         data = data[good].reset_index(drop=True)
-    rows = _with_files(data, folder, path, report)
-    columns = [name for name in ("image", "split", *IDENTIFIERS) if name in rows]
-    dicom = rows["image"].str.lower().str.endswith(DICOM_SUFFIXES).any()
+    names = data["file_name"]
+    data["image"] = [file_inside(folder, name, path, name, report) for name in names]
+    columns = [name for name in ("image", "split", *IDENTIFIERS) if name in data]
     return SourceTable(
-        rows=rows[[*columns, *schema.names]],
+        rows=data[[*columns, *schema.names]],
         schema=schema,
         report=report,
-        needs_resolution=bool(dicom),
+        needs_resolution=bool(names.str.lower().str.endswith(DICOM_SUFFIXES).any()),
         graph=graph,
         inferred=inferred,
     )
@@ -120,9 +122,6 @@ def folder_schema(
 
     The inferred graph has age as a parent of finding where there are both, and else roots only.
     """
-    from ..attributes import AttributeSchema
-    from ..causal_graph import CausalGraph
-
     path = Path(folder) / SCHEMA
     if path.exists():
         check_regular_file(path, "schema")
@@ -131,7 +130,8 @@ def folder_schema(
             if odd := sorted(set(content) - {"attributes", "graph"}):
                 raise ValueError(f"unknown key {odd[0]!r}")
             schema = AttributeSchema(content["attributes"])
-            graph = CausalGraph(content.get("graph") or _default_graph(schema), schema.names)
+            graph = content.get("graph")
+            graph = CausalGraph(graph, schema.names) if graph else default_graph(schema.names)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CXRDataError(
                 f"{path} is not as it should be ({type(error).__name__}: {error}). It needs "
@@ -139,14 +139,7 @@ def folder_schema(
             ) from error
         return schema, graph
     schema = infer_schema(folder, attributes)
-    return schema, CausalGraph(_default_graph(schema))
-
-
-def _default_graph(schema: AttributeSchema) -> dict[str, list[str]]:
-    graph: dict[str, list[str]] = {name: [] for name in schema.names}
-    if "age" in graph and "finding" in graph:
-        graph["finding"] = ["age"]
-    return graph
+    return schema, default_graph(schema.names)
 
 
 def infer_schema(folder: str | Path, attributes: Sequence[str] | None = None) -> AttributeSchema:
@@ -161,11 +154,9 @@ def infer_schema(folder: str | Path, attributes: Sequence[str] | None = None) ->
         CXRDataError: no column can be an attribute; one of `attributes`, or a column named age, sex, view, race or
             finding, cannot; or a column has such a name in another spelling.
     """
-    from ..attributes import AttributeSchema
-
     path, data = _metadata(Path(folder))
     names = [name for name in data.columns if name not in NOT_ATTRIBUTES]
-    meanings = (*NOT_ATTRIBUTES, *USUAL, "finding")
+    meanings = (*NOT_ATTRIBUTES, *SHARED, "finding")
     chosen = names if attributes is None else attributes
     check_columns(path, chosen, data.columns)
     for name in chosen:
@@ -180,7 +171,7 @@ def infer_schema(folder: str | Path, attributes: Sequence[str] | None = None) ->
         attribute, fault = _infer(name, values, images, bool(data[name].isna().any()))
         if attribute is not None:
             found.append(attribute)
-        elif attributes is not None or name == "finding" or name in USUAL:
+        elif attributes is not None or name == "finding" or name in SHARED:
             raise CXRDataError(
                 f"{path}: the column {name!r} cannot be an attribute: {fault}. Correct it, describe it in "
                 f"{SCHEMA}, or choose other columns with attributes=[...]."
@@ -194,12 +185,10 @@ def infer_schema(folder: str | Path, attributes: Sequence[str] | None = None) ->
 
 def _infer(name: str, values: pd.Series, images: pd.Series, blank: bool) -> tuple[Attribute | None, str]:
     """What a column with these known values is, or why it is no attribute."""
-    from ..attributes import MAX_NUMBER, Attribute
-
     if values.empty:
         return None, "it has no known value"
-    if name in USUAL:
-        return Attribute(**USUAL[name]), ""
+    if name in SHARED:
+        return SHARED[name], ""
     numbers = pd.to_numeric(values, errors="coerce").astype("float64")
     if numbers.notna().all() and numbers.nunique() > 1:
         if (bad := numbers.abs() > MAX_NUMBER).any():
@@ -211,7 +200,13 @@ def _infer(name: str, values: pd.Series, images: pd.Series, blank: bool) -> tupl
         return Attribute(name, "continuous", minimum=float(numbers.min()), maximum=float(numbers.max())), ""
     classes = {text.casefold(): text for text in reversed(values.unique())}  # as spelt first
     if name in ("finding", "findings"):
-        odd = values.map(lambda text: bool(SEPARATORS.search(text)) or _is_odd(text, classes))
+        odd = values.map(
+            lambda text: (
+                bool(SEPARATORS.search(text))
+                or is_free_text(text)
+                and not _is_negative(text.casefold(), classes)
+            )
+        )
         if odd.any():
             return None, f"one label per image is needed, not {listed(values[odd], images[odd])}"
         if len(classes) == 1 and blank and numbers.isna().all() and not classes.keys() <= NEGATIVE:
@@ -229,10 +224,6 @@ def _is_negative(text: str, classes: Collection[str]) -> bool:
     return text in NEGATIVE or text.startswith("no ") and text[3:] in classes
 
 
-def _is_odd(text: str, classes: Collection[str]) -> bool:
-    return is_free_text(text) and not _is_negative(text.casefold(), classes)
-
-
 def _aliases(column: pd.Series, attribute: Attribute, report: LoadReport) -> pd.Series:
     """The column with M and F written out; blank findings become "No Finding" beside one finding alone."""
     if attribute.name == "sex" and attribute.categories == SEXES:
@@ -246,41 +237,3 @@ def _aliases(column: pd.Series, attribute: Attribute, report: LoadReport) -> pd.
             report.alter(reason, column.isna().sum())
             return column.fillna(NO_FINDING)
     return column
-
-
-def _with_identifiers(data: pd.DataFrame, path: Path) -> pd.DataFrame:
-    data = data.copy()
-    if data["file_name"].isna().any():
-        row = int(data["file_name"].isna().to_numpy().argmax()) + 2
-        raise CXRDataError(f"{path}, line {row}: the file_name is empty.")
-    data["image_id"] = data["image_id"].fillna(data["file_name"]) if "image_id" in data else data["file_name"]
-    if "patient_id" not in data:
-        logger.warning(
-            "%s has no column patient_id: every image counts as a patient of its own, so images of one "
-            "patient may end up in several splits.",
-            path,
-        )
-        data["patient_id"] = data["file_name"]
-    return data
-
-
-def _splits(data: pd.DataFrame, path: Path, splits: str | None, fractions, seed: int):
-    if splits not in (None, "official", "patient"):
-        raise CXRDataError(f"splits={splits!r}: choose 'official' or 'patient'.")
-    if splits == "official" and "split" not in data:
-        raise MissingDataError(f"{path} has no column 'split', which splits='official' needs.")
-    if splits == "patient" or "split" not in data:
-        return split_by_patient(data["patient_id"], fractions, seed)
-    return data["split"].str.strip().str.lower().map(SPLIT_NAMES)
-
-
-def _with_files(data: pd.DataFrame, folder: Path, path: Path, report: LoadReport) -> pd.DataFrame:
-    files: list[str | None] = []
-    for name in data.pop("file_name"):
-        try:
-            files.append(str(path_inside(folder, name, path)))
-        except BadRowError as error:
-            report.refuse(name, str(error))
-            files.append(None)
-    data["image"] = files
-    return data[data["image"].notna()].reset_index(drop=True)

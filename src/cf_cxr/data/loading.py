@@ -1,27 +1,68 @@
-"""`load_cxr`: one call for every source."""
+"""`load_cxr` and `cxr_schema`: one call for every source."""
 
 from __future__ import annotations
 
 import inspect
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from datasets import Dataset, DatasetDict
+from huggingface_hub.constants import HF_HOME
+
+from ..attributes import AttributeSchema
+from ..causal_graph import CausalGraph
+from ..images.image_processing_cxr import CXRImageProcessor
 from .base import SourceTable
+from .cohort import is_missing, refuse
 from .errors import CXRDataError
+from .folder import folder_schema
+from .phantom import PhantomConfig, phantom_dataset, phantom_schema
+from .preparation import prepare
 from .report import LoadReport, describe_attributes
-
-if TYPE_CHECKING:
-    import datasets
-
-    from ..images.image_processing_cxr import CXRImageProcessor
-from .tables import find_source
+from .sources import NAMES, default_graph, default_schema, find_source
+from .splits import check_no_overlap
 
 CACHE_VARIABLE = "CF_CXR_CACHE"
 #: Number of phantom images unless num_images is given.
 PHANTOM_IMAGES = {"train": 4000, "validation": 500, "test": 1000}
+
+
+def cxr_schema(
+    name: str | Path, *, finding: str | None = None, data_dir: str | Path | None = None
+) -> tuple[AttributeSchema, CausalGraph]:
+    """Default attributes and causal graph of a source.
+
+    Age is in years on [0, 100]; sex, view and finding are binary; race has three levels (White, Asian,
+    Black). The graph is that of Xia et al., MICCAI 2024 (arXiv 2403.09422): age is a parent of the finding,
+    the others are roots, and every attribute is a parent of the image.
+
+    Args:
+        name: one of `sources.NAMES`, or the folder of a data set as `load_cxr` accepts it.
+        finding: the label that is set against "No Finding", in the owner's spelling, for instance
+            `"Cardiomegaly"`; the default is pleural effusion. Its name is also the name of the class,
+            except that pleural effusion is always called `"Effusion"`.
+        data_dir: the folder, needed for `"folder"` only: its schema comes from its `schema.json`, or is
+            inferred from its `metadata.csv`.
+
+    Raises:
+        ValueError: unknown source, or a finding where there is no choice.
+    """
+    if name not in NAMES:
+        name, data_dir = find_source(name, data_dir)
+    if name == "phantom":
+        return phantom_schema(finding or "Effusion")
+    if name != "folder":
+        schema = default_schema(str(name), finding)
+        return schema, default_graph(schema.names)
+    if finding is not None:
+        raise ValueError(f"finding={finding!r}: the findings of a folder are the values in its metadata.csv.")
+    if data_dir is None:
+        raise ValueError("The schema of a folder depends on its metadata.csv: pass data_dir=...")
+    return folder_schema(data_dir)
 
 
 def load_cxr(
@@ -38,7 +79,7 @@ def load_cxr(
     max_skipped: float = 0.5,
     overwrite_cache: bool = False,
     **options: Any,
-) -> datasets.DatasetDict | datasets.Dataset:
+) -> DatasetDict | Dataset:
     """Radiographs with their attributes, split by patient, from any supported source.
 
     The first call reads, squares and resizes every image into a cache folder (in `num_proc` processes, with
@@ -73,22 +114,19 @@ def load_cxr(
         CXRDataError: anything else that is wrong with the data or an option.
     """
     report = LoadReport(source="", on_error=on_error)  # refuses an unknown on_error before any work
-    source, folder = find_source(name_or_path, data_dir)
-    if source == "phantom":
-        _check_options(_phantom, options, source)
+    report.source, folder = find_source(name_or_path, data_dir)
+    if report.source == "phantom":
+        _check_options(_phantom, options, "phantom")
         size = resolution if processor is None else _processor(resolution, processor)[0]
-        result = _phantom(size, seed, num_proc, cache_folder(cache_dir) / source, **options)
+        result = _phantom(size, seed, num_proc, cache_folder(cache_dir) / "phantom", **options)
     else:
-        report.source = source
         resolution, processor = _processor(resolution, processor)
-        table = read_table_of(source, folder, report, seed, options)
+        table = read_table_of(report.source, folder, report, seed, options)
         if table.needs_resolution and resolution is None:
             raise CXRDataError(
                 f"The images of {folder} are 16-bit or DICOM and cannot be used as they are: "
                 "pass resolution=... to prepare them."
             )
-        from .preparation import prepare
-
         result = prepare(
             table,
             resolution=resolution,
@@ -109,13 +147,10 @@ def read_table_of(
     source: str, folder: Path, report: LoadReport, seed: int, options: dict[str, Any]
 ) -> SourceTable:
     """The rows of a source, with options checked and splits that share no patient."""
-    from .cohort import is_missing, refuse
-    from .splits import check_no_overlap
-
-    reader: Callable[..., SourceTable] = getattr(import_module(f".{source}", __package__), f"read_{source}")
+    reader = getattr(import_module(f".{source}", __package__), f"read_{source}")
     _check_options(reader, options, source)
-    table = reader(folder, report=report, seed=seed, **options)
-    rows = table.rows
+    table: SourceTable = reader(folder, report=report, seed=seed, **options)
+    rows = table.rows[table.rows["image"].notna()]
     bad = is_missing(rows["patient_id"]) | (rows["patient_id"] == "None")
     rows = refuse(rows, bad, "the patient is unknown; give every image a patient_id, or none.", report)
     file = [name for name in ("image", "image_row") if name in rows]
@@ -128,30 +163,25 @@ def read_table_of(
     if rows.empty:
         raise CXRDataError(f"No image of {folder} is in the cohort.\n{report}")
     report.attributes = describe_attributes(table.schema, table.graph, rows)
-    check_no_overlap(table.rows["patient_id"], table.rows["split"], str(folder))
+    check_no_overlap(rows["patient_id"], rows["split"], str(folder))
     return table
 
 
 def cache_folder(cache_dir: str | Path | None = None) -> Path:
     """Where prepared data go: the argument, the environment variable CF_CXR_CACHE, or the HF cache."""
-    if cache_dir is None and not (cache_dir := os.environ.get(CACHE_VARIABLE)):
-        from huggingface_hub.constants import HF_HOME
-
-        return Path(HF_HOME) / "cf_cxr"
-    return Path(cache_dir).expanduser()
+    return Path(cache_dir or os.environ.get(CACHE_VARIABLE) or Path(HF_HOME) / "cf_cxr").expanduser()
 
 
 def _check_options(reader: Callable, options: dict[str, Any], source: str) -> None:
     parameters = inspect.signature(reader).parameters.values()
-    common = ("report", "seed")
-    known = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in common}
+    known = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"report", "seed"}
     if unknown := sorted(set(options) - known):
         raise CXRDataError(f"{source} has no option {unknown[0]!r}; it has {', '.join(sorted(known))}.")
 
 
-def _processor(resolution: int | None, processor: CXRImageProcessor | None):
-    from ..images.image_processing_cxr import CXRImageProcessor
-
+def _processor(
+    resolution: int | None, processor: CXRImageProcessor | None
+) -> tuple[int | None, CXRImageProcessor]:
     if resolution is not None and (not isinstance(resolution, int) or not 8 <= resolution <= 4096):
         raise CXRDataError(f"resolution={resolution!r}: give a number of pixels from 8 to 4096, or None.")
     if processor is None:
@@ -169,13 +199,9 @@ def _phantom(
     cache_dir: Path,
     *,
     num_images: int | Mapping[str, int] | None = None,
-    config: Any = None,
+    config: PhantomConfig | Mapping[str, Any] | None = None,
     finding: str | None = None,
-) -> datasets.DatasetDict:
-    from dataclasses import replace
-
-    from .phantom import PhantomConfig, phantom_dataset
-
+) -> DatasetDict:
     config = PhantomConfig(**config) if isinstance(config, Mapping) else config or PhantomConfig()
     wanted = {"resolution": resolution, "finding": finding}
     config = replace(config, **{name: value for name, value in wanted.items() if value is not None})

@@ -17,38 +17,22 @@ import pandas as pd
 
 from .base import SourceTable
 from .cohort import (
+    CHEXPERT_LABELS,
     canonical_finding,
     class_index,
-    drop_other_findings,
-    finding_from_labels,
     keep,
     race_group,
     refuse,
     to_number,
+    with_chexpert_finding,
 )
-from .definitions import NO_FINDING, RACES
 from .errors import CXRDataError, MissingDataError
 from .report import LoadReport
-from .schemas import cxr_schema
-from .splits import DEFAULT_FRACTIONS, split_by_patient
+from .sources import NO_FINDING, RACES, default_schema
+from .splits import DEFAULT_FRACTIONS, choose_splits
 from .tables import find_file, read_table
 
 NAME = "MIMIC-CXR-JPG"
-FINDINGS = (
-    "Atelectasis",
-    "Cardiomegaly",
-    "Consolidation",
-    "Edema",
-    "Enlarged Cardiomediastinum",
-    "Fracture",
-    "Lung Lesion",
-    "Lung Opacity",
-    "Pleural Effusion",
-    "Pleural Other",
-    "Pneumonia",
-    "Pneumothorax",
-    "Support Devices",
-)
 MAX_AGE = 100.0
 OFFICIAL = {"train": "train", "validate": "validation", "test": "test"}
 
@@ -64,30 +48,24 @@ def read_mimic_cxr(
     fractions: Sequence[float] = DEFAULT_FRACTIONS,
     mimic_iv_dir: str | Path | None = None,
 ) -> SourceTable:
-    """The table of MIMIC-CXR-JPG, joined with age, sex and race from MIMIC-IV.
+    """The table of MIMIC-CXR-JPG, joined with MIMIC-IV; arguments and errors are those of every `sources.Source`.
 
     The cohort: AP or PA view; race the same over a patient's admissions and one of White, Asian, Black;
     age = anchor_age + year of the study - anchor_year; finding present where its label is 1, absent where
     "No Finding" is 1.
 
     Args:
-        folder: holds the MIMIC-CXR-JPG tables and `files/`.
-        report: gets what is left out or altered.
-        seed: for the division of patients.
-        finding: one of `FINDINGS`.
-        other_findings: "drop" images that show neither the finding nor "No Finding", or keep them with an
-            "unknown" finding.
-        splits: "patient" divides all patients by `fractions`; "official" reads `-split.csv.gz`.
-        fractions: parts for train, validation and test.
+        finding: one of `CHEXPERT_LABELS`.
+        splits: "official" reads `-split.csv.gz`.
         mimic_iv_dir: the MIMIC-IV folder, if its tables are not beside those of MIMIC-CXR-JPG.
-
-    Raises:
-        MissingDataError: a file or column is not there.
-        CXRDataError: an unknown finding or option.
     """
-    finding = canonical_finding(finding, FINDINGS, NAME)
+    finding = canonical_finding(finding, CHEXPERT_LABELS, NAME)
     metadata = _table(folder, "metadata", ["dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate"])
-    rows = metadata.assign(split=_splits(folder, metadata, splits, fractions, seed))
+    rows = metadata.assign(
+        split=choose_splits(
+            splits, metadata["subject_id"], fractions, seed, lambda: _official(folder, metadata["dicom_id"])
+        )
+    )
     rows = keep(rows, rows["ViewPosition"].isin(["AP", "PA"]), "views other than AP and PA", report)
     patients, race = _demographics(folder, mimic_iv_dir)
     rows = rows.merge(patients, on="subject_id", how="left").merge(race, on="subject_id", how="left")
@@ -95,11 +73,11 @@ def read_mimic_cxr(
     rows = keep(rows, rows["race"].notna(), "patients without an admission that records race", report)
     rows = keep(rows, rows["race"] != "inconsistent", "race differs between admissions", report)
     rows = keep(rows, rows["race"].isin(RACES), f"race other than {', '.join(RACES)}", report)
-    rows = _with_finding(rows, folder, finding)
-    if drop_other_findings(other_findings):
-        rows = keep(rows, rows["finding"].notna(), f"neither {finding} nor {NO_FINDING}", report)
-    schema, _ = cxr_schema("mimic_cxr", finding=finding)
-    return SourceTable(rows=_columns(rows, folder, report), schema=schema, report=report)
+    labels = _table(folder, "chexpert", ["subject_id", "study_id", finding, NO_FINDING])
+    labels = labels.drop_duplicates(["subject_id", "study_id"])
+    rows = rows.merge(labels, on=["subject_id", "study_id"], how="left")
+    rows = _columns(with_chexpert_finding(rows, finding, other_findings, report), folder, report)
+    return SourceTable(rows=rows, schema=default_schema("mimic_cxr", finding), report=report)
 
 
 def _table(folder: Path, kind: str, columns: Sequence[str]) -> pd.DataFrame:
@@ -107,19 +85,13 @@ def _table(folder: Path, kind: str, columns: Sequence[str]) -> pd.DataFrame:
     return read_table(find_file([folder], patterns, f"The {kind} table of {NAME}"), columns)
 
 
-def _splits(folder: Path, metadata: pd.DataFrame, splits: str, fractions, seed: int) -> np.ndarray:
-    if splits == "patient":
-        return split_by_patient(metadata["subject_id"], fractions, seed)
-    if splits != "official":
-        raise CXRDataError(f"splits={splits!r}: choose 'patient' or 'official'.")
-    official = (
-        _table(folder, "split", ["dicom_id", "split"]).drop_duplicates("dicom_id").set_index("dicom_id")
-    )
-    result = metadata["dicom_id"].map(official["split"]).map(OFFICIAL)
+def _official(folder: Path, images: pd.Series) -> np.ndarray:
+    table = _table(folder, "split", ["dicom_id", "split"]).drop_duplicates("dicom_id").set_index("dicom_id")
+    result = images.map(table["split"]).map(OFFICIAL)
     if result.isna().any():
-        first = metadata["dicom_id"][result.isna()].iloc[0]
         raise CXRDataError(
-            f"The split table of {NAME} has no split for {result.isna().sum()} images ({first})."
+            f"The split table of {NAME} has no split for {result.isna().sum()} images "
+            f"({images[result.isna()].iloc[0]})."
         )
     return result.to_numpy(dtype=object)
 
@@ -128,11 +100,9 @@ def _demographics(folder: Path, mimic_iv_dir: str | Path | None) -> tuple[pd.Dat
     """Per patient: (subject_id, gender, anchor_age, anchor_year), and (subject_id, race) or "inconsistent"."""
     base = folder if mimic_iv_dir is None else Path(mimic_iv_dir).expanduser()
     places = [base, base / "hosp", base / "core"]
-    patterns = ["patients.csv.gz", "patients.csv"]
-    path = find_file(places, patterns, "MIMIC-IV patients (for age and sex)")
+    path = find_file(places, ["patients.csv.gz", "patients.csv"], "MIMIC-IV patients (for age and sex)")
     patients = read_table(path, ["subject_id", "gender", "anchor_age", "anchor_year"])
-    patterns = ["admissions.csv.gz", "admissions.csv"]
-    path = find_file(places, patterns, "MIMIC-IV admissions (for race)")
+    path = find_file(places, ["admissions.csv.gz", "admissions.csv"], "MIMIC-IV admissions (for race)")
     try:
         admissions = read_table(path, ["subject_id", "race"])
     except MissingDataError:  # the name before MIMIC-IV 2.0
@@ -142,14 +112,6 @@ def _demographics(folder: Path, mimic_iv_dir: str | Path | None) -> tuple[pd.Dat
     groups = admissions.groupby("subject_id")["race"].agg(["first", "nunique"])
     race = groups["first"].mask(groups["nunique"] > 1, "inconsistent").rename("race").reset_index()
     return patients.drop_duplicates("subject_id"), race
-
-
-def _with_finding(rows: pd.DataFrame, folder: Path, finding: str) -> pd.DataFrame:
-    labels = _table(folder, "chexpert", ["subject_id", "study_id", finding, NO_FINDING])
-    labels = labels.drop_duplicates(["subject_id", "study_id"])
-    rows = rows.merge(labels, on=["subject_id", "study_id"], how="left")
-    positive, normal = to_number(rows[finding]) == 1, to_number(rows[NO_FINDING]) == 1
-    return rows.assign(finding=finding_from_labels(positive, normal))
 
 
 def _columns(rows: pd.DataFrame, folder: Path, report: LoadReport) -> pd.DataFrame:
@@ -167,8 +129,8 @@ def _columns(rows: pd.DataFrame, folder: Path, report: LoadReport) -> pd.DataFra
             "study_id": study,
             "split": rows["split"],
             "age": age.mask(age < 0).clip(upper=MAX_AGE),
-            "race": class_index(rows["race"], {race: i for i, race in enumerate(RACES)}),
-            "sex": class_index(rows["gender"], {"M": 0, "F": 1}),
+            "race": class_index(rows["race"], RACES),
+            "sex": class_index(rows["gender"], "MF"),
             "finding": rows["finding"],
         }
     )

@@ -14,47 +14,19 @@ import numpy as np
 import pandas as pd
 
 from .base import SourceTable
-from .cohort import (
-    canonical_finding,
-    class_index,
-    drop_other_findings,
-    finding_from_labels,
-    keep,
-    known_age,
-    refuse,
-)
-from .definitions import NO_FINDING
-from .errors import CXRDataError, MissingDataError
+from .cohort import canonical_finding, class_index, known_age, refuse, with_finding
+from .errors import MissingDataError
 from .report import LoadReport
-from .schemas import cxr_schema
-from .splits import DEFAULT_FRACTIONS, carve_validation, split_by_patient
+from .sources import NO_FINDING, default_schema
+from .splits import DEFAULT_FRACTIONS, carve_validation, choose_splits
 from .tables import find_file, read_table
 
 NAME = "NIH ChestX-ray14"
-COLUMNS = (
-    "Image Index",
-    "Finding Labels",
-    "Patient ID",
-    "Patient Age",
-    "Patient Gender",
-    "View Position",
-)
+COLUMNS = "Image Index, Finding Labels, Patient ID, Patient Age, Patient Gender, View Position".split(", ")
 FINDINGS = (
-    "Atelectasis",
-    "Cardiomegaly",
-    "Consolidation",
-    "Edema",
-    "Effusion",
-    "Emphysema",
-    "Fibrosis",
-    "Hernia",
-    "Infiltration",
-    "Mass",
-    "Nodule",
-    "Pleural_Thickening",
-    "Pneumonia",
-    "Pneumothorax",
-)
+    "Atelectasis, Cardiomegaly, Consolidation, Edema, Effusion, Emphysema, Fibrosis, Hernia, Infiltration, Mass, "
+    "Nodule, Pleural_Thickening, Pneumonia, Pneumothorax"
+).split(", ")
 YEARS_PER_UNIT = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 
 
@@ -68,47 +40,39 @@ def read_nih_cxr14(
     splits: str = "official",
     fractions: Sequence[float] = DEFAULT_FRACTIONS,
 ) -> SourceTable:
-    """The table of NIH ChestX-ray14.
+    """The table of NIH ChestX-ray14; arguments and errors are those of every `sources.Source`.
 
     Args:
-        folder: holds the files above.
-        report: gets what is left out or altered.
-        seed: for the division of patients.
         finding: one of `FINDINGS`; set against "No Finding".
-        other_findings: images with other findings only have an "unknown" finding, or "drop" them.
         splits: "official" follows the two lists and takes a tenth of the patients of `train_val_list.txt` for
-            validation; "patient" divides all patients by `fractions`.
-        fractions: parts for train, validation and test.
-
-    Raises:
-        MissingDataError: a file or column is not there.
-        CXRDataError: an unknown finding or option.
+            validation.
     """
     finding = canonical_finding(finding, FINDINGS, NAME)
     table = find_file([folder], ["Data_Entry_2017*.csv"], f"The table of {NAME}")
     data = read_table(table, COLUMNS)
+    patients = data["Patient ID"]
+    official = choose_splits(splits, patients, fractions, seed, lambda: _official(folder, data, seed))
     labels = data["Finding Labels"].fillna("").str.split("|")
     rows = pd.DataFrame(
         {
             "image_id": data["Image Index"].str.removesuffix(".png"),
-            "patient_id": data["Patient ID"],
+            "patient_id": patients,
             "age": known_age(parse_age(data["Patient Age"]), report),
-            "sex": class_index(data["Patient Gender"], {"M": 0, "F": 1}),
-            "view": class_index(data["View Position"], {"PA": 0, "AP": 1}),
-            "finding": finding_from_labels(
-                labels.map(lambda names: finding in names), labels.map(lambda names: names == [NO_FINDING])
-            ),
-            "split": _splits(folder, data, splits, fractions, seed),
+            "sex": class_index(data["Patient Gender"], "MF"),
+            "view": class_index(data["View Position"], ("PA", "AP")),
+            "finding": labels,
+            "split": official,
+            "image": find_images(folder, data["Image Index"]),
         }
     )
-    rows["image"] = find_images(folder, data["Image Index"])
     absent = f"is in {table.name} but not in the image folders of {folder}."
     rows = refuse(rows, rows["image"].isna(), absent, report, MissingDataError)
     rows = refuse(rows, rows["split"].isna(), "is in neither train_val_list.txt nor test_list.txt.", report)
-    if drop_other_findings(other_findings):
-        rows = keep(rows, rows["finding"].notna(), f"neither {finding} nor {NO_FINDING}", report)
-    schema, _ = cxr_schema("nih_cxr14", finding=finding)
-    return SourceTable(rows=rows, schema=schema, report=report)
+    positive = rows["finding"].map(lambda names: finding in names)
+    normal = rows["finding"].map(lambda names: names == [NO_FINDING])
+    rule = f"neither {finding} nor {NO_FINDING}"
+    rows = with_finding(rows, positive, normal, other_findings, rule, report)
+    return SourceTable(rows=rows, schema=default_schema("nih_cxr14", finding), report=report)
 
 
 def parse_age(text: pd.Series) -> pd.Series:
@@ -133,11 +97,7 @@ def find_images(folder: Path, names: pd.Series) -> list[str | None]:
     return [index.get(name) for name in names]
 
 
-def _splits(folder: Path, data: pd.DataFrame, splits: str, fractions, seed: int) -> np.ndarray:
-    if splits == "patient":
-        return split_by_patient(data["Patient ID"], fractions, seed)
-    if splits != "official":
-        raise CXRDataError(f"splits={splits!r}: choose 'official' or 'patient'.")
+def _official(folder: Path, data: pd.DataFrame, seed: int) -> np.ndarray:
     result = np.full(len(data), None, dtype=object)
     for file, name in (("train_val_list.txt", "train"), ("test_list.txt", "test")):
         path = folder / file
@@ -145,6 +105,5 @@ def _splits(folder: Path, data: pd.DataFrame, splits: str, fractions, seed: int)
             raise MissingDataError(
                 f'{path} is missing; it holds the official split. Download it, or pass splits="patient".'
             )
-        listed = set(path.read_text(encoding="utf-8").split())
-        result[data["Image Index"].isin(listed).to_numpy()] = name
+        result[data["Image Index"].isin(path.read_text(encoding="utf-8").split()).to_numpy()] = name
     return carve_validation(result, data["Patient ID"], seed=seed)

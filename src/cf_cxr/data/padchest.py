@@ -13,25 +13,17 @@ from pathlib import Path
 import pandas as pd
 
 from .base import SourceTable
-from .cohort import class_index, drop_other_findings, finding_from_labels, keep, known_age, refuse, to_number
-from .errors import BadRowError, CXRDataError
+from .cohort import class_index, keep, known_age, refuse, to_number, with_finding
+from .errors import CXRDataError
 from .report import LoadReport
-from .schemas import cxr_schema
+from .sources import default_schema
 from .splits import DEFAULT_FRACTIONS, split_by_patient
-from .tables import find_file, path_inside, read_table
+from .tables import file_inside, find_file, read_table
 
 NAME = "PadChest"
 COLUMNS = (
-    "ImageID",
-    "ImageDir",
-    "StudyDate_DICOM",
-    "StudyID",
-    "PatientID",
-    "PatientBirth",
-    "PatientSex_DICOM",
-    "Projection",
-    "Labels",
-)
+    "ImageID, ImageDir, StudyDate_DICOM, StudyID, PatientID, PatientBirth, PatientSex_DICOM, Projection, Labels"
+).split(", ")
 VIEWS = {"PA": 0, "AP": 1, "AP_horizontal": 1}
 NORMAL = "normal"
 
@@ -48,21 +40,9 @@ def read_padchest(
 ) -> SourceTable:
     """The table of PadChest: PA and AP (also supine, "AP_horizontal") images.
 
-    Age is the year of the study minus the year of birth. The finding is present where `Labels` has it and
-    absent where `Labels` is "normal" alone. The images are 16-bit, so they need a resolution.
-
-    Args:
-        folder: holds the CSV file and the images.
-        report: gets what is left out or altered.
-        seed: for the division of patients.
-        finding: a label, in any case.
-        other_findings: images that are neither have an "unknown" finding, or "drop" them.
-        splits: "patient", the owners publish no other.
-        fractions: parts for train, validation and test.
-
-    Raises:
-        MissingDataError: a file or column is not there.
-        CXRDataError: a label that no image has, or an unknown option.
+    Age is the year of the study minus the year of birth. The finding, a label in any case, is present where
+    `Labels` has it and absent where `Labels` is "normal" alone. The images are 16-bit, so they need a resolution.
+    Arguments and errors are those of every `sources.Source`; the owners publish no split.
     """
     if splits != "patient":
         raise CXRDataError(f"splits={splits!r}: {NAME} has no official split, choose 'patient'.")
@@ -84,11 +64,23 @@ def read_padchest(
         raise CXRDataError(
             f"No image of {table} has the label {wanted!r}. Some it has: {', '.join(known[:40])}."
         )
-    data["finding"] = finding_from_labels(positive, data["labels"].map(lambda names: names == {NORMAL}))
-    if drop_other_findings(other_findings):
-        data = keep(data, data["finding"].notna(), f"neither {wanted} nor {NORMAL}", report)
-    schema, _ = cxr_schema("padchest", finding=finding)
-    rows = _columns(data, folder, table, report)
+    normal = data["labels"].map(lambda names: names == {NORMAL})
+    data = with_finding(data, positive, normal, other_findings, f"neither {wanted} nor {NORMAL}", report)
+    study_year = to_number(data["StudyDate_DICOM"].str.slice(0, 4))
+    rows = pd.DataFrame(
+        {
+            "image": _files(data, folder, table, report),
+            "image_id": data["image_id"].str.removesuffix(".png"),
+            "patient_id": data["PatientID"],
+            "study_id": data["StudyID"],
+            "split": data["split"],
+            "age": known_age(study_year - to_number(data["PatientBirth"]), report),
+            "sex": class_index(data["PatientSex_DICOM"], "MF"),
+            "view": class_index(data["Projection"], VIEWS),
+            "finding": data["finding"],
+        }
+    )
+    schema = default_schema("padchest", finding)
     return SourceTable(rows=rows, schema=schema, report=report, needs_resolution=True)
 
 
@@ -103,32 +95,12 @@ def parse_labels(text: str) -> set[str] | None:
     return {label.strip().casefold() for label in labels} - {""}
 
 
-def _columns(data: pd.DataFrame, folder: Path, table: Path, report: LoadReport) -> pd.DataFrame:
-    study_year = to_number(data["StudyDate_DICOM"].str.slice(0, 4))
-    rows = pd.DataFrame(
-        {
-            "image": _files(data, folder, table, report),
-            "image_id": data["image_id"].str.removesuffix(".png"),
-            "patient_id": data["PatientID"],
-            "study_id": data["StudyID"],
-            "split": data["split"],
-            "age": known_age(study_year - to_number(data["PatientBirth"]), report),
-            "sex": class_index(data["PatientSex_DICOM"], {"M": 0, "F": 1}),
-            "view": class_index(data["Projection"], VIEWS),
-            "finding": data["finding"],
-        }
-    )
-    return rows[rows["image"].notna()].reset_index(drop=True)
-
-
 def _files(data: pd.DataFrame, folder: Path, table: Path, report: LoadReport) -> list[str | None]:
     flat = folder / "images" if (folder / "images").is_dir() else folder
-    files: list[str | None] = []
-    for name, place in zip(data["image_id"], data["ImageDir"].fillna("")):
-        try:
-            nested = path_inside(folder, f"{place.removesuffix('.0')}/{name}" if place else name, table)
-            files.append(str(nested if nested.parent.is_dir() and place else path_inside(flat, name, table)))
-        except BadRowError as error:
-            report.refuse(str(name), str(error))
-            files.append(None)
+    files = []
+    for name, place in zip(data["image_id"], data["ImageDir"].fillna("").str.removesuffix(".0")):
+        file = file_inside(folder, f"{place}/{name}" if place else name, table, name, report)
+        if file and not (place and Path(file).parent.is_dir()):
+            file = file_inside(flat, name, table, name, report)
+        files.append(file)
     return files

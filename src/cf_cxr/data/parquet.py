@@ -9,37 +9,23 @@ labels with `|`, `;` or `,` between them. Labels are compared whole; free text i
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import datasets
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
+from ..attributes import Attribute, AttributeSchema
 from .base import IDENTIFIERS, SPLITS, SourceTable, checked_schema
-from .cohort import (
-    MISSING,
-    SEPARATORS,
-    drop_other_findings,
-    finding_from_labels,
-    is_free_text,
-    keep,
-    parse_column,
-    refuse_values,
-)
-from .definitions import NO_FINDING, finding_class
+from .cohort import MISSING, NEGATIVE, SEPARATORS, is_free_text, parse_column, refuse_values, with_finding
 from .errors import CXRDataError, MissingDataError
 from .report import LoadReport
-from .schemas import cxr_schema
+from .sources import NO_FINDING, default_schema, finding_class
 from .tables import check_columns, check_regular_file
-
-NORMAL = frozenset((NO_FINDING.casefold(), "normal"))
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from ..attributes import Attribute, AttributeSchema
 
 
 def read_parquet(
@@ -51,23 +37,15 @@ def read_parquet(
     other_findings: str = "unknown",
     schema: AttributeSchema | Sequence[dict] | None = None,
 ) -> SourceTable:
-    """The table of a folder of parquet files.
+    """The table of a folder of parquet files, which are the splits.
+
+    Arguments and errors are those of every `sources.Source`.
 
     Args:
-        folder: holds the files above; they are the splits.
-        report: gets what is left out.
-        seed: not used, the splits are given.
         finding: the label that makes an image positive, where there is a column `findings`.
-        other_findings: images with other labels only have an "unknown" finding, or "drop" them.
-        schema: the attributes; by default those of `cxr_schema("parquet", finding=finding)`.
-
-    Raises:
-        MissingDataError: a file or column is not there.
-        BadRowError: a value that the attribute cannot take.
+        schema: the attributes; by default age, sex, view and finding.
     """
-    if schema is None:
-        schema, _ = cxr_schema("parquet", finding=finding)
-    schema = checked_schema(schema)
+    schema = checked_schema(default_schema("parquet", finding) if schema is None else schema)
     parts = [
         _read_file(path, schema, finding, report).assign(split=split)
         for split in SPLITS
@@ -80,8 +58,9 @@ def read_parquet(
     if "findings" in rows:
         if not rows.pop("findings").any():
             raise CXRDataError(f"No image in {folder} has the finding {finding!r}.")
-        if drop_other_findings(other_findings):
-            rows = keep(rows, rows["finding"].notna(), f"neither {finding} nor {NO_FINDING}", report)
+        positive, normal = rows["finding"] == 1, rows["finding"] == 0
+        rule = f"neither {finding} nor {NO_FINDING}"
+        rows = with_finding(rows, positive, normal, other_findings, rule, report)
     return SourceTable(rows=rows, schema=schema, report=report)
 
 
@@ -95,17 +74,14 @@ def split_files(folder: Path, split: str) -> list[Path]:
 
 
 def _read_file(path: Path, schema: AttributeSchema, finding: str, report: LoadReport) -> pd.DataFrame:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     check_regular_file(path, "parquet file")
     try:
         wanted = _columns(path, pq.read_schema(path).names, schema)
         table = pq.read_table(path, columns=wanted)
-        class_names = _class_names(table.schema)
+        features = datasets.Features.from_arrow_schema(table.schema)
     except CXRDataError:
         raise
-    except (pa.ArrowException, OSError, ValueError, AttributeError, KeyError) as error:
+    except (pa.ArrowException, OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise CXRDataError(f"{path} is no readable parquet file: {error}. Copy it again.") from error
     rows = pd.DataFrame({"image": str(path), "image_row": range(table.num_rows)})
     rows["patient_id"] = [str(value) for value in table["patient_id"].to_pylist()]
@@ -116,7 +92,7 @@ def _read_file(path: Path, schema: AttributeSchema, finding: str, report: LoadRe
     bad = pd.Series(False, index=rows.index)
     for attribute in schema:
         if attribute.name in wanted:
-            rows[attribute.name] = _values(table[attribute.name], attribute, class_names.get(attribute.name))
+            rows[attribute.name] = _values(table[attribute.name], attribute, features[attribute.name])
             rows[attribute.name], good = parse_column(rows, attribute, str(path), report)
             bad |= ~good
     if "findings" in wanted:
@@ -127,9 +103,8 @@ def _read_file(path: Path, schema: AttributeSchema, finding: str, report: LoadRe
         refuse_values(rows["image_id"], written, faults, str(path), report)
         bad |= faults != ""
         positive = labels.map(lambda names: wanted_name in map(_key, names or ()))
-        normal = labels.map(lambda names: names is not None and {*map(_key, names)} <= NORMAL)
-        rows["finding"] = finding_from_labels(positive, normal)
-        rows["findings"] = positive
+        normal = labels.map(lambda names: names is not None and {*map(_key, names)} <= NEGATIVE)
+        rows = with_finding(rows, positive, normal, "unknown", "", report).assign(findings=positive)
     return rows[~bad].reset_index(drop=True)
 
 
@@ -144,7 +119,7 @@ def label_names(value: Any) -> list[str] | None:
 def label_fault(names: list[str] | None, finding: str) -> str:
     """Why these are no labels that can be compared whole with `finding`, or contradict each other; or ""."""
     keys = {*map(_key, names or ())}
-    if finding in keys and keys & NORMAL:
+    if finding in keys and keys & NEGATIVE:
         return f"findings={'|'.join(names)!r} has {finding!r} and no finding at once; leave one."
     for name in names or ():
         if _key(name) != finding and (
@@ -168,22 +143,11 @@ def _columns(path: Path, names: list[str], schema: AttributeSchema) -> list[str]
     return attributes + [name for name in IDENTIFIERS if name in names]
 
 
-def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
-    """Names behind the integers of `ClassLabel` columns, from the metadata that `datasets` writes."""
-    metadata = (schema.metadata or {}).get(b"huggingface")
-    features = json.loads(metadata).get("info", {}).get("features", {}) if metadata else {}
-    return {
-        name: feature["names"]
-        for name, feature in features.items()
-        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
-    }
-
-
-def _values(column: pa.ChunkedArray, attribute: Attribute, names: list[str] | None) -> pd.Series:
+def _values(column: pa.ChunkedArray, attribute: Attribute, feature: Any) -> pd.Series:
     """Human values. A number whose class the file does not name is no class: 0 may be anybody's Female."""
     values = column.to_pylist()
-    if names:
-        names = dict(enumerate(names))
+    if isinstance(feature, datasets.ClassLabel):
+        names = dict(enumerate(feature.names))
         values = [None if value is None or value < 0 else names.get(value, str(value)) for value in values]
     elif attribute.is_discrete:
         values = [None if value is None else str(value) for value in values]

@@ -15,26 +15,29 @@ import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .base import IDENTIFIERS, SPLITS, SourceTable, cxr_features
+import pandas as pd
+import pyarrow as pa
+import torch
+from datasets import ClassLabel, Dataset, DatasetDict, Features, NamedSplit, concatenate_datasets
+from datasets.arrow_writer import ArrowWriter
+from datasets.utils import tqdm
+from filelock import FileLock
+
+from ..files import write_atomically
+from ..images.image_processing_cxr import CXRImageProcessor
+from .base import SPLITS, SourceTable, cxr_features
 from .encoding import ImageEncoder
 from .errors import CXRDataError, UnreadableImageError
-from .report import LoadReport, write_text
-
-if TYPE_CHECKING:
-    import datasets
-    import pandas as pd
-
-    from ..images.image_processing_cxr import CXRImageProcessor
+from .report import HINT, LoadReport
 
 FORMAT_VERSION = 2
 SHARD_ROWS = 1024
-logger = logging.getLogger(__name__)
-
 BATCH_ROWS = 64  # rows that are encoded before they go to disk
-SIDECAR = ".json"
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,16 +45,17 @@ class Shard:
     """One piece of work: some rows of one split, and the Arrow file they become."""
 
     path: Path
+    split: str
     rows: pd.DataFrame
-    schema: tuple[dict[str, Any], ...]
+    features: Features
     resolution: int | None
-    processor: dict[str, Any]
+    processor: CXRImageProcessor
     on_error: str
 
     @property
     def sidecar(self) -> Path:
         """The file that marks the shard as whole and says which of its images were skipped."""
-        return self.path.with_suffix(SIDECAR)
+        return self.path.with_suffix(".json")
 
     def outcome(self) -> dict[str, Any] | None:
         """The sidecar's content, or None if there is work to do (also: a skipped file has changed since)."""
@@ -67,16 +71,13 @@ class Shard:
             return None
         return outcome if unchanged and whole and named else None
 
-    def open(self, outcome: dict[str, Any]) -> datasets.Dataset:
+    def open(self, images: int) -> Dataset:
         """The shard's images; raises CXRDataError if the file is damaged or holds other images."""
-        import pyarrow as pa
-        from datasets import Dataset, NamedSplit
-
         own = set(zip(self.rows["image_id"].astype(str), self.rows["patient_id"].astype(str)))
         fault = "it holds other images or columns"
         try:
-            data = Dataset.from_file(str(self.path), split=NamedSplit(self.path.name.split("-")[0]))
-            same = data.features == self.features() and len(data) == outcome["images"]
+            data = Dataset.from_file(str(self.path), split=NamedSplit(self.split))
+            same = data.features == self.features and len(data) == images
             if same and own.issuperset(zip(data["image_id"], data["patient_id"])):
                 return data
         except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -84,12 +85,6 @@ class Shard:
         raise CXRDataError(
             f"{self.path} is not as it was written ({fault}). Delete it, and its images are prepared again."
         )
-
-    def features(self) -> datasets.Features:
-        """The columns of the Arrow file."""
-        from ..attributes import AttributeSchema
-
-        return cxr_features(AttributeSchema(self.schema), study_id="study_id" in self.rows.columns)
 
 
 def prepare(
@@ -101,7 +96,7 @@ def prepare(
     num_proc: int | None = None,
     max_skipped: float = 0.5,
     overwrite_cache: bool = False,
-) -> datasets.DatasetDict:
+) -> DatasetDict:
     """Makes a table's images into a DatasetDict on disk, or opens it where that is done already.
 
     Args:
@@ -117,40 +112,48 @@ def prepare(
         UnreadableImageError: an image cannot be read and the report's `on_error` is "raise".
         CXRDataError: there is nothing to load, or more than `max_skipped` was skipped.
     """
-    from filelock import FileLock
-
-    _check_fraction(table.report, len(table.rows), max_skipped)
-    folder = Path(cache_dir) / f"{table.report.source}-{cache_key(table, resolution, processor)}"
+    report = table.report
+    _check_fraction(report, len(table.rows), max_skipped)
+    folder = cache_dir / f"{report.source}-{cache_key(table, resolution, processor)}"
     folder.mkdir(parents=True, exist_ok=True)
     shards = list(_shards(table, folder, resolution, processor))
     lock = FileLock(folder / ".lock")  # a second process, for instance of accelerate, waits and then reads
     if overwrite_cache or any(shard.outcome() is None for shard in shards):
         with lock:
-            for leftover in folder.glob(".*.tmp"):  # of a process that was killed
+            for leftover in folder.glob(".incomplete-*"):  # of a process that was killed
                 leftover.unlink()
             if overwrite_cache:
                 for shard in shards:
                     shard.sidecar.unlink(missing_ok=True)
             _work(shards, num_proc)
     outcomes = [shard.outcome() for shard in shards]
-    data = _open(shards, outcomes)
+    parts = [(shard, shard.open(outcome["images"])) for shard, outcome in zip(shards, outcomes)]
     try:
-        _complete_report(table.report, shards, outcomes, max_skipped)
+        for shard, outcome in zip(shards, outcomes):
+            report.images[shard.split] = report.images.get(shard.split, 0) + outcome["images"]
+            for entry in outcome["skipped"]:
+                report.refuse(entry["image"], entry["reason"], UnreadableImageError)
+            report.suspicious.extend(outcome["suspicious"])
+        _check_fraction(report, sum(report.images.values()), max_skipped)
     except CXRDataError:
-        _forget_skipped(shards)
+        for shard, outcome in zip(shards, outcomes):
+            if outcome["skipped"]:  # the next call tries these again
+                shard.sidecar.unlink(missing_ok=True)
         raise
-    _report_copies(table.report, data, [digest for outcome in outcomes for digest in outcome["digests"]])
-    if not table.report.is_saved(folder):  # a finished cache may be read-only
+    data = DatasetDict()
+    for split in SPLITS:
+        if own := [part for shard, part in parts if shard.split == split and len(part)]:
+            data[split] = concatenate_datasets(own, split=NamedSplit(split)) if own[1:] else own[0]
+    _report_copies(report, data, [digest for outcome in outcomes for digest in outcome["digests"]])
+    if not report.is_saved(folder):  # a finished cache may be read-only
         with lock:
-            table.report.save(folder)
-    table.report.announce(folder, logging.WARNING if table.inferred else logging.INFO)
+            report.save(folder)
+    report.announce(folder, logging.WARNING if table.inferred else logging.INFO)
     return data
 
 
 def cache_key(table: SourceTable, resolution: int | None, processor: CXRImageProcessor) -> str:
     """Hash of everything that the prepared data depend on: rows, schema, size, the processor's settings."""
-    import pandas as pd
-
     rows = pd.util.hash_pandas_object(table.rows, index=False).to_numpy().tobytes()
     settings = {
         "format": FORMAT_VERSION,
@@ -159,45 +162,34 @@ def cache_key(table: SourceTable, resolution: int | None, processor: CXRImagePro
         "rows": hashlib.sha256(rows).hexdigest(),
         "schema": table.schema.to_list(),
         "resolution": resolution,
-        "processor": _processor_settings(processor),
+        "processor": processor.settings(),
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _processor_settings(processor: CXRImageProcessor) -> dict[str, Any]:
-    names = type(processor).valid_kwargs.__annotations__
-    return {name: getattr(processor, name) for name in names}
-
-
-def _shards(table: SourceTable, folder: Path, resolution, processor) -> Iterator[Shard]:
+def _shards(table: SourceTable, folder: Path, *settings) -> Iterator[Shard]:
+    features = cxr_features(table.schema, study_id="study_id" in table.rows)
     for split in SPLITS:
         rows = table.rows[table.rows["split"] == split]
         count = -(-len(rows) // SHARD_ROWS)
         for i in range(count):
-            yield Shard(
-                path=folder / f"{split}-{i:05d}-of-{count:05d}.arrow",
-                rows=rows.iloc[i * SHARD_ROWS : (i + 1) * SHARD_ROWS],
-                schema=tuple(table.schema.to_list()),
-                resolution=resolution,
-                processor=_processor_settings(processor),
-                on_error=table.report.on_error,
-            )
+            path = folder / f"{split}-{i:05d}-of-{count:05d}.arrow"
+            part = rows.iloc[i * SHARD_ROWS : (i + 1) * SHARD_ROWS]
+            yield Shard(path, split, part, features, *settings, table.report.on_error)
 
 
 def _work(shards: list[Shard], num_proc: int | None) -> None:
-    from datasets.utils import tqdm
-
     todo = [shard for shard in shards if shard.outcome() is None]
-    if not todo:
-        return
     total, left = (sum(len(shard.rows) for shard in group) for group in (shards, todo))
     with tqdm(total=total, initial=total - left, unit="image", desc="Preparing radiographs") as bar:
-        if not num_proc or num_proc == 1 or len(todo) == 1:
+        if not num_proc or num_proc == 1 or len(todo) <= 1:
             for shard in todo:
                 prepare_shard(shard)
                 bar.update(len(shard.rows))
             return
-        with ProcessPoolExecutor(min(num_proc, len(todo)), initializer=_one_thread) as pool:
+        with ProcessPoolExecutor(
+            min(num_proc, len(todo)), initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
             futures = {pool.submit(prepare_shard, shard): shard for shard in todo}
             try:
                 for future in as_completed(futures):
@@ -208,93 +200,50 @@ def _work(shards: list[Shard], num_proc: int | None) -> None:
                 raise
 
 
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
-
-
 def prepare_shard(shard: Shard) -> None:
     """Writes one shard and its sidecar; runs in a worker process."""
-    import pyarrow as pa
-    from datasets.arrow_writer import ArrowWriter
+    outcome: dict[str, Any] = {"images": 0, "skipped": [], "suspicious": [], "digests": []}
 
-    from ..images.image_processing_cxr import CXRImageProcessor
-
-    features = shard.features()
-    encode = ImageEncoder(shard.resolution, CXRImageProcessor(**shard.processor))
-    skipped: list[dict[str, Any]] = []
-    suspicious: list[dict[str, str]] = []
-    digests: list[str] = []
-    temporary = shard.path.with_name(f".{shard.path.name}.{os.getpid()}.tmp")
-    try:
-        with ArrowWriter(features=features, path=str(temporary)) as writer:
-            for batch in _batches(_read_rows(shard, encode, skipped, suspicious)):
-                digests += [_digest(row["image"]) for row in batch]
-                columns = {name: [row[name] for row in batch] for name in features}
-                writer.write_table(pa.Table.from_pydict(columns, schema=features.arrow_schema))
+    def write(path: Path) -> None:
+        rows = _read_rows(shard, outcome)
+        with ArrowWriter(features=shard.features, path=str(path)) as writer:
+            while batch := list(islice(rows, BATCH_ROWS)):
+                columns = {name: [row[name] for row in batch] for name in shard.features}
+                writer.write_table(pa.Table.from_pydict(columns, schema=shard.features.arrow_schema))
             writer.finalize()
-        temporary.replace(shard.path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    outcome = {"images": len(digests), "skipped": skipped, "suspicious": suspicious, "digests": digests}
-    write_text(shard.sidecar, json.dumps(outcome))
+
+    write_atomically(shard.path, write)
+    write_atomically(shard.sidecar, json.dumps({**outcome, "images": len(outcome["digests"])}))
 
 
-def _digest(image: dict[str, Any]) -> str:
-    """Hash of what is stored, which is the same for the same picture."""
-    data = image["bytes"] or Path(image["path"]).read_bytes()
-    return hashlib.blake2b(data, digest_size=8).hexdigest()
-
-
-def _read_rows(shard: Shard, encode: ImageEncoder, skipped: list, suspicious: list) -> Iterator[dict]:
-    discrete = {a["name"] for a in shard.schema if a["kind"] != "continuous"}
-    names = {a["name"] for a in shard.schema}
-    for row in shard.rows.drop(columns="split").to_dict("records"):
-        file = row.pop("image")
+def _read_rows(shard: Shard, outcome: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The rows whose image can be read; `outcome` gets what is said of the images."""
+    encode = ImageEncoder(shard.resolution, shard.processor)
+    for row in shard.rows.to_dict("records"):
+        name, file = row["image_id"], row["image"]
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                image = encode(file, int(row.pop("image_row", -1)))
+                image = encode(file, int(row.get("image_row", -1)))
         except UnreadableImageError as error:
             if shard.on_error == "raise":
-                raise UnreadableImageError(
-                    f'{error} Pass on_error="skip" to leave such images out and list them in a report.'
-                ) from error
-            entry = {"image": row["image_id"], "reason": str(error), "file": file, "stamp": _stamp(file)}
-            skipped.append(entry)
+                raise UnreadableImageError(f"{error} {HINT}") from error
+            outcome["skipped"].append(
+                {"image": name, "reason": str(error), "file": file, "stamp": _stamp(file)}
+            )
             continue
         messages = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
-        suspicious.extend({"image": row["image_id"], "reason": message} for message in messages)
-        for name in names:
-            row[name] = _cell(row[name], name in discrete)
-        for name in row.keys() & set(IDENTIFIERS):
-            row[name] = str(row[name]) if row[name] == row[name] else None
-        yield row | {"image": image}
+        outcome["suspicious"].extend({"image": name, "reason": message} for message in messages)
+        stored = image["bytes"] or Path(file).read_bytes()  # the same for the same picture
+        outcome["digests"].append(hashlib.blake2b(stored, digest_size=8).hexdigest())
+        features = shard.features.items()
+        yield {key: image if key == "image" else _cell(row[key], feature) for key, feature in features}
 
 
-def _cell(value: float, discrete: bool) -> int | float | None:
-    if value != value:  # NaN
+def _cell(value: Any, feature: Any) -> int | float | str | None:
+    if pd.isna(value):
         return None
-    return int(value) if discrete else float(value)
-
-
-def _batches(rows: Iterator[dict]) -> Iterator[list[dict]]:
-    batch: list[dict] = []
-    for row in rows:
-        batch.append(row)
-        if len(batch) == BATCH_ROWS:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _forget_skipped(shards: list[Shard]) -> None:
-    """Lets the next call try the shards again that have unreadable images."""
-    for shard in shards:
-        if (shard.outcome() or {}).get("skipped"):
-            shard.sidecar.unlink(missing_ok=True)
+    return int(value) if isinstance(feature, ClassLabel) else feature.pa_type.to_pandas_dtype()(value)
 
 
 def _stamp(file: str) -> list[int] | None:
@@ -305,19 +254,7 @@ def _stamp(file: str) -> list[int] | None:
     return [status.st_size, status.st_mtime_ns]
 
 
-def _complete_report(
-    report: LoadReport, shards: list[Shard], outcomes: list[dict], max_skipped: float
-) -> None:
-    for shard, outcome in zip(shards, outcomes):
-        split = shard.path.name.split("-")[0]
-        report.images[split] = report.images.get(split, 0) + outcome["images"]
-        for entry in outcome["skipped"]:
-            report.refuse(entry["image"], entry["reason"], UnreadableImageError)
-        report.suspicious.extend(outcome["suspicious"])
-    _check_fraction(report, sum(report.images.values()), max_skipped)
-
-
-def _report_copies(report: LoadReport, data: datasets.DatasetDict, digests: list[str]) -> None:
+def _report_copies(report: LoadReport, data: DatasetDict, digests: list[str]) -> None:
     """Notes pictures that two patients share: one of them may be trained on, and the other tested."""
     first: dict[str, tuple[str, str, str]] = {}
     whose = (
@@ -338,15 +275,3 @@ def _check_fraction(report: LoadReport, images: int, max_skipped: float) -> None
             f"{report.source}: {skipped} of {images + skipped} images cannot be used, more than the part "
             f"max_skipped={max_skipped:g} that may be missing.{first}"
         )
-
-
-def _open(shards: list[Shard], outcomes: list[dict]) -> datasets.DatasetDict:
-    from datasets import DatasetDict, NamedSplit, concatenate_datasets
-
-    result = DatasetDict()
-    for split in SPLITS:
-        whole = [pair for pair in zip(shards, outcomes) if pair[0].path.name.startswith(f"{split}-")]
-        parts = [part for part in (shard.open(outcome) for shard, outcome in whole) if len(part)]
-        if parts:
-            result[split] = concatenate_datasets(parts, split=NamedSplit(split)) if parts[1:] else parts[0]
-    return result

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
-import os
 import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import datasets
+import pandas as pd
+
+from ..attributes import AttributeSchema
+from ..causal_graph import CausalGraph
+from ..files import write_atomically
 from .errors import BadRowError, CXRDataError, MissingDataError
-
-if TYPE_CHECKING:
-    import datasets
-    import pandas as pd
-
-    from ..attributes import AttributeSchema
-    from ..causal_graph import CausalGraph
 
 REPORT_NAME = "report.json"
 SKIPPED_NAME = "skipped.csv"
-ON_ERROR = ("raise", "skip")
+HINT = 'Pass on_error="skip" to leave such images out and list them in a report.'
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +56,7 @@ class LoadReport:
     attributes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if self.on_error not in ON_ERROR:
+        if self.on_error not in ("raise", "skip"):
             raise ValueError(
                 f"on_error={self.on_error!r}: choose 'raise' (stop) or 'skip' (report and go on)."
             )
@@ -67,7 +64,7 @@ class LoadReport:
     def refuse(self, image: str, reason: str, error: type[CXRDataError] = BadRowError) -> None:
         """Stops with `error`, or with `on_error="skip"` notes that the image is passed over."""
         if self.on_error == "raise":
-            raise error(f'{reason} Pass on_error="skip" to leave such images out and list them in a report.')
+            raise error(f"{reason} {HINT}")
         self.skipped.append({"image": image, "reason": reason})
 
     def leave_out(self, rule: str, number: int) -> None:
@@ -82,15 +79,7 @@ class LoadReport:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form; `from_dict` is its inverse."""
-        return {
-            "source": self.source,
-            "images": dict(self.images),
-            "left_out": dict(self.left_out),
-            "altered": dict(self.altered),
-            "skipped": list(self.skipped),
-            "suspicious": list(self.suspicious),
-            "attributes": list(self.attributes),
-        }
+        return {name: value for name, value in vars(self).items() if name != "on_error"}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> LoadReport:
@@ -98,42 +87,33 @@ class LoadReport:
         counters = {name: Counter(values[name]) for name in ("left_out", "altered")}
         return cls(**{**values, **counters})
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: Path) -> None:
         """Writes `report.json` into a folder, and `skipped.csv` where anything was skipped."""
-        folder = Path(folder)
-        write_text(folder / REPORT_NAME, json.dumps(self.to_dict(), indent=1))
+        write_atomically(folder / REPORT_NAME, json.dumps(self.to_dict(), indent=1))
         (folder / SKIPPED_NAME).unlink(missing_ok=True)
         if self.skipped:
-            with open(folder / SKIPPED_NAME, "w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, fieldnames=["image", "reason"])
-                writer.writeheader()
-                writer.writerows(self.skipped)
+            write_atomically(folder / SKIPPED_NAME, pd.DataFrame(self.skipped).to_csv(index=False))
 
-    def is_saved(self, folder: str | Path) -> bool:
+    def is_saved(self, folder: Path) -> bool:
         """Whether the folder holds this very report."""
-        path = Path(folder) / REPORT_NAME
+        path = folder / REPORT_NAME
         try:
             return path.is_file() and json.loads(path.read_text(encoding="utf-8")) == self.to_dict()
         except ValueError:  # damaged
             return False
 
-    def announce(self, folder: str | Path | None = None, level: int = logging.INFO) -> None:
+    def announce(self, folder: Path, level: int = logging.INFO) -> None:
         """Warns about skipped images, and logs the rest at `level` (altered values: WARNING)."""
         logger.log(logging.WARNING if self.altered else level, "%s", self)
-        if self.skipped:
-            where = f"; all are listed in {Path(folder) / SKIPPED_NAME}" if folder else ""
-            warnings.warn(
-                f"{self.source}: {len(self.skipped)} images were skipped{where}. "
-                f"The first: {self.skipped[0]['reason']}",
-                SkippedImagesWarning,
-                stacklevel=4,
-            )
-        if self.suspicious:
-            warnings.warn(
-                f"{self.source}: {len(self.suspicious)} images were read with a warning. "
-                f"The first: {self.suspicious[0]['reason']}",
-                stacklevel=4,
-            )
+        for kind, entries, what in (
+            (SkippedImagesWarning, self.skipped, f"skipped; all are listed in {folder / SKIPPED_NAME}"),
+            (UserWarning, self.suspicious, "read with a warning"),
+        ):
+            if entries:
+                message = (
+                    f"{self.source}: {len(entries)} images were {what}. The first: {entries[0]['reason']}"
+                )
+                warnings.warn(message, kind, stacklevel=4)
 
     def __str__(self) -> str:
         lines = [f"{self.source}: " + ", ".join(f"{n} {split}" for split, n in self.images.items())]
@@ -182,14 +162,7 @@ def describe_attributes(schema: AttributeSchema, graph: CausalGraph | None, rows
             counts = [(known == index).sum() for index in range(attribute.n_classes)]
             values = ", ".join(f"{name} {count}" for name, count in zip(attribute.categories, counts))
         else:
-            values = f"{attribute.minimum:g} to {attribute.maximum:g} {attribute.unit}".rstrip()
+            values = attribute.values
             values += f", {known.min():g} to {known.max():g} occur" if len(known) else ""
         lines.append(f"{attribute.name}: {attribute.kind}, {values}, {len(rows) - len(known)} unknown")
     return lines if graph is None else [*lines, f"{graph}"]
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file in one step: readers see the old file or the whole new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

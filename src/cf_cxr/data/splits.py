@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import pandas as pd
 
 from .base import SPLITS
 from .errors import CXRDataError
@@ -40,45 +41,43 @@ def split_by_patient(
             f"fractions={tuple(fractions.tolist())}: give three parts for train, validation and test that "
             "are at least 0 and add up to 1."
         )
-    ids = np.asarray([str(patient) for patient in patient_ids], dtype=object)
-    patients = sorted(set(ids.tolist()), key=lambda patient: _rank(seed, patient))
-    counts = _counts(len(patients), fractions)
-    names = np.repeat(np.array(SPLITS, dtype=object), counts)
-    split_of = dict(zip(patients, names))
-    return np.array([split_of[patient] for patient in ids.tolist()], dtype=object)
-
-
-def _rank(seed: int, patient: str) -> bytes:
-    return hashlib.sha256(f"{seed}:{patient}".encode()).digest()
-
-
-def _counts(total: int, fractions: np.ndarray) -> np.ndarray:
-    bounds = np.rint(np.cumsum(fractions) * total).astype(int)
-    counts = np.diff(bounds, prepend=0)
+    ids = pd.Series(list(patient_ids), dtype=object).astype(str)
+    patients = sorted(ids.unique(), key=lambda patient: hashlib.sha256(f"{seed}:{patient}".encode()).digest())
+    counts = np.diff(np.rint(np.cumsum(fractions) * len(patients)).astype(int), prepend=0)
     for i in np.flatnonzero((fractions > 0) & (counts == 0)):
         if counts.max() > 1:
             counts[counts.argmax()] -= 1
             counts[i] += 1
-    return counts
+    return ids.map(dict(zip(patients, np.repeat(SPLITS, counts).tolist()))).to_numpy(dtype=object)
+
+
+def choose_splits(
+    splits: str,
+    patient_ids: Sequence[str],
+    fractions: Sequence[float],
+    seed: int,
+    official: Callable[[], np.ndarray],
+) -> np.ndarray:
+    """Splits "patient" or "official", as `official` gives them; raises CXRDataError for another word."""
+    if splits not in ("official", "patient"):
+        raise CXRDataError(f"splits={splits!r}: choose 'official' or 'patient'.")
+    return official() if splits == "official" else split_by_patient(patient_ids, fractions, seed)
 
 
 def carve_validation(
     splits: np.ndarray, patient_ids: Sequence[str], fraction: float = 0.1, seed: int = 42
 ) -> np.ndarray:
-    """Moves a part of the training patients to validation, for owners who publish train and test only."""
-    splits = np.array(splits, dtype=object)
+    """Moves a part of the training patients to validation, in place, for owners who publish train and test only."""
     train = splits == "train"
-    part = split_by_patient(np.asarray(patient_ids, dtype=object)[train], (1 - fraction, fraction, 0.0), seed)
-    splits[train] = part
+    splits[train] = split_by_patient(np.asarray(patient_ids)[train], (1 - fraction, fraction, 0.0), seed)
     return splits
 
 
-def check_no_overlap(patient_ids: Sequence[str], splits: Sequence[str], where: str) -> None:
+def check_no_overlap(patient_ids: pd.Series, splits: pd.Series, where: str) -> None:
     """Raises CXRDataError, naming a patient, if one is in two splits."""
-    seen: dict[str, str] = {}
-    for patient, split in zip(patient_ids, splits):
-        if seen.setdefault(str(patient), split) != split:
-            raise CXRDataError(
-                f"{where} puts patient {patient} in both {seen[str(patient)]} and {split}. Correct the table, "
-                'or pass splits="patient" for a split by patient.'
-            )
+    found = splits.groupby(patient_ids, sort=False).unique()
+    for patient, names in found[found.str.len() > 1].items():
+        raise CXRDataError(
+            f"{where} puts patient {patient} in both {names[0]} and {names[1]}. Correct the table, "
+            'or pass splits="patient" for a split by patient.'
+        )

@@ -5,28 +5,11 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path, PureWindowsPath
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from .definitions import SOURCES
 from .errors import BadRowError, CXRDataError, MissingDataError
-
-if TYPE_CHECKING:
-    pass
-
-
-def data_folder(path: str | Path | None, source: str) -> Path:
-    """The folder of a source, checked; raises MissingDataError."""
-    if path is None:
-        raise MissingDataError(f"{source} is read from a local folder: pass data_dir=... to load_cxr.")
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        kind = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise MissingDataError(
-            f"The {source} folder {str(folder)!r} {kind}. Give the folder with its tables."
-        )
-    return folder
+from .report import LoadReport
 
 
 def find_file(folders: Sequence[Path], patterns: Sequence[str], what: str) -> Path:
@@ -50,8 +33,12 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame
         CXRDataError: the file is no readable table, or has a column twice.
     """
     check_regular_file(path, "table")
-    try:
-        table = _read_any(path)
+    try:  # the header is the first row: as a header, pandas would rename a column that is there twice
+        if path.suffix.lower() == ".xlsx":
+            table = pd.read_excel(path, header=None, dtype=str)
+        else:
+            options = {"keep_default_na": False, "na_values": [""], "skipinitialspace": True}
+            table = pd.read_csv(path, header=None, dtype=str, encoding="utf-8-sig", **options)
     except ImportError as error:
         raise CXRDataError(
             f"{path} is a spreadsheet, and reading it needs openpyxl: pip install openpyxl, "
@@ -69,11 +56,11 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame
     if columns is None:
         columns = list(dict.fromkeys(name for name in names if name))
     check_columns(path, columns, [name for name in names if name])
-    for column in columns:
-        if (times := names.count(column)) > 1:
-            raise CXRDataError(
-                f"{path} has {times} columns {column!r}; which one counts is unknown. Remove or rename the others."
-            )
+    if twice := [name for name in columns if names.count(name) > 1]:
+        raise CXRDataError(
+            f"{path} has {names.count(twice[0])} columns {twice[0]!r}; which one counts is unknown. Remove or "
+            "rename the others."
+        )
     table = table.iloc[1:, [names.index(column) for column in columns]].reset_index(drop=True)
     table.columns = list(columns)
     return table.apply(lambda cells: cells.str.strip()).replace("", float("nan"))
@@ -91,21 +78,6 @@ def check_columns(path: Path, wanted: Iterable[str], there: Collection[str], rem
         raise MissingDataError(
             f"{path} has no column {', '.join(map(repr, missing))}; it has {', '.join(there)}.{remedy}"
         )
-
-
-def _read_any(path: Path) -> pd.DataFrame:
-    """The cells with the header as the first row: as a header, pandas would rename a column that is there twice."""
-    if path.suffix.lower() == ".xlsx":
-        return pd.read_excel(path, header=None, dtype=str)
-    return pd.read_csv(
-        path,
-        header=None,
-        dtype=str,
-        keep_default_na=False,
-        na_values=[""],
-        skipinitialspace=True,
-        encoding="utf-8-sig",
-    )
 
 
 def path_inside(root: Path, name: str, table: Path) -> Path:
@@ -129,40 +101,10 @@ def path_inside(root: Path, name: str, table: Path) -> Path:
     return root / clean
 
 
-#: How a folder is recognised when it is given without the source's name.
-SIGNATURES = {
-    "nih_cxr14": ("Data_Entry_2017*.csv",),
-    "mimic_cxr": ("mimic-cxr-2.*-metadata.csv*",),
-    "padchest": ("PADCHEST_chest_x_ray_images_labels*.csv*",),
-    "parquet": ("train.parquet", "train-*.parquet", "test.parquet", "data/train-*.parquet"),
-    "folder": ("metadata.csv",),
-    "chexpert": ("train.csv",),
-}
-
-
-def find_source(name_or_path: str | Path, data_dir: str | Path | None = None) -> tuple[str, Path | None]:
-    """The kind and the folder of a source that is named, or given by its folder.
-
-    Raises:
-        MissingDataError: no such folder.
-        CXRDataError: neither a known name nor a folder of a known kind.
-    """
-    from .tables import data_folder
-
-    if name_or_path == "phantom":
-        return "phantom", None
-    if name_or_path in SOURCES:
-        return str(name_or_path), data_folder(data_dir, str(name_or_path))
-    path = Path(name_or_path).expanduser()
-    if not path.exists():
-        raise MissingDataError(
-            f"{str(name_or_path)!r} is neither a known source ({', '.join(SOURCES)}) nor a folder that exists."
-        )
-    folder = data_folder(path, "data")
-    for source, patterns in SIGNATURES.items():
-        if any(next(folder.glob(pattern), None) for pattern in patterns):
-            return source, folder
-    raise CXRDataError(
-        f"{folder} is no data set of a known kind. Write a metadata.csv into it (columns file_name and "
-        f"attributes), or name its kind: load_cxr(name, data_dir=...) with {', '.join(SOURCES)}."
-    )
+def file_inside(root: Path, name: str, table: Path, image: str, report: LoadReport) -> str | None:
+    """The path of `path_inside`, or None where it is refused (under the name `image`)."""
+    try:
+        return str(path_inside(root, name, table))
+    except BadRowError as error:
+        report.refuse(image, str(error))
+        return None

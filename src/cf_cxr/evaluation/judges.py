@@ -20,8 +20,7 @@ def weights_fingerprint(model: torch.nn.Module) -> str:
     """SHA-256 of a model's weights in float32, independent of where they are stored."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+        digest.update(name.encode() + tensor.detach().cpu().float().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -43,11 +42,8 @@ def check_judge(
             f"The judge {paths['judge']!r} knows {judge.schema}, the model {paths['model']!r} {model.schema}; "
             "the judge must be trained with the model's attributes, in the same order and with the same classes."
         )
-    prints = {
-        "model": weights_fingerprint(model),
-        "judge": weights_fingerprint(judge),
-        "model_classifier": weights_fingerprint(model.classifier),
-    }
+    parts = {"model": model, "judge": judge, "model_classifier": model.classifier}
+    prints = {name: weights_fingerprint(part) for name, part in parts.items()}
     used = prints["judge"] in {prints["model_classifier"], *(model.config.training_classifiers or [])}
     if used and not allow:
         raise SameJudgeError(
@@ -55,3 +51,11 @@ def check_judge(
             "cannot grade itself. Train another (architecture, seed), or pass --allow_training_judge to see its opinion."
         )
     return {"fingerprints": prints, "judge_is_training_classifier": used}
+
+
+def object_fingerprint(thing: Any) -> str:
+    """Of weights where there are any, else only of what it is called: code is not looked into."""
+    if isinstance(thing, torch.nn.Module) and next(iter(thing.state_dict()), None) is not None:
+        return weights_fingerprint(thing)
+    name = f"{type(thing).__module__}.{type(thing).__qualname__}"
+    return hashlib.sha256(name.encode()).hexdigest()

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ..files import write_atomically
+from ..images.grey_levels import GREY_LEVELS
 
 IDENTITY_FILE = "identity.json"
-RECORDS_VERSION = 2  # raise it when the meaning of a record changes: shards of older code are then refused
+RECORDS_VERSION = 3  # raise it when the meaning of a record changes: shards of older code are then refused
 
 
 class RecordsError(ValueError):
@@ -36,31 +38,32 @@ class RecordStore:
         self.identity = json.loads(json.dumps({"records_version": RECORDS_VERSION, **identity}))
         self.key = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
 
-    def prepare(self) -> None:
-        """Makes the folder, or checks that it belongs to this evaluation.
+    def prepare(self, overwrite: bool = False) -> None:
+        """Makes the folder, after deleting what it holds with `overwrite`; else checks that it belongs to this evaluation.
 
         Raises:
             RecordsError: it belongs to another one; the message says what differs.
         """
-        path = self.folder / IDENTITY_FILE
-        if path.exists():
-            try:
-                there = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError:
-                there = {}
-            if differing := _differences(there, self.identity):
-                raise RecordsError(
-                    f"{self.folder} holds the records of another evaluation: {'; '.join(differing)}. Use another "
-                    "--output_dir, or --overwrite_output_dir to delete them."
-                )
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(self.identity, indent=2).encode())
-
-    def delete(self) -> None:
-        """Deletes all records."""
-        if self.folder.exists():
+        if overwrite and self.folder.exists():
             shutil.rmtree(self.folder)
+        path = self.folder / IDENTITY_FILE
+        if not path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, json.dumps(self.identity, indent=2).encode())
+            return
+        try:
+            there = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            there = {}
+        if there.get("records_version", RECORDS_VERSION) != RECORDS_VERSION:
+            differing = ["an earlier version of this package wrote them, whose records are not read any more"]
+        else:
+            differing = _differences(there, self.identity)
+        if differing:
+            raise RecordsError(
+                f"{self.folder} holds the records of another evaluation: {'; '.join(differing)}. Use another "
+                "--output_dir, or --overwrite_output_dir to delete them."
+            )
 
     def path(self, batch: int) -> Path:
         """File of a batch."""
@@ -103,10 +106,8 @@ class RecordStore:
 
 def _digest(arrays: Mapping[str, np.ndarray]) -> str:
     digest = hashlib.sha256()
-    for name in sorted(arrays):
-        value = arrays[name]
-        digest.update(f"{name} {value.dtype} {value.shape}".encode())
-        digest.update(value.tobytes())
+    for name, value in sorted(arrays.items()):
+        digest.update(f"{name} {value.dtype} {value.shape}".encode() + value.tobytes())
     return digest.hexdigest()
 
 
@@ -117,9 +118,20 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]
         text = "nothing" if value is None else str(value)
         return text if len(text) <= 40 else f"{text[:12]}…"
 
-    names = [*here, *(name for name in there if name not in here)]
     return [
         f"{name} was {show(there.get(name))} and is {show(here.get(name))}"
-        for name in names
+        for name in here | there
         if there.get(name) != here.get(name)
     ]
+
+
+def to_grey(images: torch.Tensor) -> torch.Tensor:
+    """Images in [-1, 1] as 8-bit grey levels."""
+    return ((images.float() + 1) * GREY_LEVELS).round().clamp(0, 255).to(torch.uint8)
+
+
+def as_record(value: torch.Tensor | np.ndarray) -> np.ndarray:
+    """As records are kept: uint8 and int64 as they are, all else as float32."""
+    if isinstance(value, torch.Tensor):
+        value = (value.float() if value.is_floating_point() else value).detach().cpu().numpy()
+    return value if value.dtype in (np.uint8, np.int64) else value.astype(np.float32)

@@ -16,19 +16,17 @@ an unknown class), so the path is continuous. Because composition is exact, x_0 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .explanation import ExplanationSeries
+from ..black_box import ImageClassifier
+from ..models.deep_scm import DeepSCMModel
+from .explanation import ExplanationSeries, as_series, straight_path
 
-if TYPE_CHECKING:
-    from ..models.deep_scm import DeepSCMModel
-
-# Where the targets end: the centres of paper B's outermost bins, so that both kinds of explanation share an axis.
-LOWEST_TARGET, HIGHEST_TARGET = 0.05, 0.95
+_ROWS = 64  # images that the classifier is asked about at a time
 
 
 def explained_value(model: DeepSCMModel, class_name: str) -> tuple[str, int]:
@@ -40,7 +38,7 @@ def explained_value(model: DeepSCMModel, class_name: str) -> tuple[str, int]:
     Raises:
         ValueError: where no binary variable has such a value, with those that there are.
     """
-    binary = [a for a in model.schema if a.kind == "binary"]
+    binary = [a for a in model.schema if a.scored_as == "binary"]
     wanted = class_name.strip().casefold()
     found = [(a.name, 1) for a in binary if a.name.casefold() == wanted]
     found += [
@@ -58,79 +56,85 @@ def explained_value(model: DeepSCMModel, class_name: str) -> tuple[str, int]:
     )
 
 
-@torch.no_grad()
-def causal_series(
-    model: DeepSCMModel,
-    pixel_values: Tensor,
-    attributes: Tensor,
-    posteriors: Tensor,
-    variable: tuple[str, int],
-    *,
-    threshold: float = 0.5,
-    steps: int = 10,
-    target: float | None = None,
-    generators: Sequence[torch.Generator | None] | None = None,
-) -> list[ExplanationSeries]:
-    """The explaining images of each query; abduction runs once per query.
+class CausalExplainer:
+    """A causal model swept by do(); see `Explainer`. Abduction runs once per query.
 
-    A causal model has no notion of a target posterior. `targets` are a straight line from the query's posterior to the
-    target: what a classifier would say whose posterior follows the finding evenly.
+    A causal model has no notion of a posterior: targets say how far the image is on its way between the two worlds.
+    `series` reads the lowest target as the world without the class and the highest as the one with it; `explain` starts
+    in the query's own world, and its targets are what a classifier would say whose posterior follows evenly.
+
+    The noise of each image is abducted with the class as the classifier decides (its decision is explained, whatever
+    is given), and the other attributes as they are given or the model's own classifier reads them.
 
     Args:
         model: in evaluation mode.
-        pixel_values: `(B, 1, H, W)` in [-1, 1].
-        attributes: raw `(B, n)`; what is NaN is inferred from the image by the model's own classifier. The explained
-            variable is set to what the explained classifier decides, whatever is given: its decision is explained.
-        posteriors: `(B,)` in [0, 1], the explained classifier's answers.
-        variable: from `explained_value`: its name, and the index of the value that the class is.
-        threshold: decision boundary.
-        steps: S, at least 2.
-        target: posterior in [0, 1]; it only says which side of the threshold is asked for. Default: the other one.
-        generators: one per image, for the noise of discrete variables that depend on the explained one.
-
-    Returns:
-        B series; a query that is on the target's side already has one image, itself.
+        variable: the class, as `explained_value` takes it; None is the name of the classifier's class.
+        seed: of the noise of discrete variables that depend on the explained one, where no generators are given.
     """
-    name, index = variable
-    column = model.schema.index(name)
-    posteriors = posteriors.to(pixel_values.device).float()
-    present = posteriors >= threshold
-    wanted = ~present if target is None else torch.full_like(present, target >= threshold)
-    ends = torch.where(wanted, HIGHEST_TARGET, LOWEST_TARGET) if target is None else target
 
-    attributes = attributes.to(pixel_values.device).float().clone()
-    if attributes.isnan().any():
-        guess = model.predict(pixel_values).mode().to(attributes)
-        attributes = torch.where(attributes.isnan(), guess, attributes)
-    attributes[:, column] = _value(present, index).to(attributes)
-    noise = model.abduct(pixel_values, attributes)
-    draws = generators if generators is not None else [None] * len(attributes)
-    changed = torch.cat(
-        [
-            model.attribute_scm.counterfactual(row[None], {name: float(value)}, generator=generator)
-            for row, value, generator in zip(attributes, _value(wanted, index), draws)
+    method = "causal"
+
+    def __init__(self, model: DeepSCMModel, variable: str | None = None, seed: int = 0) -> None:
+        self.model, self.variable, self.seed = model, variable, seed
+
+    def explained_value(self, classifier: ImageClassifier) -> tuple[str, int]:
+        """The variable and the value that the classifier's class is; see the function of that name."""
+        return explained_value(self.model, self.variable or classifier.class_name)
+
+    @torch.no_grad()
+    def series(
+        self, pixel_values: Tensor, classifier: ImageClassifier, targets: Tensor
+    ) -> tuple[Tensor, None]:
+        """See `Explainer`."""
+        present = classifier.decision(classifier.posterior(pixel_values, _ROWS))
+        generators = [torch.Generator().manual_seed(self.seed)] * len(pixel_values)
+        noise, own, other = self._worlds(pixel_values, classifier, present, None, generators)
+        without, with_it = (torch.where(side[:, None], other, own) for side in (present, ~present))
+        low, high = targets.min(), targets.max()
+        shares = ((float(t - low) / (float(high - low) or 1.0)) for t in targets)
+        return self._between(noise, without, with_it, shares), None
+
+    @torch.no_grad()
+    def explain(
+        self, pixel_values, classifier, posteriors, *, steps=10, target=None, attributes=None, generators=None
+    ) -> list[ExplanationSeries]:
+        """See `Explainer`; one decoder pass per step."""
+        posteriors = posteriors.to(pixel_values.device).float()
+        targets, stays = straight_path(posteriors, classifier.threshold, steps, target)
+        present = classifier.decision(posteriors)
+        worlds = self._worlds(pixel_values, classifier, present, attributes, generators)
+        times = torch.linspace(0, 1, steps, device=pixel_values.device)
+        return as_series(self._between(*worlds, times), targets, stays)
+
+    def _worlds(
+        self, pixel_values, classifier, present, attributes, generators
+    ) -> tuple[Any, Tensor, Tensor]:
+        """Noise of the images, and parents `(N, dim)` in their own world and in that with the other decision."""
+        model = self.model
+        name, index = self.explained_value(classifier)
+        if attributes is None:
+            attributes = torch.full((len(pixel_values), model.schema.n), torch.nan)
+        attributes = attributes.to(pixel_values.device).float().clone()
+        if attributes.isnan().any():
+            guess = model.infer_attributes(pixel_values).to(attributes)
+            attributes = torch.where(attributes.isnan(), guess, attributes)
+        value = torch.where(present, index, 1 - index).to(attributes)
+        attributes[:, model.schema.index(name)] = value
+        changed = [
+            model.attribute_scm.counterfactual(row[None], {name: other}, generator=generator)
+            for row, other, generator in zip(
+                attributes, (1 - value).tolist(), generators or [None] * len(attributes)
+            )
         ]
-    )
-    before = model.schema.encode(attributes).to(pixel_values.device)
-    after = model.schema.encode(changed).to(pixel_values.device)
-    times = torch.linspace(0, 1, steps, device=pixel_values.device)
-    images = torch.stack(
-        [model.image_mechanism.decode(noise.image, torch.lerp(before, after, t)) for t in times], dim=1
-    ).float()
-    targets = torch.lerp(
-        posteriors[:, None], torch.as_tensor(ends).to(posteriors).expand(len(posteriors))[:, None], times
-    )
-    return [
-        ExplanationSeries(images[i], targets[i].clamp(0, 1))
-        if wanted[i] != present[i]
-        else ExplanationSeries(images[i, :1], targets[i, -1:].clamp(0, 1), at_target=True)
-        for i in range(len(images))
-    ]
+        own, other = (
+            model.schema.encode(a).to(pixel_values.device) for a in (attributes, torch.cat(changed))
+        )
+        return model.image_mechanism.abduct(pixel_values, own), own, other
+
+    def _between(self, noise: Any, start: Tensor, end: Tensor, shares: Iterable[float | Tensor]) -> Tensor:
+        """Images `(N, S, 1, H, W)` at shares of the way between two worlds."""
+        decode = self.model.image_mechanism.decode
+        return torch.stack([decode(noise, torch.lerp(start, end, s)) for s in shares], dim=1).float()
 
 
-def _value(positive: Tensor, index: int) -> Tensor:
-    """Index of the class's value where positive, of the other one of the two elsewhere."""
-    return torch.where(positive, index, 1 - index)
-
-
-__all__ = ["causal_series", "explained_value"]
+__all__ = ["CausalExplainer", "explained_value"]

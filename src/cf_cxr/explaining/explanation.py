@@ -7,18 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from ..black_box import ImageClassifier
 from ..black_box.classifier import shift_posterior
 from ..images.grey_levels import GREY_LEVELS
-
-if TYPE_CHECKING:
-    from PIL import Image
-
+from ..images.image_processing_cxr import CXRImageProcessor
 
 PRESENT, ABSENT = "present", "absent"
 
@@ -35,20 +34,6 @@ def probability_text(value: float, threshold: float = 0.5) -> str:
         if value == threshold or float(text) != round(threshold, digits):
             return text
     return text
-
-
-def operating_point_note(operating_point: float, shifted: Sequence[float]) -> str:
-    """Says beside the classifier's own posteriors what they are on the scale that the explainer was trained on.
-
-    Args:
-        operating_point: the classifier's posterior that is 0.5 on the shifted scale.
-        shifted: the first and the last posterior of the message, on the shifted scale.
-    """
-    first, last = (probability_text(value) for value in shifted)
-    return (
-        f" (These are the classifier's own posteriors. On the scale shifted so that its operating point "
-        f"{operating_point:g} is 0.5, {'it is ' + first if first == last else first + ' becomes ' + last}.)"
-    )
 
 
 def first_flip(source_posterior: float, posteriors: Sequence[float], threshold: float) -> int | None:
@@ -112,7 +97,11 @@ def explanation_message(
     )
 
 
-METHODS = ("progressive", "causal")
+METHODS = ("progressive", "causal", "latent_shift")
+
+# Where paths end unless a target is given: the centres of paper B's outermost bins, so that all explanations share an
+# axis.
+LOWEST_TARGET, HIGHEST_TARGET = 0.05, 0.95
 
 
 @dataclass
@@ -129,6 +118,76 @@ class ExplanationSeries:
     images: Tensor
     targets: Tensor
     at_target: bool = False
+
+
+class Explainer(Protocol):
+    """What makes explanations: the pipeline calls `explain`, the evaluation `series`.
+
+    Attributes:
+        method: one of `METHODS`.
+    """
+
+    method: str
+
+    def series(
+        self, pixel_values: Tensor, classifier: ImageClassifier, targets: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Explanations of images `(N, 1, H, W)` in [-1, 1] for target posteriors `(S,)`, the same for all.
+
+        Returns:
+            images `(N, S, 1, H, W)`, float32, in [-1, 1], and the posteriors reached `(N, S)`, where they are known.
+        """
+
+    def explain(
+        self,
+        pixel_values: Tensor,
+        classifier: ImageClassifier,
+        posteriors: Tensor,
+        *,
+        steps: int = 10,
+        target: float | None = None,
+        attributes: Tensor | None = None,
+        generators: Sequence[torch.Generator] | None = None,
+    ) -> list[ExplanationSeries]:
+        """From each query, step by step, to where the classifier decides otherwise.
+
+        Args:
+            pixel_values: `(N, 1, H, W)` in [-1, 1].
+            classifier: its decision is explained.
+            posteriors: `(N,)` in [0, 1], its answers to the queries.
+            steps: images per query, at least 2; fewer where the explainer has no more on the way.
+            target: posterior in [0, 1] of the last image; None is far on the other side of the threshold.
+            attributes: raw `(N, n)`, NaN for unknown; for an explainer that knows attributes.
+            generators: one per query, for what is drawn.
+
+        Returns:
+            N series, each as it would be alone; a query that is at the target already has one image.
+        """
+
+
+def straight_path(
+    posteriors: Tensor, threshold: float, steps: int, target: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """Targets `(N, steps)` from each posterior `(N,)` evenly to its end, and whether that is on its own side `(N,)`.
+
+    Args:
+        target: the end of all; None is `LOWEST_TARGET` for what is at least the threshold, else `HIGHEST_TARGET`.
+    """
+    present = posteriors >= threshold
+    if target is None:
+        ends, stays = torch.where(present, LOWEST_TARGET, HIGHEST_TARGET), torch.zeros_like(present)
+    else:
+        ends, stays = torch.full_like(posteriors, target), present == (target >= threshold)
+    times = torch.linspace(0, 1, steps, device=posteriors.device)
+    return torch.lerp(posteriors[:, None], ends.to(posteriors)[:, None], times).clamp(0, 1), stays
+
+
+def as_series(images: Tensor, targets: Tensor, at_target: Tensor) -> list[ExplanationSeries]:
+    """Series of images `(N, S, 1, H, W)` for targets `(N, S)`; of a query at its target `(N,)` the first image only."""
+    return [
+        ExplanationSeries(x[:1], t[-1:], at_target=True) if there else ExplanationSeries(x, t)
+        for x, t, there in zip(images, targets, at_target)
+    ]
 
 
 @dataclass(eq=False)
@@ -219,7 +278,6 @@ class Explanation:
         Instead of the difference map it has `mean_change` and `largest_change`, its mean and largest magnitude in
         grey levels of 255. `shifted` is that property.
         """
-        shifted = self.shifted
         change = np.abs(self.difference) * GREY_LEVELS
         return {
             "name": self.name,
@@ -229,13 +287,9 @@ class Explanation:
             "operating_point": self.operating_point,
             "source_posterior": _rounded(self.source_posterior),
             "decision": self.decision,
-            "targets": [_rounded(t) for t in self.targets],
-            "posteriors": [_rounded(p) for p in self.posteriors],
-            "shifted": shifted
-            and {
-                name: [_rounded(v) for v in value] if np.ndim(value) else _rounded(value)
-                for name, value in shifted.items()
-            },
+            "targets": _rounded(self.targets),
+            "posteriors": _rounded(self.posteriors),
+            "shifted": self.shifted and {name: _rounded(value) for name, value in self.shifted.items()},
             "counterfactual_index": self.counterfactual_index,
             "valid": self.valid,
             "message": self.message,
@@ -266,39 +320,26 @@ def build_explanation(
     moved there answers; the explanation has them on the classifier's own.
 
     Args:
-        series: from `progressive_series` or `causal_series`.
+        series: from `Explainer.explain`.
         posteriors: `(S,)` in [0, 1], the classifier's answers to `series.images`.
         query: `(1, H, W)`, in [-1, 1], on the CPU or not.
         source_posterior: the classifier's answer to it.
         class_name, method, threshold, operating_point, name, warnings, out_of_distribution: see `Explanation`.
-
-    Raises:
-        ValueError: for shapes that do not fit together, no images, a posterior that is none, or an unknown method.
     """
-    from ..images.image_processing_cxr import CXRImageProcessor
-
     images, query = series.images.detach().float().cpu(), query.detach().float().cpu()
-    targets, reached = _probabilities("targets", series.targets), _probabilities("posteriors", posteriors)
-    [source_posterior] = _probabilities("source_posterior", [source_posterior])
-    if method not in METHODS:
-        raise ValueError(f"method={method!r} is unknown; it is one of {', '.join(METHODS)}.")
-    if not len(images) == len(targets) == len(reached) > 0:
-        raise ValueError(
-            f"A series has one target and one posterior per image and at least one image, got {len(images)} images, "
-            f"{len(targets)} targets and {len(reached)} posteriors."
-        )
-    if images.shape[1:] != query.shape or query.ndim != 3:
-        raise ValueError(
-            f"The images of a series have the query's shape (1, H, W), got {tuple(images.shape[1:])} and "
-            f"{tuple(query.shape)}."
-        )
-    source, threshold = float(source_posterior), float(threshold)
+    targets, reached = (
+        torch.as_tensor(values).detach().float().cpu().numpy() for values in (series.targets, posteriors)
+    )
+    source = float(np.float32(source_posterior))
     flip = None if series.at_target else first_flip(source, reached.tolist(), threshold)
     last_flips = first_flip(source, reached[-1:].tolist(), threshold) is not None
     note = ""
     if operating_point is not None:
-        note = operating_point_note(
-            operating_point, [source, source if series.at_target else float(reached[-1])]
+        shifted = [source, source if series.at_target else float(reached[-1])]
+        first, last = (probability_text(value) for value in shifted)
+        note = (
+            " (These are the classifier's own posteriors. On the scale shifted so that its operating point "
+            f"{operating_point:g} is 0.5, {'it is ' + first if first == last else first + ' becomes ' + last}.)"
         )
         source, threshold, targets, reached = (
             shift_posterior(value, 1 - operating_point) for value in (source, threshold, targets, reached)
@@ -328,15 +369,8 @@ def build_explanation(
     )
 
 
-def _probabilities(name: str, values: Tensor | Sequence[float]) -> np.ndarray:
-    values = torch.as_tensor(values).detach().float().cpu().numpy()
-    if values.ndim != 1 or not ((values >= 0) & (values <= 1)).all():  # NaN fails too
-        raise ValueError(f"{name} must be one number in [0, 1] per image, got {values}.")
-    return values
+def _rounded(values: float | np.ndarray) -> float | list[float]:
+    return np.round(np.asarray(values, dtype=float), 6).tolist()
 
 
-def _rounded(value: float) -> float:
-    return round(float(value), 6)
-
-
-__all__ = ["Explanation", "ExplanationSeries", "build_explanation"]
+__all__ = ["Explainer", "Explanation", "ExplanationSeries", "build_explanation"]

@@ -27,6 +27,7 @@ from ..models.deep_scm import DeepSCMModel
 from ..models.image_mechanism import map_noise
 from ..models.progressive_explainer import ProgressiveExplainerModel
 from ..tensor_checks import check_probabilities
+from .explanation import ExplanationSeries, as_series, straight_path
 
 
 @dataclass
@@ -145,6 +146,8 @@ class LatentShiftExplainer:
         ValueError: for a setting outside its range.
     """
 
+    method = "latent_shift"
+
     def __init__(
         self,
         autoencoder: LatentAutoencoder,
@@ -205,6 +208,15 @@ class LatentShiftExplainer:
 
         grid = self._grid().to(pixel_values.device)
         return reach_targets(path, len(pixel_values), targets, grid, self.bisections, self.tolerance)
+
+    def explain(
+        self, pixel_values, classifier, posteriors, *, steps=10, target=None, **unused
+    ) -> list[ExplanationSeries]:
+        """See `Explainer`. Nothing is drawn, and attributes are not asked for."""
+        posteriors = posteriors.to(pixel_values.device).float()
+        targets, stays = straight_path(posteriors, classifier.threshold, steps, target)
+        images = [self.series(x, classifier, t)[0] for x, t in zip(pixel_values.split(1), targets)]
+        return as_series(torch.cat(images), targets, stays)
 
     def _grid(self) -> Tensor:
         """Where the path is read first: ascending, float32."""

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..black_box import ImageClassifier
 from ..models.progressive_explainer import ProgressiveExplainerModel
 from ..models.progressive_explainer.posterior_bins import PosteriorBins
 from .explanation import ExplanationSeries
@@ -44,52 +45,56 @@ def target_path(
     return torch.from_numpy(np.rint(np.linspace(own, goal, count)).astype(np.int64))
 
 
-@torch.no_grad()
-def progressive_series(
-    model: ProgressiveExplainerModel,
-    pixel_values: Tensor,
-    posteriors: Tensor,
-    *,
-    threshold: float = 0.5,
-    steps: int = 10,
-    target: float | None = None,
-) -> list[ExplanationSeries]:
-    """The explaining images of each query; the encoder runs once per query.
+class ProgressiveExplainer:
+    """A trained progressive explainer; each target is asked for by its bin. See `Explainer`.
 
     Args:
         model: in evaluation mode.
-        pixel_values: `(B, 1, H, W)` in [-1, 1].
-        posteriors: `(B,)` in [0, 1], the classifier's answers to them.
-        threshold, steps, target: see `target_path`.
-
-    Returns:
-        B series; the images of each are those it would have alone.
-
-    Raises:
-        ValueError: for images that the model cannot read, posteriors outside [0, 1], or a model whose images are not
-            finite.
     """
-    paths = [target_path(model.bins, float(p), threshold, steps, target) for p in posteriors]
-    lengths = [len(path) for path in paths]
-    rows = torch.repeat_interleave(torch.arange(len(paths)), torch.tensor(lengths)).to(pixel_values.device)
-    goals = torch.cat(paths).to(pixel_values.device)
-    embedding = model.encode(pixel_values)
-    images = torch.cat(
-        [
-            model.decode(embedding[chunk], goal, pixel_values[chunk])
-            for chunk, goal in zip(rows.split(_ROWS), goals.split(_ROWS))
-        ]
-    ).float()
-    if not bool(images.isfinite().all()):
-        raise ValueError(
-            "The explainer makes images with NaN or infinite pixels: its training diverged, its weights are damaged, or "
-            "its precision overflows (--dtype float16). Take another checkpoint, or float32."
+
+    method = "progressive"
+
+    def __init__(self, model: ProgressiveExplainerModel) -> None:
+        self.model = model
+
+    @torch.no_grad()
+    def series(
+        self, pixel_values: Tensor, classifier: ImageClassifier, targets: Tensor
+    ) -> tuple[Tensor, None]:
+        """See `Explainer`; one encoder pass."""
+        return self.model.series(pixel_values, self.model.bins.index(targets.cpu())), None
+
+    @torch.no_grad()
+    def explain(
+        self, pixel_values, classifier, posteriors, *, steps=10, target=None, **unused
+    ) -> list[ExplanationSeries]:
+        """See `Explainer`; the bins of `target_path`, one encoder pass. Nothing is drawn.
+
+        Raises:
+            ValueError: for images that the model cannot read, posteriors outside [0, 1], or a model whose images are
+                not finite.
+        """
+        model = self.model
+        paths = [target_path(model.bins, float(p), classifier.threshold, steps, target) for p in posteriors]
+        lengths = [len(path) for path in paths]
+        rows = torch.repeat_interleave(torch.arange(len(paths)), torch.tensor(lengths)).to(
+            pixel_values.device
         )
-    centres = model.bins.centre(goals)
-    return [
-        ExplanationSeries(*parts, at_target=len(parts[0]) == 1)
-        for parts in zip(images.split(lengths), centres.split(lengths))
-    ]
+        goals = torch.cat(paths).to(pixel_values.device)
+        embedding = model.encode(pixel_values)
+        images = torch.cat(
+            [
+                model.decode(embedding[chunk], goal, pixel_values[chunk])
+                for chunk, goal in zip(rows.split(_ROWS), goals.split(_ROWS))
+            ]
+        ).float()
+        if not bool(images.isfinite().all()):
+            raise ValueError(
+                "The explainer makes images with NaN or infinite pixels: its training diverged, its weights are "
+                "damaged, or its precision overflows (--dtype float16). Take another checkpoint, or float32."
+            )
+        parts = zip(images.split(lengths), model.bins.centre(goals).split(lengths))
+        return [ExplanationSeries(*part, at_target=len(part[0]) == 1) for part in parts]
 
 
-__all__ = ["progressive_series", "target_path"]
+__all__ = ["ProgressiveExplainer", "target_path"]

@@ -1,9 +1,8 @@
 """Read a DICOM radiograph as it is meant to be displayed: (H, W) float32 in [0, 1], air black.
 
 The grey-scale pipeline of DICOM PS3.3 C.11 and PS3.4 N.2: stored values -> modality LUT or rescale -> VOI
-LUT or window -> inversion of MONOCHROME1. pydicom parses and decodes; tables and windows are applied here,
-because pydicom's functions return the range of the stored values instead of [0, 1], and fail on 8-bit tables
-with more than 256 entries.
+LUT or window -> inversion of MONOCHROME1. pydicom parses, decodes and windows; tables are looked up here, because
+pydicom's functions fail on 8-bit tables with more than 256 entries and on modality tables of 12 bits.
 """
 
 import io
@@ -19,7 +18,7 @@ import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_dataset
-from pydicom.pixels import get_decoder, pixel_array
+from pydicom.pixels import apply_windowing, get_decoder, pixel_array
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from ..files import DICOM_SUFFIXES, MAX_BYTES
@@ -28,21 +27,7 @@ from .errors import CXRImageError, NotAChestRadiographWarning, check_image_size
 PHOTOMETRIC = ("MONOCHROME1", "MONOCHROME2")
 RADIOGRAPHY = ("CR", "DX", "DR", "RG", "RF", "PX", "OT", "SC")
 CHEST = ("CHEST", "THORAX", "TORAX", "LUNG", "HEART")
-NOT_FRONTAL = (
-    "LATERAL",
-    "LAT",
-    "LL",
-    "RL",
-    "LLD",
-    "RLD",
-    "LLO",
-    "RLO",
-    "LAO",
-    "RAO",
-    "LPO",
-    "RPO",
-    "OBLIQUE",
-)
+NOT_FRONTAL = "LATERAL LAT LL RL LLD RLD LLO RLO LAO RAO LPO RPO OBLIQUE".split()
 # Lateral, right and left lateral, in SNOMED's old and new codes.
 LATERAL_CODES = ("R-102CD", "R-10232", "R-10236", "399067008", "399198007", "399173006")
 LATERAL_WORD = re.compile(
@@ -92,7 +77,10 @@ def read_dicom(
     """
     try:
         with np.errstate(all="ignore"):  # what overflows is refused
-            return _display_values(source, name, min_side, max_pixels, force)
+            is_dataset = isinstance(source, pydicom.Dataset)
+            header = source if is_dataset else _read(source, name, force, stop_before_pixels=True)
+            check_header(header, name, min_side, max_pixels)
+            return _grey_levels(source if is_dataset else _read(source, name, force), name)
     except (CXRImageError, Warning):
         raise
     except Exception as error:  # pydicom converts values as they are read; damaged ones raise many types
@@ -101,11 +89,8 @@ def read_dicom(
         ) from error
 
 
-def _display_values(source: Any, name: str, min_side: int, max_pixels: int, force: bool) -> np.ndarray:
-    is_dataset = isinstance(source, pydicom.Dataset)
-    header = source if is_dataset else _read(source, name, force, stop_before_pixels=True)
-    check_header(header, name, min_side, max_pixels)
-    dataset = source if is_dataset else _read(source, name, force)
+def _grey_levels(dataset: pydicom.Dataset, name: str) -> np.ndarray:
+    """float32 (H, W) in [0, 1]."""
     if "PixelData" not in dataset:
         raise CXRImageError(f"{name} is DICOM without pixel data. Export the image itself from the archive.")
     warn_unless_frontal_chest(dataset, name)
@@ -115,7 +100,11 @@ def _display_values(source: Any, name: str, min_side: int, max_pixels: int, forc
             f"{name} is blank: every stored pixel has the value {stored.flat[0]}. Export the image again."
         )
     padding = _padding_mask(stored, dataset)
-    values = apply_modality(stored, dataset)
+    if dataset.get("ModalityLUTSequence"):
+        values = _look_up(stored, dataset.ModalityLUTSequence[0], dataset).astype(np.float64)
+    else:
+        slope, intercept = _rescale(dataset)
+        values = stored.astype(np.float64) * slope + intercept
     check_range(values, -MAX_VALUE, MAX_VALUE, dataset, name, MODALITY)
     pixels = apply_display(values, dataset, name, padding)
     check_range(pixels, 0, 1, dataset, name, DISPLAY)
@@ -228,8 +217,9 @@ def warn_unless_frontal_chest(dataset: pydicom.Dataset, name: str) -> None:
 
     The view is that of ViewPosition, ViewCodeSequence, PatientOrientation and SeriesDescription, each by itself.
     """
-    body_part = str(dataset.get("BodyPartExamined") or "").strip().upper()
-    modality = str(dataset.get("Modality") or "").strip().upper()
+    body_part, modality = (
+        str(dataset.get(key) or "").strip().upper() for key in ("BodyPartExamined", "Modality")
+    )
     reasons = [f"{what}, not frontal (PA or AP)" for what in _lateral_by(dataset)]
     if body_part and not any(part in body_part for part in CHEST):
         reasons.append(f"BodyPartExamined is {body_part}, not the chest")
@@ -301,32 +291,24 @@ def _with_value(dataset: pydicom.Dataset, key: str) -> str:
     return f"{key} {element.tag} = {value}"
 
 
-def apply_modality(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
-    """Stored values (H, W) to modality values, by the modality LUT or slope and intercept if any; float64."""
-    if dataset.get("ModalityLUTSequence"):
-        return apply_lut(stored, dataset.ModalityLUTSequence[0], dataset).astype(np.float64)
-    slope, intercept = _rescale(dataset)
-    return stored.astype(np.float64) * slope + intercept
-
-
 def apply_display(
-    values: np.ndarray,
-    dataset: pydicom.Dataset,
-    name: str = "DICOM data set",
-    padding: np.ndarray | None = None,
+    values: np.ndarray, dataset: pydicom.Dataset, name: str, padding: np.ndarray | None
 ) -> np.ndarray:
     """Modality values (H, W) to grey levels in [0, 1]; `read_dicom` says where black and white come from."""
     if dataset.get("VOILUTSequence"):
         item = dataset.VOILUTSequence[0]
-        table = lut_data(item, dataset)
-        bits = min(int(item.LUTDescriptor[2]), max(8, int(table.max()).bit_length()))
-        return apply_lut(np.rint(values), item, dataset) / (2.0**bits - 1)
+        bits = min(int(item.LUTDescriptor[2]), max(8, int(lut_data(item, dataset).max()).bit_length()))
+        return _look_up(np.rint(values), item, dataset) / (2.0**bits - 1)
     window = _window(dataset)
     if window is not None:
-        if not np.isfinite(window[:2]).all():
+        if not np.isfinite(window).all():
             raise _no_picture(dataset, name, DISPLAY[1:], "its window must be two finite numbers")
-        pixels = apply_window(values, *window)
-        if pixels is not None and np.ptp(pixels) > 0:
+        try:
+            low, high = apply_windowing(np.array([-np.inf, np.inf]), dataset)
+            pixels = np.clip((apply_windowing(values, dataset) - low) / (high - low), 0, 1)
+        except ValueError:  # no width, or none that is valid for the function
+            pixels = np.zeros(1)
+        if np.ptp(pixels) > 0:
             return pixels
         warnings.warn(
             f"{name}: its window (centre {window[0]:g}, width {window[1]:g}) is invalid or shows nothing; "
@@ -335,7 +317,9 @@ def apply_display(
             stacklevel=2,
         )
     elif dataset.BitsStored <= 8 and not dataset.get("ModalityLUTSequence"):
-        low, high = _stored_range(dataset)
+        slope, intercept = _rescale(dataset)
+        low = -(2 ** (dataset.BitsStored - 1)) if dataset.get("PixelRepresentation") else 0
+        low, high = (stored * slope + intercept for stored in (low, low + 2**dataset.BitsStored - 1))
         return np.clip((values - low) / (high - low), 0, 1)
     visible = values if padding is None or padding.all() else values[~padding]
     low, high = np.percentile(visible, PERCENTILES)
@@ -344,23 +328,8 @@ def apply_display(
     return np.clip((values - low) / max(high - low, np.finfo(np.float64).tiny), 0, 1)
 
 
-def apply_window(
-    values: np.ndarray, center: float, width: float, function: str = "LINEAR"
-) -> np.ndarray | None:
-    """Window (H, W) to [0, 1] by PS3.3 C.11.2.1.2-3; None if the width is not valid for the function."""
-    if width <= 0 or (function == "LINEAR" and width < 1):
-        return None
-    if function == "SIGMOID":
-        return 1 / (1 + np.exp(-4 * (values - center) / width))
-    if function == "LINEAR":
-        center, width = center - 0.5, width - 1
-    if width == 0:
-        return (values > center).astype(np.float64)
-    return np.clip((values - center) / width + 0.5, 0, 1)
-
-
-def apply_lut(values: np.ndarray, item: pydicom.Dataset, dataset: pydicom.Dataset) -> np.ndarray:
-    """Look `values`, whole numbers, up in the table of `item`; off its ends the first or last entry holds."""
+def _look_up(values: np.ndarray, item: pydicom.Dataset, dataset: pydicom.Dataset) -> np.ndarray:
+    """`values`, whole numbers, in the table of `item`; off its ends the first or last entry holds."""
     table = lut_data(item, dataset)
     index = values.astype(np.int64) - int(item.LUTDescriptor[1])
     return table[np.clip(index, 0, len(table) - 1)]
@@ -408,11 +377,19 @@ def _refuse_bomb(file: BinaryIO, name: str) -> None:
 def _decode(dataset: pydicom.Dataset, name: str) -> np.ndarray:
     """Stored values, integers (H, W)."""
     syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
-    if syntax is not None and syntax.is_compressed and not _decoder_available(syntax, name):
-        raise CXRImageError(
-            f"{name} is compressed as {syntax.name}, for which no decoder is installed. Install one of "
-            f"{'; '.join(get_decoder(syntax).missing_dependencies)} (for example: {DECODERS})."
-        )
+    if syntax is not None and syntax.is_compressed:
+        try:
+            decoder = get_decoder(syntax)
+        except NotImplementedError as error:
+            raise CXRImageError(
+                f"{name} has the transfer syntax {syntax.name}, which pydicom cannot decode. Export it "
+                "uncompressed (Explicit VR Little Endian)."
+            ) from error
+        if not decoder.is_available:
+            raise CXRImageError(
+                f"{name} is compressed as {syntax.name}, for which no decoder is installed. Install one of "
+                f"{'; '.join(decoder.missing_dependencies)} (for example: {DECODERS})."
+            )
     try:
         stored = np.array(pixel_array(dataset))
     except Exception as error:  # decoders raise many types on damaged pixels
@@ -426,16 +403,6 @@ def _decode(dataset: pydicom.Dataset, name: str) -> np.ndarray:
             f"{(dataset.Rows, dataset.Columns)}. Export the file again."
         )
     return stored
-
-
-def _decoder_available(syntax: Any, name: str) -> bool:
-    try:
-        return get_decoder(syntax).is_available
-    except NotImplementedError as error:
-        raise CXRImageError(
-            f"{name} has the transfer syntax {syntax.name}, which pydicom cannot decode. Export it "
-            "uncompressed (Explicit VR Little Endian)."
-        ) from error
 
 
 def _padding_mask(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray | None:
@@ -454,19 +421,10 @@ def _rescale(dataset: pydicom.Dataset) -> tuple[float, float]:
     return (1.0, 0.0) if slope is None or intercept is None else (float(slope), float(intercept))
 
 
-def _stored_range(dataset: pydicom.Dataset) -> tuple[float, float]:
-    """Lowest and highest value that the stored bits can hold, as modality values."""
-    slope, intercept = _rescale(dataset)
-    low = -(2 ** (dataset.BitsStored - 1)) if dataset.get("PixelRepresentation") else 0
-    return low * slope + intercept, (low + 2**dataset.BitsStored - 1) * slope + intercept
-
-
-def _window(dataset: pydicom.Dataset) -> tuple[float, float, str] | None:
-    """Centre, width and function of the first window; None if there is none."""
-    values = []
-    for key in ("WindowCenter", "WindowWidth"):
-        value = dataset.get(key)
-        if value is None or value == "":
-            return None
-        values.append(float(value[0] if dataset[key].VM > 1 else value))
-    return values[0], values[1], str(dataset.get("VOILUTFunction") or "LINEAR").upper()
+def _window(dataset: pydicom.Dataset) -> tuple[float, float] | None:
+    """Centre and width of the first window; None if there is none."""
+    elements = [dataset.get(key) for key in ("WindowCenter", "WindowWidth")]
+    if any(value is None or value == "" for value in elements):
+        return None
+    centre, width = (float(np.atleast_1d(value)[0]) for value in elements)
+    return centre, width

@@ -1,7 +1,5 @@
 """What can be wrong with an image, in one place: the exceptions, the warning and the size limits."""
 
-import re
-
 
 class CXRImageError(ValueError):
     """The image cannot be used. The message names the image, what is wrong with it and the remedy."""
@@ -31,9 +29,3 @@ def check_image_size(height: int, width: int, name: str, min_side: int, max_pixe
             f"{name}: {width} x {height} = {height * width:,} pixels is over the limit of {max_pixels:,}; it "
             "was not decoded. Reduce the image, or raise the limit with CXRImageProcessor(max_pixels=...)."
         )
-
-
-def pixels_in_bomb_message(message: str) -> str:
-    """The pixel count in Pillow's decompression-bomb message, formatted, or "too many"."""
-    match = re.search(r"\((\d+) pixels\)", message)
-    return f"{int(match.group(1)):,}" if match else "too many"

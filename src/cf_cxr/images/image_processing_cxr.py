@@ -12,7 +12,7 @@ from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 
 from .errors import CXRImageError, CXRImageNotFoundError, NotAChestRadiographWarning
 from .loading import MAX_PIXELS, MIN_SIDE, describe, is_dicom_dataset, load_grayscale
-from .usual_films import UsualFilms
+from .out_of_distribution import UsualFilms
 
 __all__ = ["CXRImageError", "CXRImageNotFoundError", "CXRImageProcessor", "NotAChestRadiographWarning"]
 
@@ -34,6 +34,9 @@ class CXRImageProcessorKwargs(TypedDict, total=False):
     input_range: tuple[float, float] | list[float] | None
     min_side: int
     max_pixels: int
+
+
+NAMES = tuple(CXRImageProcessorKwargs.__annotations__)
 
 
 class CXRImageProcessor(BaseImageProcessor):
@@ -64,7 +67,7 @@ class CXRImageProcessor(BaseImageProcessor):
         max_pixels (`int`, *optional*, defaults to 80 million):
             Images with more pixels are refused before they are decoded.
         usual_films (`dict`, *optional*):
-            A record of the films that the model was trained on (`cf_cxr.images.usual_films`), for `examine`. Without it no
+            A record of the films that the model was trained on (`cf_cxr.images.out_of_distribution`), for `examine`. Without it no
             image is called unusual.
 
     Example:
@@ -91,19 +94,13 @@ class CXRImageProcessor(BaseImageProcessor):
     usual_films = None
 
     def __init__(self, **kwargs):
-        names = list(CXRImageProcessorKwargs.__annotations__)
-        settings = {name: kwargs.pop(name) for name in names if kwargs.get(name) is not None}
+        given = {name: kwargs.pop(name, None) for name in NAMES}
         usual_films = kwargs.pop("usual_films", None)
         saved = {"image_processor_type", "processor_class", "feature_extractor_type", "auto_map"}
-        known = saved | set(names)
-        unknown = sorted(key for key in kwargs if key not in known and not key.startswith("_"))
-        if unknown:
-            raise TypeError(
-                f"CXRImageProcessor has no setting {unknown[0]!r}. Its settings: {', '.join(names)}."
-            )
-        super().__init__(**{key: value for key, value in kwargs.items() if key not in names})
-        defaults = {name: getattr(type(self), name) for name in names}
-        for name, value in _checked_settings({**defaults, **settings}).items():
+        _check_names([key for key in kwargs if key not in saved and not key.startswith("_")])
+        super().__init__(**kwargs)
+        given = {name: value for name, value in given.items() if value is not None}
+        for name, value in _checked_settings({**self.settings(), **given}).items():
             setattr(self, name, value)
         if usual_films is not None:
             self.usual_films = UsualFilms.from_dict(usual_films).to_dict()
@@ -112,14 +109,14 @@ class CXRImageProcessor(BaseImageProcessor):
         short = {"usual_films": "..."} if self.usual_films else {}
         return f"{type(self).__name__} {json.dumps({**self.to_dict(), **short}, indent=2, sort_keys=True)}"
 
+    def settings(self) -> dict[str, Any]:
+        """What shapes `pixel_values`: the arguments but `usual_films`."""
+        return {name: getattr(self, name) for name in NAMES}
+
     @property
     def backend(self) -> str:
         """`str`: what does the work (Pillow and NumPy)."""
         return "pil"
-
-    def __call__(self, images: Any, *args, **kwargs) -> BatchFeature:
-        """The same as `preprocess`."""
-        return self.preprocess(images, *args, **kwargs)
 
     def preprocess(self, images: Any, return_tensors: str | None = "pt", **kwargs) -> BatchFeature:
         """Prepare one image or several for a model.
@@ -137,49 +134,28 @@ class CXRImageProcessor(BaseImageProcessor):
             CXRImageError: an image cannot be used, or shows nothing once it is square and resized (see
                 `check_content`); in a batch the message says which.
         """
-        unknown = sorted(set(kwargs) - set(CXRImageProcessorKwargs.__annotations__))
-        if unknown:
-            raise TypeError(
-                f"CXRImageProcessor has no setting {unknown[0]!r}. "
-                f"Its settings: {', '.join(CXRImageProcessorKwargs.__annotations__)}, return_tensors."
-            )
-        current = {name: getattr(self, name) for name in CXRImageProcessorKwargs.__annotations__}
-        settings = _checked_settings({**current, **kwargs})
+        _check_names(kwargs)
+        settings = _checked_settings({**self.settings(), **kwargs})
+        limits = {name: settings.pop(name) for name in ("input_range", "min_side", "max_pixels")}
+
+        def process(image: Any) -> np.ndarray:
+            return _as_model_input(load_grayscale(image, **limits), describe(image), **settings)
+
         if is_single_image(images):
-            pixel_values = [self.process_image(images, **settings)]
-        else:
-            pixel_values = self._process_batch(images, settings)
+            pixel_values = [process(images)]
+        else:  # each image is finished before the next is read: a thousand originals need not fit into memory
+            pixel_values = []
+            for index, image in enumerate(images):
+                try:
+                    pixel_values.append(process(image))
+                except CXRImageError as error:
+                    raise type(error)(f"image {index} of the batch: {error}") from error
+            if not pixel_values:
+                raise CXRImageError("the list of images is empty. Give at least one image.")
         return BatchFeature(
             data={"pixel_values": np.stack(pixel_values) if return_tensors else pixel_values},
             tensor_type=return_tensors,
         )
-
-    def _process_batch(self, images: Iterable, settings: dict) -> list[np.ndarray]:
-        # Each image is finished before the next is read: a thousand originals need not fit into memory.
-        pixel_values = []
-        for index, image in enumerate(images):
-            try:
-                pixel_values.append(self.process_image(image, **settings))
-            except CXRImageError as error:
-                raise type(error)(f"image {index} of the batch: {error}") from error
-        if not pixel_values:
-            raise CXRImageError("the list of images is empty. Give at least one image.")
-        return pixel_values
-
-    def process_image(
-        self,
-        image: Any,
-        size: Mapping[str, int],
-        crop_mode: str,
-        resample: int,
-        do_quantize: bool,
-        input_range: tuple[float, float] | None,
-        min_side: int,
-        max_pixels: int,
-    ) -> np.ndarray:
-        """One image, of any kind that `load` reads, as float32 (1, S, S) in [-1, 1]."""
-        pixels = load_grayscale(image, input_range=input_range, min_side=min_side, max_pixels=max_pixels)
-        return _as_model_input(pixels, describe(image), size["height"], crop_mode, resample, do_quantize)
 
     def examine(self, image: Any, invert: bool | str = False) -> tuple[torch.Tensor, dict[str, Any] | None]:
         """One image for a model, and whether it is like the films that the model was trained on.
@@ -207,8 +183,10 @@ class CXRImageProcessor(BaseImageProcessor):
         pixels = self.load(image)
 
         def result(pixels: np.ndarray) -> tuple[torch.Tensor, dict[str, Any] | None]:
-            settings = (self.size["height"], self.crop_mode, self.resample, self.do_quantize)
-            made = torch.from_numpy(_as_model_input(pixels, describe(image), *settings))[None]
+            settings = {
+                name: getattr(self, name) for name in ("size", "crop_mode", "resample", "do_quantize")
+            }
+            made = torch.from_numpy(_as_model_input(pixels, describe(image), **settings))[None]
             return made, usual.unusual(made) if usual else None
 
         pixel_values, finding = result(1 - pixels if invert is True else pixels)
@@ -279,46 +257,27 @@ def check_invert(invert: Any, processor: CXRImageProcessor) -> None:
 
 
 def _as_model_input(
-    pixels: np.ndarray, name: str, side: int, crop_mode: str, resample: int, do_quantize: bool
+    pixels: np.ndarray, name: str, size: Mapping[str, int], crop_mode: str, resample: int, do_quantize: bool
 ) -> np.ndarray:
-    """(H, W) in [0, 1], called `name`, as float32 (1, S, S) in [-1, 1]."""
-    square = pad_to_square(pixels) if crop_mode == "pad" else crop_to_square(pixels)
-    pixels = resize_square(square, side, resample)
-    check_content(square, pixels, name)
-    if do_quantize:
-        pixels = np.rint(pixels * np.float32(255)) / np.float32(127.5) - np.float32(1)
+    """(H, W) in [0, 1], called `name`, as float32 (1, S, S) in [-1, 1]; what the filter overshoots is clipped."""
+    height, width = pixels.shape
+    if crop_mode == "pad":  # the odd row or column at the end
+        side = max(height, width)
+        top, left = (side - height) // 2, (side - width) // 2
+        square = np.pad(pixels, ((top, side - height - top), (left, side - width - left)))
     else:
-        pixels = pixels * np.float32(2) - np.float32(1)
-    return pixels[None]
-
-
-def crop_to_square(pixels: np.ndarray) -> np.ndarray:
-    """Cut the longer side of (H, W) to the shorter, centrally."""
-    height, width = pixels.shape
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return pixels[top : top + side, left : left + side]
-
-
-def pad_to_square(pixels: np.ndarray) -> np.ndarray:
-    """Add black (0) to the shorter side of (H, W), equally at both ends, the odd row or column at the end."""
-    height, width = pixels.shape
-    side = max(height, width)
-    top, left = (side - height) // 2, (side - width) // 2
-    return np.pad(pixels, ((top, side - height - top), (left, side - width - left)))
-
-
-def resize_square(pixels: np.ndarray, side: int, resample: int = PIL.Image.Resampling.LANCZOS) -> np.ndarray:
-    """Resize (H, H) in [0, 1] to (side, side) with Pillow's antialiased filters; overshoot is clipped.
-
-    An image that already has the size is returned unchanged.
-    """
-    if pixels.shape == (side, side):
-        return pixels
-    resized = PIL.Image.fromarray(np.ascontiguousarray(pixels, dtype=np.float32)).resize(
-        (side, side), resample
-    )
-    return np.clip(np.asarray(resized), 0, 1)
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        square = pixels[top : top + side, left : left + side]
+    shape = (size["height"], size["width"])
+    resized = square
+    if square.shape != shape:
+        picture = PIL.Image.fromarray(np.ascontiguousarray(square, dtype=np.float32))
+        resized = np.clip(np.asarray(picture.resize(shape, resample)), 0, 1)
+    check_content(square, resized, name)
+    if do_quantize:
+        return np.rint(resized * np.float32(255))[None] / np.float32(127.5) - np.float32(1)
+    return resized[None] * np.float32(2) - np.float32(1)
 
 
 def check_content(square: np.ndarray, resized: np.ndarray, name: str) -> None:
@@ -384,6 +343,11 @@ def _checked_output(pixel_values: Any) -> torch.Tensor:
     return values.clamp(-1, 1)
 
 
+def _check_names(names: Iterable[str]) -> None:
+    if unknown := sorted(set(names) - set(NAMES)):
+        raise TypeError(f"CXRImageProcessor has no setting {unknown[0]!r}. Its settings: {', '.join(NAMES)}.")
+
+
 def _checked_settings(settings: dict) -> dict:
     """Settings in their canonical form, as they are stored and saved."""
     side = _square_side(settings["size"])
@@ -407,19 +371,18 @@ def _checked_settings(settings: dict) -> dict:
 
 
 def _square_side(size: Any) -> int:
-    sides = size
+    side = size
     if not isinstance(size, int):
         try:
-            sides = dict(size)
+            side = dict(size).get("height") if len(set(dict(size).values())) == 1 else None
         except (TypeError, ValueError) as error:
             raise ValueError(f"size={size!r} is not a size. Give the side in pixels.") from error
-        sides = sides.get("height") if sides and set(sides.values()) == {sides.get("height")} else None
-    if not isinstance(sides, int) or isinstance(sides, bool) or not 1 <= sides <= MAX_SIDE:
+    if not isinstance(side, int) or isinstance(side, bool) or not 1 <= side <= MAX_SIDE:
         raise ValueError(
             f"size={size!r} is not a square of at least one pixel, and at most {MAX_SIDE} a side. Give one integer, the "
             "side in pixels."
         )
-    return sides
+    return side
 
 
 def _black_and_white(input_range: Any) -> tuple[float, float] | None:

@@ -3,6 +3,7 @@
 import io
 import os
 import queue
+import re
 import sys
 import threading
 import time
@@ -17,13 +18,7 @@ import PIL.ImageOps
 import torch
 
 from ..files import DICOM_SUFFIXES, MAX_BYTES, special_file
-from .errors import (
-    CXRImageError,
-    CXRImageNotFoundError,
-    NotAChestRadiographWarning,
-    check_image_size,
-    pixels_in_bomb_message,
-)
+from .errors import CXRImageError, CXRImageNotFoundError, NotAChestRadiographWarning, check_image_size
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "JPEG2000", "PPM", "GIF")
 MIN_SIDE = 16
@@ -45,17 +40,11 @@ def load_grayscale(
     max_pixels: int = MAX_PIXELS,
     timeout: float = TIMEOUT,
 ) -> np.ndarray:
-    """Read `image` as a grey-scale array, whatever it is.
+    """Read `image`, of any kind that `CXRImageProcessor.load` takes, as a grey-scale array.
 
     Args:
-        image: path (`str`, `Path`), `http(s)://` address, an open binary file or its bytes, `PIL.Image`,
-            numpy array or torch tensor (H, W), (H, W, C) or (C, H, W) with C = 1, 3 or 4, pydicom `Dataset`,
-            or the dictionary `{"bytes", "path"}` of an undecoded `datasets.Image`.
-        input_range: the values that mean black and white, for arrays and files that are not 8-bit. None
-            decides: 16-bit integers are divided by 2**n - 1, with n (8 to 16) the number of bits that the
-            largest value needs; floats must lie in [0, 1], or in [-1, 1] with at least one negative value.
-        min_side: smallest side accepted, in pixels.
-        max_pixels: most pixels accepted; checked in the header, before decoding.
+        image: the image.
+        input_range, min_side, max_pixels: as `CXRImageProcessor` has them.
         timeout: seconds that a download may take, however the server spends them; one that is silent for 20
             seconds is given up before.
 
@@ -67,18 +56,26 @@ def load_grayscale(
             and the remedy.
         CXRImageNotFoundError: there is no such file.
     """
-    name = describe(image)
+    name, given = describe(image), image
     limits = {"min_side": min_side, "max_pixels": max_pixels}
     if isinstance(image, Mapping) and not is_dicom_dataset(image):
-        image = _from_datasets_dict(image)
+        image = next((image[key] for key in ("bytes", "path") if image.get(key) is not None), None)
+        if image is None:
+            raise CXRImageError(
+                f"an image dictionary needs 'bytes' or 'path', got the keys {sorted(map(str, given))} with no value "
+                "in either. Give the image itself; of a datasets row or Dataset, its column of images."
+            )
     elif hasattr(image, "read"):
-        image = _from_open_file(image, name)
+        if isinstance(image, io.TextIOBase):
+            raise CXRImageError(f"{name} is open as text. Open it with mode 'rb', or give its path.")
+        image = image.read()
     if isinstance(image, str) and image.startswith(("http://", "https://")):
         image = _download(image, timeout)
     if isinstance(image, str | os.PathLike):
-        pixels = _read_file(Path(image).expanduser(), name, limits, input_range)
+        path = Path(image).expanduser()
+        pixels = _read(path, _head(path, name), name, limits, input_range)
     elif isinstance(image, bytes | bytearray):
-        pixels = _read_bytes(bytes(image), name, limits, input_range)
+        pixels = _read(bytes(image), image[:132], name, limits, input_range)
     elif is_dicom_dataset(image):
         pixels = _read_dicom(image, name, limits)
     elif isinstance(image, PIL.Image.Image):
@@ -96,7 +93,8 @@ def load_grayscale(
 def describe(image: Any) -> str:
     """A short name for `image` in messages: its path or address if it has one, else what it is."""
     if isinstance(image, str | os.PathLike):
-        return repr(_shortened(str(image)))
+        text = str(image)
+        return repr(text if len(text) <= 400 else f"{text[:200]}...{text[-100:]}")
     if isinstance(image, bytes | bytearray):
         return f"{len(image)} bytes"
     if is_dicom_dataset(image):
@@ -113,30 +111,10 @@ def describe(image: Any) -> str:
     return f"{type(image).__name__} object"
 
 
-def _shortened(text: str) -> str:
-    return text if len(text) <= 400 else f"{text[:200]}...{text[-100:]}"
-
-
 def is_dicom_dataset(image: Any) -> bool:
     """Whether `image` is a pydicom `Dataset`; does not import pydicom."""
     pydicom = sys.modules.get("pydicom")
     return pydicom is not None and isinstance(image, pydicom.Dataset)
-
-
-def _from_datasets_dict(image: Mapping) -> Any:
-    for key in ("bytes", "path"):
-        if image.get(key) is not None:
-            return image[key]
-    raise CXRImageError(
-        f"an image dictionary needs 'bytes' or 'path', got the keys {sorted(map(str, image))} with no value "
-        "in either. Give the image itself; of a datasets row or Dataset, its column of images."
-    )
-
-
-def _from_open_file(file: Any, name: str) -> bytes:
-    if isinstance(file, io.TextIOBase):
-        raise CXRImageError(f"{name} is open as text. Open it with mode 'rb', or give its path.")
-    return file.read()
 
 
 def _download(url: str, timeout: float) -> bytes:
@@ -190,7 +168,8 @@ def _fetch(url: str, timeout: float) -> bytes:
     return b"".join(chunks)
 
 
-def _read_file(path: Path, name: str, limits: dict, input_range) -> np.ndarray:
+def _head(path: Path, name: str) -> bytes:
+    """The beginning of a regular file that is not too large."""
     if not os.path.exists(path):
         raise CXRImageNotFoundError(f"{name}: no such file. Check the path (now in {os.getcwd()!r}).")
     if kind := special_file(path):
@@ -204,33 +183,22 @@ def _read_file(path: Path, name: str, limits: dict, input_range) -> np.ndarray:
         )
     try:
         with path.open("rb") as file:
-            head = file.read(132)
+            return file.read(132)
     except OSError as error:
         raise CXRImageError(f"{name}: cannot be opened ({error}). Check its permissions.") from error
-    _refuse_empty(head, name)
-    if _has_dicom_magic(head):
-        return _read_dicom(path, name, limits)
-    if path.suffix.lower() in DICOM_SUFFIXES:
-        return _read_dicom(path, name, limits, force=True)
-    with _open_pil(path, name) as image:
-        return _from_pil(image, name, limits, input_range)
 
 
-def _read_bytes(data: bytes, name: str, limits: dict, input_range) -> np.ndarray:
-    _refuse_empty(data, name)
-    if _has_dicom_magic(data):
-        return _read_dicom(data, name, limits)
-    with _open_pil(io.BytesIO(data), name) as image:
-        return _from_pil(image, name, limits, input_range)
-
-
-def _refuse_empty(head: bytes, name: str) -> None:
+def _read(source: Path | bytes, head: bytes, name: str, limits: dict, input_range) -> np.ndarray:
     if not head:
         raise CXRImageError(f"{name} is empty (0 bytes). Copy or download the image again.")
-
-
-def _has_dicom_magic(head: bytes) -> bool:
-    return head[128:132] == b"DICM"
+    if head[128:132] == b"DICM":
+        return _read_dicom(source, name, limits)
+    if isinstance(source, bytes):
+        source = io.BytesIO(source)
+    elif source.suffix.lower() in DICOM_SUFFIXES:
+        return _read_dicom(source, name, limits, force=True)
+    with _open_pil(source, name) as image:
+        return _from_pil(image, name, limits, input_range)
 
 
 def _read_dicom(source: Any, name: str, limits: dict, force: bool = False) -> np.ndarray:
@@ -251,8 +219,9 @@ def _open_pil(source: Any, name: str) -> PIL.Image.Image:
             f"{name} is not an image, or its beginning is damaged. Readable are DICOM, {', '.join(FORMATS)}."
         ) from error
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
+        count = re.search(r"\((\d+) pixels\)", str(error))
         raise CXRImageError(
-            f"{name}: {pixels_in_bomb_message(str(error))} pixels is too large; it was not decoded. "
+            f"{name}: {f'{int(count[1]):,}' if count else 'too many'} pixels is too large; it was not decoded. "
             "Reduce the image first (a radiograph has at most some 20 million pixels)."
         ) from error
     except Exception as error:  # Pillow's format plugins raise many types on a damaged header
@@ -263,9 +232,8 @@ def _from_pil(image: PIL.Image.Image, name: str, limits: dict, input_range) -> n
     check_image_size(image.height, image.width, name, **limits)
     white_is_zero = image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0
     try:
-        frames = (
-            1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-        )  # MPO: a photograph and its preview
+        # An MPO file holds a photograph and its preview.
+        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         image.load()
         if image.getexif().get(0x0112, 1) != 1:  # the EXIF orientation of a rotated photograph
             image = PIL.ImageOps.exif_transpose(image)

@@ -13,27 +13,8 @@ if TYPE_CHECKING:
 
 MODULES_FOLDER = Path(__file__).parent / "modules"
 
-NAMES = (
-    "amplification",
-    "calibration_error",
-    "cardiothoracic_ratio",
-    "composition",
-    "costophrenic_score",
-    "counterfactual_validity",
-    "decision_frechet_distance",
-    "effectiveness",
-    "exaggeration_curve",
-    "exposure_share",
-    "fooling_gap",
-    "foreign_object_preservation",
-    "frechet_distance",
-    "identity_preservation",
-    "kernel_distance",
-    "minimality",
-    "reversibility",
-    "true_counterfactual_error",
-    "two_sample_auc",
-)
+# A folder there is a metric.
+NAMES = tuple(sorted(file.stem for file in MODULES_FOLDER.glob("*/*.py") if file.stem == file.parent.name))
 
 
 def module_path(name: str) -> str:

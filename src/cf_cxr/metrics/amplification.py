@@ -11,7 +11,7 @@ import numpy as np
 from ..attributes import AttributeSchema
 from ..causal_graph import CausalGraph
 from .arrays import check_prediction, to_numpy
-from .bootstrap import Interval, interval, paired_difference, score_samples
+from .bootstrap import Interval, interval, score_samples
 
 AUC_POINTS = "auc_points"
 
@@ -80,8 +80,8 @@ def amplification(
     The scalar is the mean of |cell|. **It is biased upwards:** sampling noise has no sign after |.|, so that even
     a perfect model scores about 0.8 standard errors per cell and the percentile interval of the scalar can
     exclude 0. Judge a single cell by its signed interval, and two models by the paired difference of their
-    `mean_abs_samples` (same weights), where most of the bias cancels. The AUC also hides drift that is equal on
-    both sides; see `posterior_drift`.
+    `mean_abs_samples` (same weights), where most of the bias cancels. The AUC hides drift that is equal on both
+    sides.
 
     Args:
         schema, graph: of the attributes.
@@ -96,20 +96,29 @@ def amplification(
     Raises:
         ValueError: naming the attribute, for NaN, a missing prediction, lengths that differ, or empty arrays.
     """
-    factual = _check_factual(schema, factual)
-    names = _check_interventions(schema, graph, counterfactual)
+    factual = to_numpy(factual)
+    if factual.ndim != 2 or factual.shape[1] != schema.n:
+        raise ValueError(
+            f"factual must have shape (N, {schema.n}) with columns {', '.join(schema.names)}, got {factual.shape}."
+        )
+    if set(graph.names) != set(schema.names):
+        raise ValueError(
+            f"The graph is about {', '.join(graph.names)}, the schema about {', '.join(schema.names)}."
+        )
+    if unknown := [k for k in counterfactual if k not in schema]:
+        raise ValueError(f"do({unknown[0]}): {unknown[0]!r} is not one of {', '.join(schema.names)}.")
     before: dict[str, np.ndarray] = {}
     samples: dict[str, dict[str, np.ndarray]] = {}
-    for k in names:
+    for k in counterfactual:
         samples[k] = {}
         for j in untouched(graph, schema.names, k):
-            kind, value = schema[j].kind, factual[:, schema.index(j)]
+            kind, value = schema[j].scored_as, factual[:, schema.index(j)]
             if j not in before:
                 prediction = _get(schema, real, j, len(factual), "real images")
                 before[j] = score_samples(kind, prediction, value, weights, j)
             prediction = _get(schema, counterfactual[k], j, len(factual), f"images under do({k})")
             samples[k][j] = score_samples(kind, prediction, value, weights, j) - before[j]
-    undefined = tuple((k, j) for k in names for j, s in samples[k].items() if np.isnan(s[0]))
+    undefined = tuple((k, j) for k, row in samples.items() for j, s in row.items() if np.isnan(s[0]))
     means = _mean_abs(schema, samples)
     return AmplificationResult(
         matrix={k: {j: interval(s) for j, s in row.items()} for k, row in samples.items()},
@@ -119,44 +128,6 @@ def amplification(
         mean_abs_samples=means,
         undefined=undefined,
     )
-
-
-def posterior_drift(
-    schema: AttributeSchema,
-    graph: CausalGraph,
-    real: Mapping[str, Any],
-    counterfactual: Mapping[str, Mapping[str, Any]],
-) -> dict[str, dict[str, float]]:
-    """Mean absolute change of the judge's posterior of attribute j under do(k), image by image.
-
-    Sees what the AUC hides: probabilities that all move, or move apart on both sides, without changing their order.
-
-    Args:
-        as `amplification`; discrete predictions must be probabilities.
-
-    Returns:
-        k -> j -> mean over images of |p* - p| (binary, 0 to 1), of the total variation 1/2 sum_c |p*_c - p_c|
-        (categorical, 0 to 1), or of |mean* - mean| in units (continuous); j as in `amplification`. Ideal 0.
-
-    Raises:
-        ValueError: naming the attribute, for NaN, a missing prediction, lengths that differ, empty arrays, or
-            probabilities outside [0, 1].
-    """
-    out: dict[str, dict[str, float]] = {}
-    for k in _check_interventions(schema, graph, counterfactual):
-        out[k] = {}
-        for j in untouched(graph, schema.names, k):
-            before = _get(schema, real, j, None, "real images")
-            after = _get(schema, counterfactual[k], j, len(before), f"images under do({k})")
-            for p in (before, after):
-                if schema[j].is_discrete and (p.min() < 0 or p.max() > 1):
-                    raise ValueError(
-                        f"{j}: a posterior must lie in [0, 1], got values from {p.min():g} to {p.max():g}; apply "
-                        "sigmoid or softmax to logits first."
-                    )
-            change = np.abs(after - before)
-            out[k][j] = float(np.mean(change.sum(1) / 2 if change.ndim == 2 else change))
-    return out
 
 
 def _mean_abs(
@@ -173,48 +144,14 @@ def _mean_abs(
     return {name: np.mean(g, axis=0) if g else np.full(size, np.nan) for name, g in groups.items()}
 
 
-def _check_factual(schema: AttributeSchema, factual: Any) -> np.ndarray:
-    factual = to_numpy(factual)
-    if factual.ndim != 2 or factual.shape[1] != schema.n:
-        raise ValueError(
-            f"factual must have shape (N, {schema.n}) with columns {', '.join(schema.names)}, got {factual.shape}."
-        )
-    return factual
-
-
-def _check_interventions(schema: AttributeSchema, graph: CausalGraph, counterfactual: Mapping) -> list[str]:
-    if set(graph.names) != set(schema.names):
-        raise ValueError(
-            f"The graph is about {', '.join(graph.names)}, the schema about {', '.join(schema.names)}."
-        )
-    if unknown := [k for k in counterfactual if k not in schema]:
-        raise ValueError(f"do({unknown[0]}): {unknown[0]!r} is not one of {', '.join(schema.names)}.")
-    return list(counterfactual)
-
-
-def _get(
-    schema: AttributeSchema, predictions: Mapping[str, Any], j: str, length: int | None, of: str
-) -> np.ndarray:
+def _get(schema: AttributeSchema, predictions: Mapping[str, Any], j: str, length: int, of: str) -> np.ndarray:
     if j not in predictions:
         raise ValueError(
             f"{j}: there is no prediction on {of}; the judge gave {', '.join(predictions) or 'none'}."
         )
-    prediction = check_prediction(schema[j].kind, predictions[j], f"{j} on {of}")
-    if length is not None and len(prediction) != length:
-        raise ValueError(f"{j} on {of}: {len(prediction)} predictions for {length} images.")
-    if schema[j].kind == "categorical" and prediction.shape[1] != schema[j].n_classes:
+    prediction = check_prediction(schema[j].scored_as, predictions[j], f"{j} on {of}", length)
+    if schema[j].scored_as == "categorical" and prediction.shape[1] != schema[j].n_classes:
         raise ValueError(
             f"{j} on {of}: {prediction.shape[1]} columns, but {j} has the classes {', '.join(schema[j].categories)}."
         )
     return prediction
-
-
-__all__ = [
-    "AUC_POINTS",
-    "AmplificationResult",
-    "amplification",
-    "amplification_samples",
-    "paired_difference",
-    "posterior_drift",
-    "untouched",
-]

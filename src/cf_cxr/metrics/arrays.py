@@ -1,4 +1,4 @@
-"""Checks shared by the metrics: what comes in is an array of the right shape, or a message for people."""
+"""The one check of what metrics are given: an array of the right shape and range, or a message for people."""
 
 from __future__ import annotations
 
@@ -17,69 +17,104 @@ def to_numpy(values: Any, dtype: type | None = np.float64) -> np.ndarray:
     return np.asarray(values, dtype)
 
 
+def check_array(
+    values: Any,
+    name: str,
+    *,
+    ndim: tuple[int, ...] = (1,),
+    rows: int | None = None,
+    low: float = -np.inf,
+    high: float = np.inf,
+    missing: bool = False,
+    hint: str = "",
+) -> np.ndarray:
+    """Numbers as float64, not empty, finite and within bounds.
+
+    Args:
+        values: numpy, torch or lists.
+        name: of the argument, for messages.
+        ndim: numbers of dimensions that are allowed.
+        rows: length, where another argument fixes it.
+        low, high: bounds, inclusive.
+        missing: whether NaN may stand where a row has no value.
+        hint: what to do about a value that is wrong.
+
+    Raises:
+        ValueError: naming the argument and the first wrong value.
+    """
+    try:
+        values = to_numpy(values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be numbers, all rows of one shape: {error}.") from None
+    if values.ndim not in ndim:
+        shapes = " or ".join(("()", "(N,)", "(N, D)", "(N, D, E)")[n] for n in ndim)
+        raise ValueError(f"{name} must have shape {shapes}, got {values.shape}.")
+    if rows is not None and len(values) != rows:
+        raise ValueError(
+            f"{name} has {len(values)} rows, what it is compared with {rows}; give one row for each."
+        )
+    if values.size == 0:
+        raise ValueError(f"{name} is empty, shape {values.shape}; there is nothing to measure.")
+    bad = ~(np.isfinite(values) & (values >= low) & (values <= high))
+    if missing:
+        bad &= ~np.isnan(values)
+    if bad.any():
+        place = tuple(int(i) for i in np.argwhere(bad)[0])
+        wrong = ["infinite"] if missing else ["NaN", "infinite"]
+        wrong += [f"outside [{low:g}, {high:g}]"] if np.isfinite([low, high]).any() else []
+        raise ValueError(
+            f"{name}: row {place[0]} is {values[place]:g} ({int(bad.sum())} values are {' or '.join(wrong)}). {hint}"
+        )
+    return values
+
+
+def check_posterior(
+    values: Any, name: str, rows: int | None = None, ndim: tuple[int, ...] = (1,)
+) -> np.ndarray:
+    """Posteriors as float64 in [0, 1], `(N,)`, or `(N, S)` where *ndim* allows 2; ValueError as `check_array`."""
+    hint = "Posteriors are probabilities: apply a sigmoid or softmax to logits first."
+    return check_array(values, name, ndim=ndim, rows=rows, low=0, high=1, hint=hint)
+
+
 def check_kind(kind: str, name: str = "attribute") -> None:
     """Raises ValueError unless *kind* is one of `KINDS`."""
     if kind not in KINDS:
         raise ValueError(f"{name}: kind must be one of {', '.join(KINDS)}, got {kind!r}.")
 
 
-def check_prediction(kind: str, prediction: Any, name: str = "attribute") -> np.ndarray:
+def check_prediction(
+    kind: str, prediction: Any, name: str = "attribute", rows: int | None = None
+) -> np.ndarray:
     """A classifier's prediction as float64: `(N,)`, or `(N, C)` with C > 1 for a categorical attribute.
 
     Raises:
         ValueError: naming the attribute, for another shape, no rows, NaN or infinity.
     """
     check_kind(kind, name)
-    prediction = to_numpy(prediction)
-    if kind == "categorical" and (prediction.ndim != 2 or prediction.shape[1] < 2):
+    hint = "Look for a classifier that diverged or a broken image; rows may be left out if that is reported."
+    ndim = 2 if kind == "categorical" else 1
+    prediction = check_array(prediction, f"{name}: the {kind} prediction", ndim=(ndim,), rows=rows, hint=hint)
+    if ndim == 2 and prediction.shape[1] < 2:
         raise ValueError(
             f"{name} is categorical: its prediction must have shape (N, classes), got {prediction.shape}."
-        )
-    if kind != "categorical" and prediction.ndim != 1:
-        raise ValueError(f"{name} is {kind}: its prediction must have shape (N,), got {prediction.shape}.")
-    if len(prediction) == 0:
-        raise ValueError(f"{name}: there is no prediction (empty array); nothing can be measured.")
-    if len(bad := np.argwhere(~np.isfinite(prediction))):
-        value = prediction[tuple(bad[0])]
-        raise ValueError(
-            f"{name}: the prediction of row {bad[0][0]} is {value} ({len(bad)} values are NaN or infinite). "
-            "Look for a classifier that diverged or a broken image; rows may be left out if that is reported."
         )
     return prediction
 
 
-def check_value(kind: str, value: Any, length: int, name: str = "attribute", classes: int = 2) -> np.ndarray:
-    """Attribute values as float64 `(length,)`: class indices, or units for a continuous attribute.
+def check_value(kind: str, value: Any, rows: int, name: str = "attribute", classes: int = 2) -> np.ndarray:
+    """Attribute values as float64 `(rows,)`: class indices, or units for a continuous attribute.
 
     Raises:
         ValueError: naming the attribute and the first wrong value.
     """
-    value = to_numpy(value)
-    if value.shape != (length,):
-        raise ValueError(f"{name}: {length} predictions need values of shape ({length},), got {value.shape}.")
-    bad = ~np.isfinite(value)
-    if bad.any():
+    value = check_array(value, f"{name}: the value", rows=rows, hint=f"Keep only rows whose {name} is known.")
+    bad = (value != np.round(value)) | (value < 0) | (value >= classes)
+    if kind != "continuous" and bad.any():
         row = int(bad.argmax())
         raise ValueError(
-            f"{name}: the value of row {row} is {value[row]}; keep only rows whose {name} is known."
+            f"{name} has {classes} classes, 0 to {classes - 1}; row {row} has the value {value[row]:g}."
         )
-    if kind != "continuous":
-        bad = (value != np.round(value)) | (value < 0) | (value >= classes)
-        if bad.any():
-            row = int(bad.argmax())
-            raise ValueError(
-                f"{name} has {classes} classes, 0 to {classes - 1}; row {row} has the value {value[row]:g}."
-            )
     return value
-
-
-def check_pair(
-    kind: str, prediction: Any, value: Any, name: str = "attribute"
-) -> tuple[np.ndarray, np.ndarray]:
-    """Prediction and value of the same rows, checked as above."""
-    prediction = check_prediction(kind, prediction, name)
-    classes = prediction.shape[1] if kind == "categorical" else 2
-    return prediction, check_value(kind, value, len(prediction), name, classes)
 
 
 def check_weights(weights: Any, length: int) -> np.ndarray:
@@ -99,18 +134,17 @@ def check_weights(weights: Any, length: int) -> np.ndarray:
     return weights
 
 
-def check_features(features: Any, name: str) -> np.ndarray:
-    """Feature vectors as float64 `(N, D)`, N of at least 2.
-
-    Raises:
-        ValueError: for another shape, fewer than two rows, NaN or infinity.
-    """
-    features = to_numpy(features)
-    if features.ndim != 2:
-        raise ValueError(f"{name}: features must have shape (N, D), got {features.shape}.")
-    if len(features) < 2 or features.shape[1] == 0:
-        raise ValueError(f"{name}: a spread needs at least 2 rows of features, got shape {features.shape}.")
-    if not np.isfinite(features).all():
-        row = int((~np.isfinite(features)).any(1).argmax())
-        raise ValueError(f"{name}: the features of row {row} are NaN or infinite.")
+def check_features(features: Any, name: str, fewest: int = 1) -> np.ndarray:
+    """Feature vectors as float64 `(N, D)`, N of at least *fewest*; ValueError as `check_array`."""
+    features = check_array(features, name, ndim=(2,))
+    if len(features) < fewest:
+        raise ValueError(
+            f"{name}: a spread needs at least {fewest} rows of features, got shape {features.shape}."
+        )
     return features
+
+
+def ratio(numerator: Any, denominator: Any) -> np.ndarray:
+    """numerator / denominator, NaN where the denominator is not positive."""
+    numerator, denominator = np.broadcast_arrays(np.asarray(numerator, float), denominator)
+    return np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator > 0)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
-from .arrays import check_pair, check_weights
+from .arrays import check_prediction, check_value, check_weights, ratio
 
 Interval = tuple[float, float, float]
 
@@ -16,39 +15,31 @@ Interval = tuple[float, float, float]
 _BLOCK = 2_000_000
 
 
-def patient_weights(patients: Sequence, n_resamples: int, seed: int) -> np.ndarray:
+def patient_weights(
+    patients: Sequence | None, n_resamples: int, seed: int, rows: int | None = None
+) -> np.ndarray:
     """How often each row appears in each bootstrap resample of *patients*.
+
+    Args:
+        patients: an identifier per row; None takes each of the *rows* for a patient of its own.
+        n_resamples, seed: of the bootstrap.
+        rows: number of rows, where another argument fixes it.
 
     Returns:
         integers `(n_resamples, N)`; all rows of a patient share their weight, and reusing the array for two
         statistics pairs them.
 
     Raises:
-        ValueError: for no patients.
+        ValueError: for no patients, or a number of them other than *rows*.
     """
-    unique, index = np.unique(np.asarray(patients), return_inverse=True)
-    if len(unique) == 0:
+    patients = np.arange(rows or 0) if patients is None else np.asarray(patients)
+    if rows is not None and len(patients) != rows:
+        raise ValueError(f"patients has {len(patients)} entries for {rows} images; give one per image.")
+    if len(patients) == 0:
         raise ValueError("There are no patients to resample (empty array).")
-    draws = np.random.default_rng(seed).multinomial(
-        len(unique), np.full(len(unique), 1 / len(unique)), size=n_resamples
-    )
-    return draws[:, index]
-
-
-def bootstrap_interval(
-    statistic: Callable[[np.ndarray], float], weights: np.ndarray, confidence: float = 0.95
-) -> Interval:
-    """Estimate and percentile interval of any weighted statistic (one call per resample; see `score_samples`).
-
-    Args:
-        statistic: weights `(N,)` -> value; called with ones for the estimate.
-        weights: `(n_resamples, N)` from `patient_weights`.
-
-    Returns:
-        (estimate, low, high), as `interval`.
-    """
-    values = [statistic(np.ones(weights.shape[1])), *(statistic(w) for w in weights)]
-    return interval(np.array(values, float), confidence)
+    unique, index = np.unique(patients, return_inverse=True)
+    shares = np.full(len(unique), 1 / len(unique))
+    return np.random.default_rng(seed).multinomial(len(unique), shares, size=n_resamples)[:, index]
 
 
 def interval(samples: Any, confidence: float = 0.95) -> Interval:
@@ -111,19 +102,15 @@ def mean_samples(values: Any, weights: Any) -> np.ndarray:
         `(1 + R,)`, NaN where no row is left.
     """
     values = np.asarray(values, float)
-    weights = check_weights(weights, len(values))
     keep = ~np.isnan(values)
-    out = []
-    for block in _blocks(weights, len(values)):
-        w = _rows(block)[:, keep]
-        out.append(_divide(w @ values[keep], w.sum(1)))
-    return np.concatenate(out)
+    blocks = (w[:, keep] for w in _blocks(check_weights(weights, len(values))))
+    return np.concatenate([ratio(w @ values[keep], w.sum(1)) for w in blocks])
 
 
 def score_samples(
     kind: str, prediction: Any, value: Any, weights: Any, name: str = "attribute"
 ) -> np.ndarray:
-    """`attribute_score` on all rows and on every bootstrap resample, without a loop over resamples.
+    """Score of one attribute on all rows and on every bootstrap resample, without a loop over resamples.
 
     The rows are sorted once; the weighted AUC is P(score of a positive > of a negative) + half of P(equal), exact
     with ties, hence equal to scikit-learn's `roc_auc_score(sample_weight=)`.
@@ -143,14 +130,15 @@ def score_samples(
     Raises:
         ValueError: naming the attribute, for NaN, lengths that differ, empty arrays, or impossible classes.
     """
-    prediction, value = check_pair(kind, prediction, value, name)
+    prediction = check_prediction(kind, prediction, name)
+    classes = prediction.shape[1] if kind == "categorical" else 2
+    value = check_value(kind, value, len(prediction), name, classes)
     weights = check_weights(weights, len(value))
     if kind == "continuous":
         return mean_samples(np.abs(prediction - value), weights)
     if kind == "binary":
         return _auc_samples(value == 1, prediction, weights)
-    per_class = [_auc_samples(value == c, prediction[:, c], weights) for c in range(prediction.shape[1])]
-    return np.mean(per_class, axis=0)
+    return np.mean([_auc_samples(value == c, prediction[:, c], weights) for c in range(classes)], axis=0)
 
 
 def _auc_samples(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -158,69 +146,21 @@ def _auc_samples(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -
     positive, score = positive[order], score[order]
     starts = np.flatnonzero(np.r_[True, score[1:] != score[:-1]])  # of the groups of equal scores
     out = []
-    for block in _blocks(weights, len(score)):
-        w = _rows(block)[:, order]
+    for w in _blocks(weights):
+        w = w[:, order]
         up, down = np.where(positive, w, 0.0), np.where(positive, 0.0, w)
         if len(starts) < len(score):
             up, down = np.add.reduceat(up, starts, axis=1), np.add.reduceat(down, starts, axis=1)
         below = np.cumsum(down, axis=1) - down / 2
         wins = np.einsum("rg,rg->r", up, below)
-        out.append(_divide(100.0 * wins, up.sum(1) * down.sum(1)))
+        out.append(ratio(100.0 * wins, up.sum(1) * down.sum(1)))
     return np.concatenate(out)
 
 
-def _blocks(weights: np.ndarray, length: int) -> list[np.ndarray]:
-    """The ones of the estimate, then the resamples in blocks of bounded size."""
+def _blocks(weights: np.ndarray) -> Iterator[np.ndarray]:
+    """The ones of the estimate, then the resamples in blocks of bounded size, as float64."""
+    length = weights.shape[1]
     step = max(1, _BLOCK // max(length, 1))
-    ones = np.ones((1, length))
-    return [ones, *(weights[i : i + step] for i in range(0, len(weights), step))]
-
-
-def _rows(block: np.ndarray) -> np.ndarray:
-    return block.astype(np.float64, copy=False)
-
-
-def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    return np.where(denominator > 0, numerator / np.where(denominator > 0, denominator, 1), np.nan)
-
-
-def attribute_score(
-    kind: str, prediction: np.ndarray, value: np.ndarray, weight: np.ndarray | None = None
-) -> float:
-    """Score of one attribute.
-
-    Args:
-        kind: `"binary"`, `"categorical"` or `"continuous"`.
-        prediction: probability of class 1 `(N,)`, probabilities `(N, C)`, or a mean in units `(N,)`.
-        value: raw values `(N,)`: class index, or units.
-        weight: non-negative weight per row `(N,)`, e.g. bootstrap multiplicities; rows of weight 0 are left out.
-
-    Returns:
-        binary: area under the ROC curve times 100; categorical: its macro average one-vs-rest over the classes;
-        continuous: mean absolute error in units. NaN where it is not defined (no rows, or a class without
-        positives or without negatives), never a made-up 50.
-
-    Raises:
-        ValueError: for NaN among predictions or values, or lengths that differ.
-    """
-    prediction, value = np.asarray(prediction, float), np.asarray(value, float)
-    if len(prediction) != len(value):
-        raise ValueError(f"{len(prediction)} predictions for {len(value)} values.")
-    if np.isnan(prediction).any() or np.isnan(value).any():
-        raise ValueError("Predictions and values must not contain NaN; leave those rows out and say so.")
-    weight = np.ones(len(value)) if weight is None else np.asarray(weight, float)
-    keep = weight > 0
-    prediction, value, weight = prediction[keep], value[keep], weight[keep]
-    if len(value) == 0:
-        return float("nan")
-    if kind == "continuous":
-        return float(np.average(np.abs(prediction - value), weights=weight))
-    if kind == "binary":
-        return _auc(value == 1, prediction, weight)
-    return float(np.mean([_auc(value == c, prediction[:, c], weight) for c in range(prediction.shape[1])]))
-
-
-def _auc(positive: np.ndarray, score: np.ndarray, weight: np.ndarray) -> float:
-    if positive.all() or not positive.any():
-        return float("nan")
-    return 100.0 * float(roc_auc_score(positive, score, sample_weight=weight))
+    yield np.ones((1, length))
+    for start in range(0, len(weights), step):
+        yield weights[start : start + step].astype(np.float64, copy=False)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scipy.stats import theilslopes
 
 from .arrays import to_numpy
 from .masks import check_masks, horizontal_extent
@@ -53,8 +54,16 @@ def costophrenic_angles(
     lungs = check_masks(lungs, "lungs")
     if not 0 < zone <= 1 or not 0 <= wall_share < 1:
         raise ValueError(f"zone must be in (0, 1] and wall_share in [0, 1), got {zone} and {wall_share}.")
-    middle = _given_midline(midline, lungs) if midline is not None else _centre(lungs)
-    width = lungs.shape[2]
+    count, _, width = lungs.shape
+    if midline is None:
+        middle = _centre(lungs)
+    else:
+        middle = to_numpy(midline)
+        if middle.shape not in ((), (count,)) or not ((middle > 0) & (middle < width)).all():
+            raise ValueError(
+                f"midline must be a column between 0 and {width}, one number or one per image ({count}), got {midline!r}."
+            )
+        middle = np.broadcast_to(middle, (count,))
     angles = np.full((len(lungs), 2), np.nan)
     for i in np.flatnonzero(~np.isnan(middle)):
         angles[i, 0] = _angle(lungs[i, :, ::-1], width - middle[i], zone, wall_share)
@@ -81,26 +90,14 @@ def costophrenic_score(lungs: Any, *, per_side: bool = False, **options: Any) ->
     return score if per_side else score.min(1)
 
 
-def _given_midline(midline: Any, lungs: np.ndarray) -> np.ndarray:
-    count, _, width = lungs.shape
-    middle = to_numpy(midline)
-    if middle.shape not in ((), (count,)) or not ((middle > 0) & (middle < width)).all():
-        raise ValueError(
-            f"midline must be a column between 0 and {width}, one number or one per image ({count}), got {midline!r}."
-        )
-    return np.broadcast_to(middle, (count,))
-
-
 def _centre(lungs: np.ndarray) -> np.ndarray:
     """Centre of the extent in pixels; NaN where empty, or where it cuts through lung rather than mediastinum."""
     first, last = horizontal_extent(lungs)
     centre = (first + last + 1) / 2
     rows = lungs.any(2).sum(1)
-    known = np.flatnonzero(~np.isnan(centre))
-    across = np.zeros(len(lungs))
-    column = np.minimum(centre[known].astype(int), lungs.shape[2] - 1)
-    across[known] = lungs[known, :, column].sum(1)
-    return np.where((rows > 0) & (across < 0.5 * rows), centre, np.nan)
+    column = np.nan_to_num(centre).astype(int).clip(max=lungs.shape[2] - 1)
+    across = lungs[np.arange(len(lungs)), :, column].sum(1)
+    return np.where(across < 0.5 * rows, centre, np.nan)
 
 
 def _angle(lung: np.ndarray, middle: float, zone: float, wall_share: float) -> float:
@@ -121,6 +118,4 @@ def _angle(lung: np.ndarray, middle: float, zone: float, wall_share: float) -> f
     if len(columns) < _FEWEST_COLUMNS:
         return float("nan")
     bottom = len(side) - side[::-1, columns].argmax(0)
-    i, j = np.triu_indices(len(columns), 1)
-    slope = np.median((bottom[j] - bottom[i]) / (columns[j] - columns[i]))
-    return float(np.degrees(np.arctan2(1.0, slope)))
+    return float(np.degrees(np.arctan2(1.0, theilslopes(bottom, columns).slope)))

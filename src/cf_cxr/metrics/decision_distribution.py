@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import to_numpy
-from .decisions import check_posterior, decision_groups
+from .arrays import check_features, check_posterior
+from .decisions import decision_groups
 from .distribution import frechet_distance
 
 
@@ -60,11 +60,7 @@ def decision_frechet_distance(
         ("real", real_features, real_posterior),
         ("explanation", explanation_features, explanation_posterior),
     ):
-        features = to_numpy(features)
-        if features.ndim != 2 or features.size == 0 or not np.isfinite(features).all():
-            raise ValueError(
-                f"{name}_features must be finite numbers (N, D), N > 0; got shape {features.shape}."
-            )
+        features = check_features(features, f"{name}_features")
         posterior = check_posterior(posterior, f"{name}_posterior", len(features))
         sides.append((features, decision_groups(posterior, threshold)))
     (real, real_groups), (made, made_groups) = sides

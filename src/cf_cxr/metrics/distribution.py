@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from sklearn.metrics.pairwise import polynomial_kernel
 
 from .arrays import check_features
 
@@ -97,7 +98,7 @@ def kernel_distance_samples(
 
 
 def _check_two(a: Any, b: Any) -> tuple[np.ndarray, np.ndarray]:
-    a, b = check_features(a, "first set"), check_features(b, "second set")
+    a, b = check_features(a, "first set", 2), check_features(b, "second set", 2)
     if a.shape[1] != b.shape[1]:
         raise ValueError(f"The two sets have {a.shape[1]} and {b.shape[1]} features; use one extractor.")
     return a, b
@@ -112,7 +113,7 @@ def _root(features: np.ndarray) -> np.ndarray:
 def _mmd2(a: np.ndarray, b: np.ndarray, degree: int, gamma: float, coef0: float) -> float:
     def total(x: np.ndarray, y: np.ndarray) -> float:
         blocks = (x[i : i + 1024] for i in range(0, len(x), 1024))
-        return sum(float(((gamma * (block @ y.T) + coef0) ** degree).sum()) for block in blocks)
+        return sum(float(polynomial_kernel(block, y, degree, gamma, coef0).sum()) for block in blocks)
 
     def within(x: np.ndarray) -> float:
         diagonal = ((gamma * np.square(x).sum(1) + coef0) ** degree).sum()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from sklearn.decomposition import PCA
 
-from .arrays import to_numpy
+from .arrays import check_array
 
 
 def eigen_radiographs(
@@ -31,12 +31,9 @@ def eigen_radiographs(
     Raises:
         ValueError: for other shapes, NaN, fewer than 3 images, or a number of components below 1.
     """
-    gallery, probes = to_numpy(gallery), to_numpy(probes)
-    for name, images in (("gallery", gallery), ("probes", probes)):
-        if images.ndim != 3 or images.shape[1:] != gallery.shape[1:]:
-            raise ValueError(f"{name} must be (N, H, W), all of one size, got {images.shape}.")
-        if not np.isfinite(images).all():
-            raise ValueError(f"{name} holds NaN or infinity.")
+    gallery, probes = check_array(gallery, "gallery", ndim=(3,)), check_array(probes, "probes", ndim=(3,))
+    if probes.shape[1:] != gallery.shape[1:]:
+        raise ValueError(f"probes must be of the gallery's size {gallery.shape[1:]}, got {probes.shape}.")
     if len(gallery) < 3 or components < 1:
         raise ValueError(
             f"Components of at least 3 images and at least 1 of them are needed, got {len(gallery)} images and "
@@ -51,6 +48,3 @@ def _standardised(images: np.ndarray) -> np.ndarray:
     rows = images.reshape(len(images), -1).astype(np.float64)
     rows = rows - rows.mean(1, keepdims=True)
     return rows / np.maximum(rows.std(1, keepdims=True), 1e-6)
-
-
-__all__ = ["eigen_radiographs"]

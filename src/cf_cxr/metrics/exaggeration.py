@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from .bootstrap import Interval, interval
-from .decisions import check_posterior, decision_groups, resampling_weights
+from .arrays import check_posterior, ratio
+from .bootstrap import Interval, interval, patient_weights
+from .decisions import decision_groups
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def exaggeration_curve(
         raise ValueError(f"target has shape {target.shape} and reached {reached.shape}; give one per step.")
     if isinstance(n_bins, bool) or n_bins != int(n_bins) or n_bins < 2:
         raise ValueError(f"n_bins must be a whole number of at least 2, got {n_bins!r}.")
-    weights = resampling_weights(patients, len(source), n_resamples, seed)
+    weights = patient_weights(patients, n_resamples, seed, len(source))
     groups = {"all": np.ones(len(source), bool), **decision_groups(source, threshold)}
     if by_source_bin:
         index = posterior_bin(source, n_bins)
@@ -118,9 +119,9 @@ def _curve(
     size = (len(bins), n_bins)
     count = np.bincount(place, minlength=len(bins) * n_bins).reshape(size)
     total = np.bincount(place, reached.ravel(), minlength=len(bins) * n_bins).reshape(size)
-    means = _ratio(weights @ total, weights @ count)  # (1 + R, bins)
+    means = ratio(weights @ total, weights @ count)  # (1 + R, bins)
     error = np.abs(reached - centres[bins]).mean(1)
-    image_mae = _ratio(weights @ error, weights.sum(1))
+    image_mae = ratio(weights @ error, weights.sum(1))
     slope, intercept = _line(centres, means)
     counts = count.sum(0)
     return ExaggerationCurve(
@@ -141,13 +142,9 @@ def _line(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     x = np.where(np.isnan(y), np.nan, x)
     mean_x, mean_y = _bin_mean(x), _bin_mean(y)
     dx, dy = x - mean_x[:, None], y - mean_y[:, None]
-    slope = _ratio(np.nansum(dx * dy, 1), np.nansum(dx * dx, 1))
+    slope = ratio(np.nansum(dx * dy, 1), np.nansum(dx * dx, 1))
     return slope, mean_y - slope * mean_x
 
 
 def _bin_mean(values: np.ndarray) -> np.ndarray:
-    return _ratio(np.nansum(values, 1), (~np.isnan(values)).sum(1))
-
-
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    return np.where(denominator > 0, numerator / np.where(denominator > 0, denominator, 1), np.nan)
+    return ratio(np.nansum(values, 1), (~np.isnan(values)).sum(1))

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from sklearn.metrics import pairwise_distances_chunked
+from sklearn.metrics.pairwise import paired_cosine_distances
 
-from .arrays import to_numpy
-from .decisions import grouped_means, resampling_weights
+from .arrays import check_features, ratio
+from .bootstrap import interval, mean_samples, patient_weights
 
 _TIE = 1e-9
-_BLOCK = 4_000_000
 
 
 def cosine_distance(first: Any, second: Any) -> np.ndarray:
@@ -23,9 +24,8 @@ def cosine_distance(first: Any, second: Any) -> np.ndarray:
     Raises:
         ValueError: naming the argument, for other shapes, no rows, NaN or infinity.
     """
-    first = _check_embedding(first, "first")
-    second = _check_embedding(second, "second", first.shape)
-    return np.clip(1 - (_unit(first) * _unit(second)).sum(1), 0, 2)
+    first, second = _embeddings(first=first, second=second)
+    return np.where(first.any(1) & second.any(1), paired_cosine_distances(first, second), np.nan)
 
 
 def identity_preservation(
@@ -64,49 +64,52 @@ def identity_preservation(
     Raises:
         ValueError: naming the argument, for other shapes, no rows, NaN, infinity, or more distractors than there are.
     """
-    before = _check_embedding(embedding_before, "embedding_before")
-    after = _check_embedding(embedding_after, "embedding_after", before.shape)
+    before, after = _embeddings(embedding_before=embedding_before, embedding_after=embedding_after)
     names = np.arange(len(before)) if patients is None else np.asarray(patients)
-    weights = resampling_weights(patients, len(before), n_resamples, seed)
-    if distractors is None:
-        if distractor_patients is not None:
-            raise ValueError(
-                "distractor_patients needs distractors; without, the rows' own patients are used."
-            )
-        others, allowed = before, names[:, None] != names
-    else:
-        others = _check_embedding(distractors, "distractors")
+    weights = patient_weights(patients, n_resamples, seed, len(before))
+    others, strangers = before, names
+    if distractors is not None:
+        others = check_features(distractors, "distractors")
         if others.shape[1] != before.shape[1]:
             raise ValueError(
                 f"distractors have {others.shape[1]} numbers each, embedding_before {before.shape[1]}; use one network."
             )
-        allowed = _strangers(names, patients, distractor_patients, len(others))
-    allowed = _draw(allowed & others.any(1), n_distractors, seed)
-    own, nearest, reference = _distances(before, after, others, allowed)
+        strangers = (
+            np.full(len(others), None) if distractor_patients is None else np.asarray(distractor_patients)
+        )
+    if distractor_patients is not None and (distractors is None or patients is None):
+        raise ValueError(
+            "distractor_patients needs distractors and patients, to know which distractors are the same patient."
+        )
+    if len(strangers) != len(others):
+        raise ValueError(f"distractor_patients has {len(strangers)} entries for {len(others)} distractors.")
+    allowed = _draw((names[:, None] != strangers) & others.any(1), n_distractors, seed)
+
+    def nearest(distance: np.ndarray, start: int) -> np.ndarray:
+        return np.where(allowed[start : start + len(distance)], distance, np.inf).min(1)
+
+    def mean(distance: np.ndarray, start: int) -> np.ndarray:
+        mask = allowed[start : start + len(distance)]
+        return ratio(np.where(mask, distance, 0.0).sum(1), mask.sum(1))
+
+    own = cosine_distance(before, after)
+    stranger = np.concatenate(
+        [*pairwise_distances_chunked(after, others, reduce_func=nearest, metric="cosine")]
+    )
+    reference = np.concatenate(
+        [*pairwise_distances_chunked(before, others, reduce_func=mean, metric="cosine")]
+    )
     defined = ~np.isnan(own) & allowed.any(1)
-    found = np.where(defined, own + _TIE < nearest, np.nan)
-    values = {"distance": own, "reference_distance": reference, "reidentification": found}
-    everyone = {"": np.ones(len(before), bool)}
+    values = {
+        "distance": own,
+        "reference_distance": np.where(before.any(1), reference, np.nan),
+        "reidentification": np.where(defined, own + _TIE < stranger, np.nan),
+    }
     return {
-        **{name: grouped_means(value, everyone, weights)[""] for name, value in values.items()},
+        **{name: interval(mean_samples(value, weights)) for name, value in values.items()},
         "n_distractors": int(allowed.sum(1).min()),
         "undefined": int((~defined).sum()),
     }
-
-
-def _strangers(names: np.ndarray, patients: Any, distractor_patients: Any, count: int) -> np.ndarray:
-    """Whether distractor m is another patient than row n, `(N, M)`."""
-    if distractor_patients is None:
-        return np.ones((len(names), count), bool)
-    if patients is None:
-        raise ValueError(
-            "distractor_patients needs patients, to know which distractors are the same patient."
-        )
-    if len(distractor_patients) != count:
-        raise ValueError(
-            f"distractor_patients has {len(distractor_patients)} entries for {count} distractors."
-        )
-    return names[:, None] != np.asarray(distractor_patients)
 
 
 def _draw(allowed: np.ndarray, number: int | None, seed: int) -> np.ndarray:
@@ -125,34 +128,12 @@ def _draw(allowed: np.ndarray, number: int | None, seed: int) -> np.ndarray:
     return result
 
 
-def _distances(before, after, others, allowed) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Own distance, nearest distractor to the explanation, mean distance of the image to its distractors; `(N,)`."""
-    own = cosine_distance(before, after)
-    nearest, reference = np.full(len(before), np.nan), np.full(len(before), np.nan)
-    before, after, others = _unit(before), _unit(after), np.nan_to_num(_unit(others))
-    step = max(1, _BLOCK // len(others))
-    for start in range(0, len(before), step):
-        rows = slice(start, start + step)
-        mask = allowed[rows]
-        nearest[rows] = np.where(mask, 1 - after[rows] @ others.T, np.inf).min(1)
-        total = np.where(mask, 1 - before[rows] @ others.T, 0.0).sum(1)
-        count = mask.sum(1)
-        reference[rows] = np.where(count > 0, total / np.maximum(count, 1), np.nan)
-    return own, nearest, reference
-
-
-def _unit(embedding: np.ndarray) -> np.ndarray:
-    norm = np.linalg.norm(embedding, axis=1, keepdims=True)
-    return np.where(norm > 0, embedding / np.where(norm > 0, norm, 1), np.nan)
-
-
-def _check_embedding(values: Any, name: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
-    values = to_numpy(values)
-    if values.ndim != 2 or values.size == 0:
-        raise ValueError(f"{name} must have shape (N, D) with at least one image, got {values.shape}.")
-    if shape is not None and values.shape != shape:
-        raise ValueError(f"{name} has shape {values.shape}, the embeddings it is compared with {shape}.")
-    bad = ~np.isfinite(values)
-    if bad.any():
-        raise ValueError(f"{name}: the embedding of row {int(bad.any(1).argmax())} is NaN or infinite.")
-    return values
+def _embeddings(**given: Any) -> list[np.ndarray]:
+    """Two sets of features `(N, D)`, row by row."""
+    first, second = (check_features(values, name) for name, values in given.items())
+    if first.shape != second.shape:
+        one, other = given
+        raise ValueError(
+            f"{other} has shape {second.shape}, {one} {first.shape}; give both for the same rows."
+        )
+    return [first, second]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from .arrays import check_kind, check_value, to_numpy
+from .arrays import check_array, check_kind, check_value, ratio, to_numpy
 
 DISTANCES = ("l1", "kl")
 
@@ -58,7 +58,16 @@ def latent_minimality(
         raise ValueError(f"distance must be one of {', '.join(DISTANCES)}, got {distance!r}.")
     if len(weights) != 2 or min(weights) <= 0:
         raise ValueError(f"weights must be two positive numbers, got {weights}.")
-    z, z_new = _check_latents(latent, counterfactual_latent, distance, name)
+    ndim = 2 if distance == "l1" else 3
+    z, z_new = (
+        check_array(values, f"{name}: the {which} latent", ndim=(ndim,))
+        for which, values in (("factual", latent), ("counterfactual", counterfactual_latent))
+    )
+    if z.shape != z_new.shape or (ndim == 3 and z.shape[1] != 2):
+        raise ValueError(
+            f"{name}: latents must both have shape {'(N, D)' if ndim == 2 else '(N, 2, D)'} for distance={distance!r}, "
+            f"got {z.shape} and {z_new.shape}."
+        )
     group, group_new = _groups(kind, value, counterfactual_value, len(z), n_bins, name)
     out = np.empty(len(z))
     step = max(1, 2_000_000 // len(z))
@@ -68,24 +77,11 @@ def latent_minimality(
         d = _DISTANCE[distance](z_new[rows], z[rows], paired=True)[:, None]
         others = np.arange(len(z)) != rows[:, None]
         new, old = others & (group == group_new[rows, None]), others & (group == group[rows, None])
-        closer, farther = _share(between <= d, new), _share(between >= d, old)
+        closer, farther = (
+            ratio((hit & of).sum(1), of.sum(1)) for hit, of in ((between <= d, new), (between >= d, old))
+        )
         out[rows] = np.log(weights[0] * np.exp(closer) + weights[1] * np.exp(farther))
     return out
-
-
-def _check_latents(latent: Any, new: Any, distance: str, name: str) -> tuple[np.ndarray, np.ndarray]:
-    z, z_new = to_numpy(latent), to_numpy(new)
-    ndim = 2 if distance == "l1" else 3
-    if z.shape != z_new.shape or z.ndim != ndim or z.size == 0 or (ndim == 3 and z.shape[1] != 2):
-        wanted = "(N, D)" if ndim == 2 else "(N, 2, D)"
-        raise ValueError(
-            f"{name}: latents must both have shape {wanted} with N > 0 for distance={distance!r}, got {z.shape} "
-            f"and {z_new.shape}."
-        )
-    for what, values in (("factual", z), ("counterfactual", z_new)):
-        if not np.isfinite(values).all():
-            raise ValueError(f"{name}: a {what} latent is NaN or infinite.")
-    return z, z_new
 
 
 def _groups(
@@ -102,11 +98,6 @@ def _groups(
         raise ValueError(f"n_bins must be at least 1, got {n_bins}.")
     inner = np.linspace(value.min(), value.max(), n_bins + 1)[1:-1]
     return np.searchsorted(inner, value, side="right"), np.searchsorted(inner, new, side="right")
-
-
-def _share(hit: np.ndarray, among: np.ndarray) -> np.ndarray:
-    count = among.sum(1)
-    return np.where(count > 0, (hit & among).sum(1) / np.maximum(count, 1), np.nan)
 
 
 def _l1(of: np.ndarray, to: np.ndarray, paired: bool = False) -> np.ndarray:

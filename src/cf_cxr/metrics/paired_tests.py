@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from .arrays import to_numpy
-from .bootstrap import Interval
-from .decisions import check_posterior, decision_groups, grouped_means, resampling_weights
+from .arrays import check_array, check_posterior
+from .bootstrap import Interval, patient_weights
+from .decisions import decision_groups, grouped_means
 
-ALTERNATIVES = ("two-sided", "greater", "less")
 _NAN = float("nan")
 
 
@@ -44,36 +43,6 @@ class PairedChange:
     wilcoxon_p: float
 
 
-def paired_change(
-    before: Any,
-    after: Any,
-    *,
-    alternative: str = "two-sided",
-    patients: Sequence | None = None,
-    n_resamples: int = 1000,
-    seed: int = 0,
-) -> PairedChange:
-    """Mean change with an interval, paired t-test and Wilcoxon's signed-rank test.
-
-    Both tests take their units to be independent, which images of one patient are not: the changes are averaged per
-    patient first. Wilcoxon's test drops patients without change.
-
-    Args:
-        before, after: the measurement on images and on their explanations, `(N,)`, same rows; NaN where it is not
-            defined (the pair is left out and counted).
-        alternative: `"two-sided"`, `"greater"` (after > before) or `"less"`.
-        patients: `(N,)` identifiers; None: every image is a patient.
-        n_resamples, seed: of the bootstrap by patient.
-
-    Raises:
-        ValueError: naming the argument, for other shapes, no rows, infinite values or an unknown alternative.
-    """
-    before, after = _check_pairs(before, after)
-    _check_alternative(alternative)
-    weights = resampling_weights(patients, len(before), n_resamples, seed)
-    return _change(before, after, np.ones(len(before), bool), alternative, patients, weights)
-
-
 def change_by_decision(
     before: Any,
     after: Any,
@@ -85,37 +54,38 @@ def change_by_decision(
     n_resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, PairedChange]:
-    """`paired_change` in each group of factual decision, where explanations move in opposite directions.
+    """Mean change, paired t-test and Wilcoxon's signed-rank test in each group of factual decision.
 
     Explanations of images with a negative decision raise the posterior, those of positive ones lower it; B asks that
-    the cardiothoracic ratio follow for cardiomegaly, and the costophrenic score go the other way for effusion.
+    the cardiothoracic ratio follow for cardiomegaly, and the costophrenic score go the other way for effusion. Both tests
+    take their units to be independent, which images of one patient are not: the changes are averaged per patient first.
+    Wilcoxon's test drops patients without change.
 
     Args:
-        before, after: `(N,)` as in `paired_change`.
+        before, after: the measurement on images and on their explanations, `(N,)`, same rows; NaN where it is not
+            defined (the pair is left out and counted).
         source_posterior: `(N,)` of the images, in [0, 1].
         threshold: decision boundary; a posterior equal to it is positive.
         rises_with_posterior: True tests "greater" in the negative and "less" in the positive group, False the other
             way round, None both sides.
-        patients, n_resamples, seed: as in `paired_change`.
+        patients: `(N,)` identifiers; None: every image is a patient.
+        n_resamples, seed: of the bootstrap by patient.
 
     Returns:
         `"negative"` and `"positive"`; an empty group has 0 pairs and NaN everywhere.
 
     Raises:
-        ValueError: naming the argument, as `paired_change`, or for posteriors that are not probabilities.
+        ValueError: naming the argument, for other shapes, no rows, infinite values, or posteriors that are no probabilities.
     """
-    before, after = _check_pairs(before, after)
+    before = check_array(before, "before", missing=True)
+    after = check_array(after, "after", rows=len(before), missing=True)
     posterior = check_posterior(source_posterior, "source_posterior", len(before))
     groups = decision_groups(posterior, threshold)
-    weights = resampling_weights(patients, len(before), n_resamples, seed)
-    alternatives = {"negative": "greater", "positive": "less"}
-    if rises_with_posterior is None:
-        alternatives = dict.fromkeys(groups, "two-sided")
-    elif not rises_with_posterior:
-        alternatives = {"negative": "less", "positive": "greater"}
+    weights = patient_weights(patients, n_resamples, seed, len(before))
+    expected = {None: ("two-sided", "two-sided"), True: ("greater", "less"), False: ("less", "greater")}
     return {
-        name: _change(before, after, rows, alternatives[name], patients, weights)
-        for name, rows in groups.items()
+        name: _change(before, after, rows, alternative, patients, weights)
+        for (name, rows), alternative in zip(groups.items(), expected[rises_with_posterior])
     }
 
 
@@ -124,7 +94,12 @@ def _change(before, after, rows, alternative, patients, weights) -> PairedChange
     names = np.arange(len(before)) if patients is None else np.asarray(patients)
     change = grouped_means(after - before, {"": known}, weights)[""]
     pairs = int(known.sum())
-    unit = _mean_by_patient((after - before)[known], names[known])
+    unique, index = np.unique(names[known], return_inverse=True)
+    unit = np.bincount(index, (after - before)[known], len(unique)) / np.bincount(
+        index, minlength=len(unique)
+    )
+    moved = unit[unit != 0]
+    varies = len(unit) > 1 and np.ptp(unit) > 1e-12 * np.abs(unit).max()
     return PairedChange(
         pairs=pairs,
         undefined=int(rows.sum()) - pairs,
@@ -132,49 +107,8 @@ def _change(before, after, rows, alternative, patients, weights) -> PairedChange
         before=float(before[known].mean()) if pairs else _NAN,
         after=float(after[known].mean()) if pairs else _NAN,
         change=change,
-        direction=_direction(change[0]),
+        direction={1: "rises", 0: "none", -1: "falls"}.get(np.sign(change[0]), "undefined"),
         alternative=alternative,
-        t_p=_t_test(unit, alternative),
-        wilcoxon_p=_wilcoxon(unit, alternative),
+        t_p=float(stats.ttest_1samp(unit, 0.0, alternative=alternative).pvalue) if varies else _NAN,
+        wilcoxon_p=float(stats.wilcoxon(moved, alternative=alternative).pvalue) if len(moved) else _NAN,
     )
-
-
-def _mean_by_patient(change: np.ndarray, names: np.ndarray) -> np.ndarray:
-    unique, index = np.unique(names, return_inverse=True)
-    return np.bincount(index, change, len(unique)) / np.bincount(index, minlength=len(unique))
-
-
-def _direction(change: float) -> str:
-    if np.isnan(change):
-        return "undefined"
-    return "none" if change == 0 else "rises" if change > 0 else "falls"
-
-
-def _t_test(change: np.ndarray, alternative: str) -> float:
-    if len(change) < 2 or np.ptp(change) <= 1e-12 * np.abs(change).max():
-        return _NAN
-    return float(stats.ttest_1samp(change, 0.0, alternative=alternative).pvalue)
-
-
-def _wilcoxon(change: np.ndarray, alternative: str) -> float:
-    change = change[change != 0]
-    return float(stats.wilcoxon(change, alternative=alternative).pvalue) if len(change) else _NAN
-
-
-def _check_pairs(before: Any, after: Any) -> tuple[np.ndarray, np.ndarray]:
-    before, after = to_numpy(before), to_numpy(after)
-    for name, values in (("before", before), ("after", after)):
-        if values.ndim != 1 or len(values) == 0:
-            raise ValueError(f"{name} must have shape (N,) with at least one image, got {values.shape}.")
-        if np.isinf(values).any():
-            raise ValueError(f"{name}: row {int(np.isinf(values).argmax())} is infinite.")
-    if len(before) != len(after):
-        raise ValueError(
-            f"before has {len(before)} rows and after {len(after)}; give both for the same images."
-        )
-    return before, after
-
-
-def _check_alternative(alternative: str) -> None:
-    if alternative not in ALTERNATIVES:
-        raise ValueError(f"alternative must be one of {', '.join(ALTERNATIVES)}, got {alternative!r}.")

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import to_numpy
-from .bootstrap import Interval
-from .decisions import grouped_means, resampling_weights
+from .arrays import check_array, ratio
+from .bootstrap import Interval, patient_weights
+from .decisions import grouped_means
 from .masks import check_masks
 
 
@@ -27,8 +27,7 @@ def object_overlap(before: Any, after: Any) -> np.ndarray:
     """
     before = check_masks(before, "before")
     after = check_masks(after, "after", before.shape)
-    area = before.sum((1, 2))
-    return np.where(area > 0, (before & after).sum((1, 2)) / np.maximum(area, 1), np.nan)
+    return ratio((before & after).sum((1, 2)), before.sum((1, 2)))
 
 
 def foreign_object_preservation(
@@ -45,7 +44,7 @@ def foreign_object_preservation(
 
     Args:
         before, after: what a detector says of images and explanations: flags `(N,)` (bool, or 0 and 1), or masks
-            `(N, H, W)` or `(N, 1, H, W)`.
+            `(N, H, W)` or `(N, 1, H, W)`, or flattened `(N, H W)`.
         minimum_overlap: with masks, the object is kept when `object_overlap` is at least this; in (0, 1].
         minimum_area: with masks, fewer pixels than this in an image are no object (specks of a detector); at least 1.
         patients: `(N,)` identifiers; None: every image is a patient.
@@ -67,14 +66,21 @@ def foreign_object_preservation(
         raise ValueError(f"minimum_area must be at least 1 pixel, got {minimum_area}.")
     overlap = None
     if np.ndim(before) > 1:
+        before, after = (m[:, None] if np.ndim(m) == 2 else m for m in (before, after))
         overlap = object_overlap(before, after)
         areas = [check_masks(m, n).sum((1, 2)) for m, n in ((before, "before"), (after, "after"))]
         present, found = (area >= minimum_area for area in areas)
         kept = np.nan_to_num(overlap) >= minimum_overlap
     else:
-        present, found = _check_flags(before, after)
+        flags = []
+        for name, given in (("before", before), ("after", after)):
+            flags.append(check_array(given, name, rows=len(before), hint="Give flags, 0 or 1."))
+            if (bad := ~np.isin(flags[-1], (0, 1))).any():
+                row = int(bad.argmax())
+                raise ValueError(f"{name} must be flags, 0 or 1, or masks; row {row} is {flags[-1][row]:g}.")
+        present, found = (values == 1 for values in flags)
         kept = found
-    weights = resampling_weights(patients, len(present), n_resamples, seed)
+    weights = patient_weights(patients, n_resamples, seed, len(present))
     means: dict[str, Interval] = {
         "preservation": grouped_means(kept.astype(float), {"": present}, weights)[""],
         "added": grouped_means(found.astype(float), {"": ~present}, weights)[""],
@@ -82,21 +88,3 @@ def foreign_object_preservation(
     if overlap is not None:
         means["overlap"] = grouped_means(overlap, {"": present}, weights)[""]
     return {**means, "with_object": int(present.sum()), "without_object": int((~present).sum())}
-
-
-def _check_flags(before: Any, after: Any) -> tuple[np.ndarray, np.ndarray]:
-    flags = {"before": to_numpy(before), "after": to_numpy(after)}
-    for name, values in flags.items():
-        if values.ndim != 1 or len(values) == 0:
-            raise ValueError(
-                f"{name} must be flags (N,), or masks for both, with at least one image, got {values.shape}."
-            )
-        bad = (values != 0) & (values != 1)
-        if bad.any():
-            row = int(bad.argmax())
-            raise ValueError(f"{name} must be flags, 0 or 1; row {row} is {values[row]:g}.")
-    if len(flags["before"]) != len(flags["after"]):
-        raise ValueError(
-            f"before has {len(flags['before'])} rows and after {len(flags['after'])}; give both for the same images."
-        )
-    return flags["before"] == 1, flags["after"] == 1

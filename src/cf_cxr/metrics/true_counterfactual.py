@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import to_numpy
+from .arrays import ratio, to_numpy
 
 
 def counterfactual_error(image: Any, true_image: Any, touch_mask: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -41,10 +41,5 @@ def counterfactual_error(image: Any, true_image: Any, touch_mask: Any) -> tuple[
     error = np.abs(image - true_image).reshape(len(image), -1) * 127.5
     if np.isnan(error).any():
         raise ValueError(f"Image {int(np.isnan(error).any(1).argmax())} has NaN pixels.")
-    return _masked_mean(error, mask), _masked_mean(error, ~mask)
-
-
-def _masked_mean(error: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    count = mask.sum(1)
-    total = np.where(mask, error, 0.0).sum(1)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    inside, outside = (ratio(np.where(m, error, 0.0).sum(1), m.sum(1)) for m in (mask, ~mask))
+    return inside, outside

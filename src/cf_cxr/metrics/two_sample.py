@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from .arrays import check_kind, check_value, check_weights, to_numpy
+from ..tensor_checks import check_range
+from .arrays import check_kind, check_value, check_weights, ratio, to_numpy
 from .bootstrap import interval, patient_weights, score_samples
 from .patch_critic import MIN_SIZE, STEPS, critic_logits, train_critic
 
-MIN_FILMS, MIN_PATIENTS = (
-    40,
-    10,
-)  # used films in all, and patients on either side, below which nothing is said
+MIN_FILMS, MIN_PATIENTS = 40, 10  # used films in all, patients on either side, below which nothing is said
 VALUE_BINS, BIN_FILMS = 8, 20  # most bins of a continuous attribute, and fewest counterfactuals of one
 
 
@@ -110,7 +108,7 @@ def two_sample_samples(scores: CriticScores, weights: Any) -> np.ndarray:
         share = fakes * films / np.maximum(fakes + films, 1)
         total += share
         wins += np.where(share > 0, share * np.nan_to_num(auc), 0)
-    return np.divide(wins, total, out=np.full(len(total), np.nan), where=total > 0)
+    return ratio(wins, total)
 
 
 def critic_scores(
@@ -155,15 +153,21 @@ def critic_scores(
         )
     if folds < 2 or steps < 2:
         raise ValueError(f"folds and steps must be at least 2, got {folds} and {steps}.")
-    values = []
-    for name, given, films in (
-        ("real_values", real_values, real), ("counterfactual_values", counterfactual_values, fake)
-    ):  # fmt: skip
-        values.append(check_value(kind, given, len(films), name, classes=2 if kind == "binary" else 2**31))
-    patients = np.concatenate([
-        _names(real_patients, len(real), "real_patients"),
-        _names(counterfactual_patients, len(fake), "counterfactual_patients"),
-    ])  # fmt: skip
+    values, patients = [], []
+    for side, films, given, names in (
+        ("real", real, real_values, real_patients),
+        ("counterfactual", fake, counterfactual_values, counterfactual_patients),
+    ):
+        classes, names = 2 if kind == "binary" else 2**31, np.asarray(names).astype(str)
+        values.append(
+            check_value(kind, given, len(films), f"{side}_values", classes) if len(films) else np.zeros(0)
+        )
+        if names.shape != (len(films),):
+            raise ValueError(
+                f"{side}_patients must have shape ({len(films)},), one for each film, got {names.shape}."
+            )
+        patients.append(names)
+    patients = np.concatenate(patients)
     label = np.arange(len(patients)) >= len(real)
     bins, words = _bins(kind, *values)
     fold, kept = _sides(patients, label, folds, seed)
@@ -198,17 +202,10 @@ def _films(images: Any, name: str) -> torch.Tensor:
         images = images[:, 0]
     if images.ndim != 3:
         raise ValueError(f"{name} must have shape (N, H, W) or (N, 1, H, W), got {images.shape}.")
-    if images.size and not (images.min() >= -1.001 and images.max() <= 1.001):
-        raise ValueError(f"{name} must lie in [-1, 1]; they go from {images.min():g} to {images.max():g}.")
+    if images.size:
+        check_range(float(images.min()), float(images.max()), name)
     grey = np.round((images + 1) * 127.5).clip(0, 255)
     return torch.from_numpy(grey / np.float32(127.5) - 1)[:, None]
-
-
-def _names(patients: Sequence, length: int, name: str) -> np.ndarray:
-    patients = np.asarray(patients).astype(str)
-    if patients.shape != (length,):
-        raise ValueError(f"{name} must have shape ({length},), one for each film, got {patients.shape}.")
-    return patients
 
 
 def _bins(kind: str, real: np.ndarray, fake: np.ndarray) -> tuple[np.ndarray, list[str]]:

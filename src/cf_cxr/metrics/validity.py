@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from .bootstrap import Interval
-from .decisions import check_posterior, check_threshold, decision_groups, grouped_means, resampling_weights
+from .arrays import check_posterior, to_numpy
+from .bootstrap import Interval, patient_weights
+from .decisions import decision_groups, grouped_means
 
 
 def decision_flipped(
@@ -28,10 +29,10 @@ def decision_flipped(
     source = check_posterior(source_posterior, "source_posterior")
     reached = check_posterior(reached, "reached", len(source), ndim=(1, 2))
     final = reached if reached.ndim == 1 else reached[:, -1]
-    check_threshold(threshold)
     if not 0 <= minimum_change < 1:
         raise ValueError(f"minimum_change must be at least 0 and below 1, got {minimum_change}.")
-    return ((source >= threshold) != (final >= threshold)) & (np.abs(final - source) > minimum_change)
+    crossed = decision_groups(source, threshold)["positive"] != decision_groups(final, threshold)["positive"]
+    return crossed & (np.abs(final - source) > minimum_change)
 
 
 def counterfactual_validity(
@@ -61,8 +62,7 @@ def counterfactual_validity(
         ValueError: as `decision_flipped`, or for another number of patients.
     """
     flipped = decision_flipped(source_posterior, reached, threshold=threshold, minimum_change=minimum_change)
-    source = check_posterior(source_posterior, "source_posterior")
-    groups = {"all": np.ones(len(flipped), bool), **decision_groups(source, threshold)}
+    groups = {"all": np.ones(len(flipped), bool), **decision_groups(to_numpy(source_posterior), threshold)}
     return grouped_means(
-        flipped.astype(float), groups, resampling_weights(patients, len(flipped), n_resamples, seed)
+        flipped.astype(float), groups, patient_weights(patients, n_resamples, seed, len(flipped))
     )

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from ..attributes import AttributeSchema
 from ..causal_graph import CausalGraph
-from .counterfactual_results import markdown_table
+from .counterfactual_results import markdown_table, table
 from .explanation_results import results_markdown
 
 _PLACE = "path/to/"  # before a name in an example, until the model has a place on the Hub
@@ -25,6 +25,17 @@ INTENDED_USE = (
     "diagnosis, and not for any decision about a patient.** A counterfactual shows what this model has learnt to "
     "associate with an attribute, not what would happen to a person."
 )
+# Task and example of use by type of model.
+_USES = {
+    "deep_scm": (
+        "chest-xray-counterfactual",
+        'pipe = {}\npipe("chest.png", do={{"sex": "Female"}})["image"].save("counterfactual.png")',
+    ),
+    "progressive_explainer": (
+        "chest-xray-explanation",
+        'why = {}("chest.png")\nprint(why.message)\nwhy.counterfactual.save("decided_otherwise.png")',
+    ),
+}
 # What transformers writes where a repository has no card.
 _TEMPLATE = "This model card has been automatically generated."
 _PART_TAGS = {
@@ -62,73 +73,41 @@ class ModelCardFacts:
     evaluation_command: str = "accelerate launch training/evaluate_counterfactuals.py"
 
 
-def attribute_table(schema: AttributeSchema, graph: CausalGraph) -> str:
-    """Markdown table of attributes, values and parents in the causal graph."""
-    lines = ["| attribute | kind | values | caused by |", "|---|---|---|---|"]
-    for a in schema:
-        values = (
-            ", ".join(a.categories) if a.is_discrete else f"{a.minimum:g} to {a.maximum:g} {a.unit}".strip()
-        )
-        lines.append(f"| {a.name} | {a.kind} | {values} | {', '.join(graph.parents(a.name)) or '–'} |")
-    return "\n".join(lines)
-
-
-def results_section(results: Mapping[str, Any] | None, schema: AttributeSchema, command: str) -> str:
-    """The measured numbers with intervals, and what they were measured on."""
-    if results is None:
-        return "Not evaluated."
-    who = results["identity"]
-    itself = who.get("judge_is_training_classifier", False)
-    judge = (
-        "**a classifier of its own training, which is no independent judge**"
-        if itself
-        else "an independent judge"
-    )
-    return (
-        f"On the {who['split']} split ({who['images']} images of {who['patients']} patients with all attributes known), by "
-        f"{judge}. Seed {who['seed']}, {who['n_resamples']} bootstrap resamples of patients, 95 % intervals, "
-        f"code at commit `{who['commit']}`.\n\n```\n{command}\n```\n\n{markdown_table(results, schema)}"
-    )
-
-
-def write_model_card(
-    path: str | Path,
-    config,
-    facts: ModelCardFacts,
-    results: Mapping[str, Any] | None = None,
-    repo_id: str | None = None,
-) -> ModelCard:
-    """Writes `model_card` to a file and returns it."""
-    card = model_card(config, facts, results, repo_id)
-    Path(path).write_text(str(card), encoding="utf-8")
-    return card
-
-
 def model_card(
     config, facts: ModelCardFacts, results: Mapping[str, Any] | None = None, repo_id: str | None = None
 ) -> ModelCard:
-    """The card of a `DeepSCMConfig`.
+    """The card of a `DeepSCMConfig` or a `ProgressiveExplainerConfig`.
 
     Args:
-        results: of `evaluate_counterfactuals.py`; without them the card says that nothing was measured.
+        results: of `evaluate_counterfactuals.py` or `evaluate_explainer.py`; without them the card says that nothing was
+            measured.
         repo_id: where the model is on the Hub, for the example of its use; without it a path to fill in.
     """
-    schema = AttributeSchema(config.scm_config.attributes)
-    graph = CausalGraph(config.scm_config.graph, schema.names)
+    explains = config.model_type == "progressive_explainer"
+    what, measured = (_explained if explains else _attributes)(config, results)
+    task, use = _USES[config.model_type]
     data = ModelCardData(
-        **_hub_data(facts),
-        tags=["chest-xray", "counterfactual", "causal", "medical-imaging", "chest-xray-counterfactual"],
-        model_name=facts.name if results else None,
-        eval_results=_eval_results(results, facts) if results else None,
-    )
+        license=facts.license,
+        library_name="cf_cxr",
+        pipeline_tag="image-to-image",
+        datasets=facts.datasets or None,
+        tags=["chest-xray", *(["explainability"] if explains else []), "counterfactual",
+              *([] if explains else ["causal"]), "medical-imaging", task],
+        model_name=facts.name if results and not explains else None,
+        eval_results=_eval_results(results, facts) if results and not explains else None,
+    )  # fmt: skip
+    example = use.format(f'pipeline("{task}", model="{repo_id or _PLACE + facts.name}")')
+    if results is not None:
+        head, tables = measured
+        measured = f"{head}\n\n```\n{facts.evaluation_command}\n```\n\n{tables}"
     sections = {
-        "Attributes and causal graph": attribute_table(schema, graph) + "\n\nAll attributes cause the image.",
-        "Use": _usage(repo_id or _PLACE + facts.name),
+        "What it explains" if explains else "Attributes and causal graph": what,
+        "Use": f"```python\nimport cf_cxr\nfrom transformers import pipeline\n\n{example}\n```",
         "Intended use": INTENDED_USE,
         "Training data": facts.training_data,
         "Training": facts.training_procedure,
         "Unknown labels": facts.unknown_labels,
-        "Measured": results_section(results, schema, facts.evaluation_command),
+        "Measured": measured or "Not evaluated.",
         "Examples": facts.examples,
         "Limits": facts.limits,
         "Ethical notes": facts.ethics,
@@ -137,58 +116,40 @@ def model_card(
     return _card(data, facts.name, facts.summary, sections)
 
 
-def explainer_card(
-    config, facts: ModelCardFacts, results: Mapping[str, Any] | None = None, repo_id: str | None = None
-) -> ModelCard:
-    """The card of a `ProgressiveExplainerConfig`, which says that nothing was measured where there are no results.
-
-    Args:
-        results: of `evaluate_explainer.py`.
-        repo_id: as for `model_card`.
-    """
-    data = ModelCardData(
-        **_hub_data(facts),
-        tags=["chest-xray", "explainability", "counterfactual", "medical-imaging", "chest-xray-explanation"],
+def _attributes(config, results: Mapping[str, Any] | None) -> tuple[str, tuple[str, str] | None]:
+    """What a deep SCM is about, and what its numbers were measured on, with them."""
+    schema = AttributeSchema(config.scm_config.attributes)
+    graph = CausalGraph(config.scm_config.graph, schema.names)
+    rows = [[a.name, a.kind, a.values, ", ".join(graph.parents(a.name)) or "–"] for a in schema]
+    what = table(["attribute", "kind", "values", "caused by"], rows) + "\n\nAll attributes cause the image."
+    if results is None:
+        return what, None
+    who = results["identity"]
+    judge = "an independent judge"
+    if who.get("judge_is_training_classifier", False):
+        judge = "**a classifier of its own training, which is no independent judge**"
+    head = (
+        f"On the {who['split']} split ({who['images']} images of {who['patients']} patients with all attributes known), by "
+        f"{judge}. Seed {who['seed']}, {who['n_resamples']} bootstrap resamples of patients, 95 % intervals, "
+        f"code at commit `{who['commit']}`."
     )
+    return what, (head, markdown_table(results, schema))
+
+
+def _explained(config, results: Mapping[str, Any] | None) -> tuple[str, tuple[str, str] | None]:
+    """Whose decisions an explainer explains, and what its numbers were measured on, with them."""
     moved = ""
     if config.operating_point is not None:
         moved = f", whose posterior {config.operating_point:g} is moved to 0.5 along the log odds"
-    explained = (
+    what = (
         f"The decision explained is that of {config.class_name!r}, from {config.threshold:g} on, of the classifier with "
         f"the fingerprint `{config.classifier_fingerprint}`{moved}. Other classifiers are refused unless forced. "
         f"{config.image_size} x {config.image_size} pixels, {config.num_bins} bins of the posterior."
     )
-    usage = (
-        "```python\nimport cf_cxr\nfrom transformers import pipeline\n\n"
-        f'why = pipeline("chest-xray-explanation", model="{repo_id or _PLACE + facts.name}")("chest.png")\n'
-        'print(why.message)\nwhy.counterfactual.save("decided_otherwise.png")\n```'
-    )
-    measured = "Not evaluated."
-    if results is not None:
-        command = facts.evaluation_command
-        measured = (
-            f"Code at commit `{results['identity']['commit']}`, seed {results['identity']['seed']}.\n\n```\n{command}\n```"
-            f"\n\n{results_markdown(results)}"
-        )
-    sections = {
-        "What it explains": explained,
-        "Use": usage,
-        "Intended use": INTENDED_USE,
-        "Training data": facts.training_data,
-        "Training": facts.training_procedure,
-        "Measured": measured,
-        "Examples": facts.examples,
-        "Limits": facts.limits,
-        "Ethical notes": facts.ethics,
-        "Attribution": facts.attribution,
-    }
-    return _card(data, facts.name, facts.summary, sections)
-
-
-def _hub_data(facts: ModelCardFacts) -> dict[str, Any]:
-    """The Hub's metadata that do not depend on the kind of model."""
-    data = {"license": facts.license, "library_name": "cf_cxr", "pipeline_tag": "image-to-image"}
-    return {**data, "datasets": facts.datasets or None}
+    if results is None:
+        return what, None
+    head = f"Code at commit `{results['identity']['commit']}`, seed {results['identity']['seed']}."
+    return what, (head, results_markdown(results))
 
 
 def _part_card(model: PreTrainedModel, repo_id: str) -> ModelCard:
@@ -231,14 +192,13 @@ def own_card(model: PreTrainedModel, repo_id: str) -> ModelCard:
         text = (source / "README.md").read_text(encoding="utf-8")
         return ModelCard(re.sub(rf'(["\']){_PLACE}[^"\']+\1', f'"{repo_id}"', text))
     facts = ModelCardFacts(name=repo_id.split("/")[-1])
-    if model.config.model_type == "deep_scm":
-        return model_card(model.config, facts, repo_id=repo_id)
+    if model.config.model_type not in _USES:
+        return _part_card(model, repo_id)
     if model.config.model_type == "progressive_explainer":
         facts.summary = (
             "Explains one classifier of chest radiographs: the image, changed until it is decided otherwise."
         )
-        return explainer_card(model.config, facts, repo_id=repo_id)
-    return _part_card(model, repo_id)
+    return model_card(model.config, facts, repo_id=repo_id)
 
 
 def _has_weights_of(model: PreTrainedModel, file: Path) -> bool:
@@ -251,14 +211,6 @@ def _has_weights_of(model: PreTrainedModel, file: Path) -> bool:
             name in state and torch.equal(state[name].cpu().to(tensor.dtype), tensor)
             for name, tensor in ((name, stored.get_tensor(name)) for name in stored.keys())
         )
-
-
-def _usage(model: str) -> str:
-    return (
-        "```python\nimport cf_cxr\nfrom transformers import pipeline\n\n"
-        f'pipe = pipeline("chest-xray-counterfactual", model="{model}")\n'
-        'pipe("chest.png", do={"sex": "Female"})["image"].save("counterfactual.png")\n```'
-    )
 
 
 def _eval_results(results: Mapping[str, Any], facts: ModelCardFacts) -> list[EvalResult]:

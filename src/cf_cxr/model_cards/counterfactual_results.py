@@ -10,23 +10,34 @@ MISSING = "–"
 
 
 def show(value: Any, digits: int = 1, signed: bool = False) -> str:
-    """A number, or `[estimate, low, high]` as "estimate [low, high]"; what is not defined is a dash."""
+    """A number, or `[estimate, low, high]` as "estimate [low, high]"; what is not defined is a dash, text is itself."""
     form = f"{{:{'+' if signed else ''}.{digits}f}}"
-    if value is None:
-        return MISSING
-    if not isinstance(value, (list, tuple)):
-        return form.format(value)
+    value = value if isinstance(value, (list, tuple)) else [value]
+    if isinstance(value[0], str):
+        return value[0]
     if value[0] is None:
         return MISSING
-    if len(value) < 3 or value[1] is None:
-        return form.format(value[0])
-    return f"{form.format(value[0])} [{form.format(value[1])}, {form.format(value[2])}]"
+    interval = value[1:] if len(value) > 2 and value[1] is not None else ()
+    return form.format(value[0]) + (f" [{', '.join(form.format(v) for v in interval)}]" if interval else "")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table; bars inside a cell are escaped."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def records_table(first: str, rows: Sequence[tuple[str, Mapping]], columns: Sequence[tuple]) -> str:
+    """A Markdown table without the columns that no row has; empty where none is left.
+
+    Args:
+        first: header of the names.
+        rows: name and values by key.
+        columns: header, key in a row, and the further arguments of `show`.
+    """
+    columns = [c for c in columns if any(c[1] in row for _, row in rows)]
+    cells = [[name, *(show(row.get(key), *form) for _, key, *form in columns)] for name, row in rows]
+    return table([first, *(header for header, *_ in columns)], cells) if columns else ""
 
 
 def unit_of(attribute) -> str:
@@ -73,98 +84,78 @@ def _by_unit(values: Mapping[str, Any]) -> str:
 
 
 def _effectiveness(results: Mapping[str, Any], schema) -> str:
-    new = all("signed_distance" in row for row in results["do"].values())
-    header = ["do", "judge on real", "judge on do"]
-    header += ["do − real", "model's classifier − judge"] if new else []
-    header += ["on changed only", "model's classifier", "change /255", "reversibility /255", "exposure share"]
-    critics = any("two_sample_auc" in row for row in results["do"].values())
-    header += ["two-sample AUC"] if critics else []
-    rows = []
-    for k, row in results["do"].items():
-        cells = [f"{k} ({unit_of(schema[k])})", show(results["real"][k]), show(row["effectiveness"])]
-        if new:
-            cells += [show(row["signed_distance"], 2, True), show(row["fooling_gap"], 2, True)]
-        cells += [show(row["effectiveness_changed_only"]), show(row["effectiveness_model_classifier"])]
-        cells += [show(row["change"][:1]), show(row["reversibility"][:1])]
-        cells += [show(row["exposure_share_median"], 2)]
-        rows.append(cells + ([show(row.get("two_sample_auc"), 2)] if critics else []))
-    return table(header, rows) + _reasons(results)
-
-
-def _reasons(results: Mapping[str, Any]) -> str:
-    """Why there is no two-sample AUC, where there is none."""
+    means = ("change", "reversibility")  # without their intervals
+    rows = [
+        (
+            f"{k} ({unit_of(schema[k])})",
+            row | {"real": results["real"][k]} | {key: row[key][:1] for key in means},
+        )
+        for k, row in results["do"].items()
+    ]
+    columns = [
+        ("judge on real", "real"), ("judge on do", "effectiveness"), ("do − real", "signed_distance", 2, True),
+        ("model's classifier − judge", "fooling_gap", 2, True),
+        ("on changed only", "effectiveness_changed_only"),
+        ("model's classifier", "effectiveness_model_classifier"), ("change /255", "change"),
+        ("reversibility /255", "reversibility"), ("exposure share", "exposure_share_median", 2),
+        ("two-sample AUC", "two_sample_auc", 2),
+    ]  # fmt: skip
     reasons = {k: row.get("two_sample", {}).get("reason") for k, row in results["do"].items()}
-    return "".join(f"\n\nNo two-sample AUC of do({k}): {reason}" for k, reason in reasons.items() if reason)
+    return records_table("do", rows, columns) + "".join(
+        f"\n\nNo two-sample AUC of do({k}): {reason}" for k, reason in reasons.items() if reason
+    )
 
 
 def _matrix(key: str, digits: int, signed: bool) -> Callable[[Mapping, Any], str]:
     def make(results: Mapping[str, Any], schema) -> str:
+        rows = [(k, dict.fromkeys(schema.names) | (row.get(key) or {})) for k, row in results["do"].items()]
         if not any(row.get(key) for row in results["do"].values()):
             return ""
-        rows = [
-            [k, *(show(row[key].get(j), digits, signed) for j in schema.names)]
-            for k, row in results["do"].items()
-        ]
-        return table(["do", *schema.names], rows)
+        return records_table("do", rows, [(j, j, digits, signed) for j in schema.names])
 
     return make
 
 
 def _truth(results: Mapping[str, Any], schema) -> str:
-    if not any("error_inside" in row for row in results["do"].values()):
-        return ""
-    header = [
-        "do",
-        "error inside",
-        "error outside",
-        "inside, if nothing were done",
-        "judge on the true image",
-    ]
-    rows = [
-        [
-            k,
-            show(row["error_inside"], 2),
-            show(row["error_outside"], 2),
-            show(row["identity_inside"], 2),
-            show(row["oracle_effectiveness"]),
-        ]
-        for k, row in results["do"].items()
-    ]
-    return table(header, rows)
+    columns = [
+        ("error inside", "error_inside", 2), ("error outside", "error_outside", 2),
+        ("inside, if nothing were done", "identity_inside", 2),
+        ("judge on the true image", "oracle_effectiveness"),
+    ]  # fmt: skip
+    return records_table("do", results["do"].items(), columns)
 
 
 def _classifiers(results: Mapping[str, Any], schema) -> str:
     if "ece_judge" not in results:
         return ""
-    header = [
-        "attribute",
-        "judge on real",
-        "model's classifier on real",
-        "ECE of judge",
-        "ECE of model's classifier",
-    ]
-    if bayes := results.get("bayes"):
-        header.append("ideal observer")
-    rows = []
-    for a in schema:
-        cells = [f"{a.name} ({unit_of(a)})", show(results["real"][a.name])]
-        cells += [show(results["real_model_classifier"][a.name])]
-        cells += [show(results[key].get(a.name), 3) for key in ("ece_judge", "ece_model")]
-        rows.append(cells + ([show(bayes.get(a.name))] if bayes else []))
-    return table(header, rows)
+    columns = [
+        ("judge on real", "real"), ("model's classifier on real", "real_model_classifier"),
+        ("ECE of judge", "ece_judge", 3), ("ECE of model's classifier", "ece_model", 3),
+        ("ideal observer", "bayes"),
+    ]  # fmt: skip
+    keys = [key for _, key, *_ in columns if results.get(key)]
+    rows = [(f"{a.name} ({unit_of(a)})", {key: results[key].get(a.name) for key in keys}) for a in schema]
+    return records_table("attribute", rows, columns)
 
 
 def _images(results: Mapping[str, Any], schema) -> str:
     if not results.get("fid"):
         return ""
-    header = ["do", "Fréchet distance", "kernel distance ×1000", "minimality", "reversibility, 5 cycles /255"]
     rows = []
-    for k in results["fid"]:
-        row = results["do"].get(k, {})
-        kid = results["kid"][k]
-        cells = [k, show(results["fid"][k], 3), show(None if kid is None else 1000 * kid, 3)]
-        rows.append([*cells, show(row.get("minimality"), 3), show(row.get("reversibility_5"), 2)])
-    return table(header, rows) + f"\n\nFeatures of both distances: {results['feature_extractor']}."
+    for k, distance in results["fid"].items():
+        kid, row = (
+            results["kid"][k],
+            {"minimality": None, "reversibility_5": None, **results["do"].get(k, {})},
+        )
+        rows.append((k, row | {"fid": distance, "kid": None if kid is None else 1000 * kid}))
+    columns = [
+        ("Fréchet distance", "fid", 3), ("kernel distance ×1000", "kid", 3), ("minimality", "minimality", 3),
+        ("reversibility, 5 cycles /255", "reversibility_5", 2),
+    ]  # fmt: skip
+    return (
+        records_table("do", rows, columns)
+        + f"\n\nFeatures of both distances: {results['feature_extractor']}."
+    )
 
 
 _TABLES = {

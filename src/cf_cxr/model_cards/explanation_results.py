@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .counterfactual_results import MISSING, show, table
+from .counterfactual_results import MISSING, records_table, show, table
 
 GROUPS = ("negative", "positive")
 MEASURE_NAMES = {"cardiothoracic_ratio": "CTR", "costophrenic_score": "SCP"}
@@ -43,25 +43,15 @@ def p_text(value: float | None) -> str:
 def _curves(results: Mapping[str, Any]) -> str:
     rows = []
     for name, curve in results["exaggeration"].items():
-        if not curve["images"]:
-            continue
-        rows.append(
-            [
-                name,
-                str(curve["images"]),
-                show(curve["slope"], 2),
-                show(curve["mae"], 3),
-                show(curve["image_mae"], 3),
-                show(curve["means"][0], 2),
-                show(curve["means"][-1], 2),
-                show(results["validity"].get(name), 3),
-                show(results["change"].get(name), 1),
-            ]
-        )
-    header = [
-        "source group", "images", "slope", "MAE", "MAE per image", "lowest bin", "highest bin", "CV", "change /255",
+        if curve["images"]:
+            more = {key: results[key].get(name) for key in ("validity", "change")}
+            rows.append((name, curve | more | {"lowest": curve["means"][0], "highest": curve["means"][-1]}))
+    columns = [
+        ("images", "images", 0), ("slope", "slope", 2), ("MAE", "mae", 3), ("MAE per image", "image_mae", 3),
+        ("lowest bin", "lowest", 2), ("highest bin", "highest", 2), ("CV", "validity", 3),
+        ("change /255", "change"),
     ]  # fmt: skip
-    return table(header, rows)
+    return records_table("source group", rows, columns)
 
 
 def _objects(found: Mapping[str, Any]) -> str:
@@ -70,14 +60,13 @@ def _objects(found: Mapping[str, Any]) -> str:
         "true": "true in image, detected in explanation",
         "ruler": "true and detected in the image itself (the most to be had)",
     }
-    rows = []
-    for key, name in names.items():
-        if row := found[key]:
-            cells = [show(row[k], 3) for k in ("preservation", "overlap", "added")]
-            rows.append([name, str(row["with_object"]), *cells])
-    if not rows:
+    columns = [
+        ("images with", "with_object", 0), ("FOP", "preservation", 3), ("overlap", "overlap", 3),
+        ("added where none was", "added", 3),
+    ]  # fmt: skip
+    rows = [(names[key], found[key]) for key in names if found[key]]
+    if not (text := records_table("devices", rows, columns)):
         return ""
-    text = table(["devices", "images with", "FOP", "overlap", "added where none was"], rows)
     return (
         f"{text}\n\nChange of the devices' pixels: {show(found['change_inside'], 1)} /255. A device is kept when "
         f"{found['minimum_overlap']:.0%} of its area is still device; fewer than {found['minimum_area_pixels']} pixels "
@@ -89,65 +78,49 @@ def _anatomy(found: Mapping[str, Any]) -> str:
     rows = []
     for name, groups in found.items():
         for group in GROUPS:
-            row = groups[group]
-            values = [show(row["before"], 3), show(row["after"], 3), show(row["change"], 4, True)]
-            tests = [p_text(row["t_p"]), p_text(row["wilcoxon_p"])]
-            counts = [str(row["pairs"]), str(row["undefined"])]
-            rows.append([MEASURE_NAMES[name], group, *counts, *values, row["direction"], *tests])
-    if not rows:
-        return ""
-    header = [
-        "measure", "source group", "pairs", "undefined", "image", "explanation", "change", "direction", "p (t)",
-        "p (Wilcoxon)",
+            tests = {key: p_text(groups[group][key]) for key in ("t_p", "wilcoxon_p")}
+            rows.append((MEASURE_NAMES[name], groups[group] | tests | {"group": group}))
+    columns = [
+        ("source group", "group"), ("pairs", "pairs", 0), ("undefined", "undefined", 0), ("image", "before", 3),
+        ("explanation", "after", 3), ("change", "change", 4, True), ("direction", "direction"),
+        ("p (t)", "t_p"), ("p (Wilcoxon)", "wilcoxon_p"),
     ]  # fmt: skip
-    return table(header, rows)
+    return records_table("measure", rows, columns)
 
 
 def _identity(results: Mapping[str, Any]) -> str:
-    rows = [
-        [
-            found["feature_extractor"],
-            show(found["reidentification"], 3),
-            str(found["n_distractors"]),
-            show(found["distance"], 4),
-            show(found["reference_distance"], 4),
-        ]
-        for key in ("appearance_identity", "patient_identity")
-        if (found := results.get(key))
-    ]
-    if not rows:
-        return ""
-    parts = [table(["features", "re-identified", "among", "distance", "to other patients"], rows)]
-    if distance := results["frechet"]:
-        header, row = [], []
-        for group in GROUPS:
-            header.append(f"Fréchet, {group}")
-            row.append(
-                f"{show(distance[group]['distance'], 3)} ({distance[group]['explanations']} explanations)"
-            )
-        header.append("Fréchet between real decisions")
-        row.append(show(distance["between_decisions"], 3))
-        parts.append(table(header, [row]) + f"\n\nFréchet distances: {distance['feature_extractor']}.")
-    return "\n\n".join(parts)
+    keys = [key for key in ("appearance_identity", "patient_identity") if results.get(key)]
+    columns = [
+        ("re-identified", "reidentification", 3), ("among", "n_distractors", 0), ("distance", "distance", 4),
+        ("to other patients", "reference_distance", 4),
+    ]  # fmt: skip
+    text = records_table("features", [(results[k]["feature_extractor"], results[k]) for k in keys], columns)
+    if not text or not (found := results["frechet"]):
+        return text
+    distances = {
+        f"Fréchet, {group}": f"{show(found[group]['distance'], 3)} ({found[group]['explanations']} explanations)"
+        for group in GROUPS
+    } | {"Fréchet between real decisions": show(found["between_decisions"], 3)}
+    text += f"\n\n{table([*distances], [[*distances.values()]])}"
+    return f"{text}\n\nFréchet distances: {found['feature_extractor']}."
 
 
 def _ruler(results: Mapping[str, Any]) -> str:
-    found = results["ruler"]
-    if not found:
+    if not (found := results["ruler"]):
         return ""
-    parts = []
-    if found["dice"]:
-        parts.append(
-            "Dice: " + "; ".join(f"{label} {show(v, 3)}" for label, v in found["dice"].items()) + "."
-        )
-    rows = []
     words = {"segmenter": "segmenter's masks", "true_masks": "true masks"}
-    for name, short in MEASURE_NAMES.items():
-        for who, row in found.get(name, {}).items():
-            cells = [show(row["bias"], 4, True), show(row["mae"], 4), show(row["correlation"], 3)]
-            rows.append([f"{short} from {words[who]}", str(row["images"]), *cells])
-    parts.append(table(["against the exact value", "images", "bias", "MAE", "correlation"], rows))
-    return "\n\n".join(parts)
+    rows = [
+        (f"{short} from {words[who]}", row)
+        for name, short in MEASURE_NAMES.items()
+        for who, row in found.get(name, {}).items()
+    ]
+    columns = [
+        ("images", "images", 0), ("bias", "bias", 4, True), ("MAE", "mae", 4),
+        ("correlation", "correlation", 3),
+    ]  # fmt: skip
+    dice = "; ".join(f"{label} {show(v, 3)}" for label, v in (found["dice"] or {}).items())
+    parts = [f"Dice: {dice}." if dice else "", records_table("against the exact value", rows, columns)]
+    return "\n\n".join(part for part in parts if part)
 
 
 __all__ = ["GROUPS", "MEASURE_NAMES", "p_text", "results_markdown"]

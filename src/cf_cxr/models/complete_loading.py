@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig
+from transformers.utils import SAFE_WEIGHTS_NAME
 
-from .weight_files import UnsafeWeightsError, check_is_no_path, check_weight_files
+from .weight_files import CXRPreTrainedModel, UnsafeWeightsError, check_is_no_path, check_weight_files
 
 _LISTED = 3
 
@@ -48,18 +50,30 @@ def _bad_config(name: str | os.PathLike, reason: Exception) -> str:
     return f"The configuration {os.fspath(name)}/config.json cannot be used: {what}"
 
 
+def _damaged_file(folder: Path) -> Path:
+    """The first weight file of a folder that cannot be opened; of a Hub repository, its name."""
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except SafetensorError:
+            return file
+    return folder
+
+
 def load_complete(
     model_class: Any, name_or_path: str | os.PathLike, error: type[Exception] = ValueError, **kwargs: Any
 ) -> Any:
     """`model_class.from_pretrained(name_or_path, **kwargs)`, which must find every weight.
 
     Raises:
-        error: weights that are pickled or outside the folder, damaged, of other shapes, or missing, or a
+        error: no weights in a folder; weights that are pickled or outside it, damaged, of other shapes, or missing, or a
             configuration whose values cannot be.
         OSError, ValueError: as `from_pretrained`.
     """
     try:
-        check_weight_files(name_or_path, **kwargs)
+        if not issubclass(model_class, CXRPreTrainedModel):  # which checks them itself
+            check_weight_files(name_or_path, **kwargs)
         model, found = model_class.from_pretrained(
             name_or_path, output_loading_info=True, **{**kwargs, "use_safetensors": True}
         )
@@ -69,8 +83,15 @@ def load_complete(
         raise error(str(reason)) from reason
     except SafetensorError as reason:
         raise error(
-            f"The weights of {name_or_path} are damaged or incomplete ({reason}). Copy the model folder again, or "
+            f"{_damaged_file(Path(name_or_path))} is damaged or incomplete ({reason}). Copy the model folder again, or "
             "download the model again (force_download=True)."
+        ) from reason
+    except OSError as reason:
+        if "no file named" not in str(reason) or not os.path.isdir(name_or_path):
+            raise
+        raise error(
+            f"The model folder {name_or_path} has no weights: {SAFE_WEIGHTS_NAME} is missing. Give a folder written by "
+            "save_pretrained, or copy or download the model again."
         ) from reason
     except RuntimeError as reason:
         if "mismatch" not in str(reason):

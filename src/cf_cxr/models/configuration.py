@@ -26,6 +26,7 @@ MAX_LENGTH = 64  # of a list of widths and the like
 _MAX_DEPTH = 16
 _MAX_TEXT = 10_000
 _MAX_MESSAGE = 1000
+_UNUSABLE = (StrictDataclassError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 _REFUSED = ("quantization_config", "per_layer_config", "transformers_weights")
 # Of a backbone, whose fields are transformers': bounds of the integers by the first word that is in their key.
 _MAX_BACKBONE_NUMBER = 65_536
@@ -48,7 +49,14 @@ class ConfigurationError(StrictDataclassError, ValueError):
 
 
 class CXRConfig(PreTrainedConfig):
-    """Base of the configurations; does not write where the parts of a model were loaded from."""
+    """Base of the configurations: tuples become lists, as JSON has them, and where the parts of a model were loaded from
+    is not written."""
+
+    def __post_init__(self, **kwargs):
+        for field in fields(self):
+            if isinstance(value := getattr(self, field.name), (list, tuple)):
+                setattr(self, field.name, list(value))
+        super().__post_init__(**kwargs)
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
@@ -58,8 +66,8 @@ class CXRConfig(PreTrainedConfig):
             values, kwargs = super().get_config_dict(name, **kwargs)
         except RecursionError as error:
             raise ConfigurationError(f"{name}: its config.json is nested without end.") from error
-        except TypeError as error:  # null or a number, which transformers looks a key up in
-            raise ConfigurationError(f"{name}: its config.json holds no dictionary.") from error
+        except TypeError:  # null or a number, which transformers looks a key up in
+            values = None
         if not isinstance(values, dict):
             raise ConfigurationError(f"{name}: its config.json holds no dictionary.")
         return values, kwargs
@@ -160,14 +168,7 @@ def nested_config(key: str, settings: Mapping[str, Any], default_type: str | Non
         _check_fields(config_class, settings)
         _check_types(config_class, settings)
         return config_class(**settings)
-    except (
-        StrictDataclassError,
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-        ArithmeticError,
-    ) as error:
+    except _UNUSABLE as error:
         raise ConfigurationError(f"{key} ({model_type}): {error}") from error
 
 
@@ -179,21 +180,14 @@ def check_backbone(key: str, config: PreTrainedConfig) -> None:
     """
     values = config.to_dict()
     _check_numbers(key, values)
-    integers = {name: value for name, value in values.items() if _is_integers(value)}
-    totals = {
-        name: sum(value) if isinstance(value, (list, tuple)) else value for name, value in integers.items()
-    }
-    largest = {
-        name: max(value) if isinstance(value, (list, tuple)) else value for name, value in integers.items()
-    }
-    blocks = max([totals[name] for name in integers if any(word in name for word in _COUNTS)], default=0)
-    width = max([largest[name] for name in integers if any(word in name for word in _WIDTHS)], default=0)
-    check_weights(key, config.model_type, blocks, width * largest.get("width_factor", 1))
+    lists = {name: value if isinstance(value, (list, tuple)) else [value] for name, value in values.items()}
+    integers = {name: v for name, v in lists.items() if v and all(type(item) is int for item in v)}
 
+    def most(words: tuple[str, ...], of: Any) -> int:
+        return max([of(v) for name, v in integers.items() if any(word in name for word in words)], default=0)
 
-def _is_integers(value: Any) -> bool:
-    items = value if isinstance(value, (list, tuple)) else [value]
-    return bool(items) and all(type(item) is int for item in items)
+    width = most(_WIDTHS, max) * max(integers.get("width_factor", [1]))
+    check_weights(key, config.model_type, most(_COUNTS, sum), width)
 
 
 def _check_numbers(key: str, values: Mapping[str, Any]) -> None:

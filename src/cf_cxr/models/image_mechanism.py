@@ -13,12 +13,14 @@ mechanism that takes NaN for an unknown parent, rather than a neutral code, sets
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+from ..tensor_checks import check_pixel_values
 
 
 @runtime_checkable
@@ -66,6 +68,36 @@ def split_options(
     return tuple(
         {name: options[name] for name in getattr(mechanism, part, ()) if name in options}
         for part in ("abduct_options", "decode_options")
+    )
+
+
+def check_mechanism_inputs(config: Any, pixel_values: Tensor, parents: Tensor) -> None:
+    """Refuses what a mechanism of this configuration cannot take.
+
+    Raises:
+        ValueError: images that are not `(B, num_channels, image_size, image_size)` in [-1, 1], or parents that are not
+            `(B, context_dim)`.
+    """
+    expected = (config.num_channels, config.image_size, config.image_size)
+    if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != expected:
+        raise ValueError(
+            f"pixel_values must be (batch, {', '.join(map(str, expected))}), got {tuple(pixel_values.shape)}; "
+            "prepare images with CXRImageProcessor."
+        )
+    check_pixel_values(pixel_values, config.num_channels)
+    if parents.shape != (len(pixel_values), config.context_dim):
+        raise ValueError(
+            f"parents must be ({len(pixel_values)}, {config.context_dim}), got {tuple(parents.shape)}; make them with "
+            "AttributeSchema.encode."
+        )
+
+
+def random_numbers(
+    shape: Sequence[int], device: torch.device, generator: torch.Generator | None, law: Any = torch.randn
+) -> Tensor:
+    """Random numbers on a device, drawn in float32 on the generator's: a CPU generator gives the same everywhere."""
+    return law(shape, generator=generator, device=device if generator is None else generator.device).to(
+        device
     )
 
 

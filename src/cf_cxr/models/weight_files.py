@@ -22,7 +22,12 @@ class UnsafeWeightsError(ValueError):
 
 
 class CXRPreTrainedModel(PushesOwnCard, PreTrainedModel):
-    """Base of the models: loads safetensors only, and pushes its own card."""
+    """Base of the models, most of which look at images: loads safetensors only, and pushes its own card."""
+
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):

@@ -5,26 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
+import psutil
 import torch
-from torch import Tensor
-from transformers import Pipeline
+from torch import Tensor, nn
 
 from ..attributes import AttributeSchema
-from ..model_cards.card import PushesOwnCard
-from .inputs import (
-    PipelineItem,
-    check_attributes,
-    item_tensors,
-    pipeline_inputs,
-    warn_if_unusual,
-    whole_number,
-)
-from .memory import check_draws_fit
-from .per_item import LOADING_OPTIONS, compute_per_item, finish_item, set_common_options
+from .base import CXRPipeline, item_generator, whole_number
+from .inputs import PipelineItem
+
+_OPTIONS = ("attributes", "do", "generator", "invert", "num_samples", "on_error", "seed")
 
 
-class CounterfactualPipeline(PushesOwnCard, Pipeline):
+class CounterfactualPipeline(CXRPipeline):
     """What would this radiograph look like if the patient, or the acquisition, were different?
 
     Abduction, action, prediction with a `DeepSCMModel` (Pearl's three steps; Xia et al., MICCAI 2024): the noise of
@@ -49,11 +41,7 @@ class CounterfactualPipeline(PushesOwnCard, Pipeline):
         TypeError: the model cannot make counterfactuals, or there is no image processor.
     """
 
-    _load_processor = False
-    _load_image_processor = True
-    _load_video_processor = False
-    _load_feature_extractor = False
-    _load_tokenizer = False
+    kind, example = "counterfactual", "do={...}"
 
     def __init__(self, model, *args, **kwargs):
         if lacking := [part for part in ("schema", "predict", "counterfactual") if not hasattr(model, part)]:
@@ -62,12 +50,6 @@ class CounterfactualPipeline(PushesOwnCard, Pipeline):
                 "Give a DeepSCMModel or the name of one."
             )
         super().__init__(model, *args, **kwargs)
-        if self.image_processor is None:
-            raise TypeError(
-                "A counterfactual pipeline needs the image processor of its model: pass "
-                "image_processor=CXRImageProcessor.from_pretrained(...)."
-            )
-        self.model.eval()
 
     @property
     def schema(self) -> AttributeSchema:
@@ -134,54 +116,23 @@ class CounterfactualPipeline(PushesOwnCard, Pipeline):
             OutOfDistributionWarning: for an image unlike those of the training, where the image processor records
                 those (`usual_films`).
         """
-        if images is None:
-            raise ValueError("Give an image, or several: pipe('chest.png', do={...}).")
-        if kwargs.get("do") is None and "do" not in self._forward_params:
-            example = self.schema.names[-1]
-            raise ValueError(
-                f"Say which intervention: do={{{example!r}: ...}}, with any of {', '.join(self.schema.names)}; "
-                "do={} is the null intervention."
-            )
-        _, forward, _ = self._sanitize_parameters(**kwargs)  # all is checked before the first image is read
-        forward = {**self._forward_params, **forward}
-        if (draws := forward.get("num_samples", 1)) > 1:
-            check_draws_fit(self.model, self.image_processor.size["height"], draws, len(forward["do"]))
-        kwargs |= {"num_workers": num_workers, "batch_size": batch_size}
-        inputs, as_list = pipeline_inputs(
-            images, self.schema.names, check_attributes(self.schema, attributes)
-        )
-        outputs = super().__call__(inputs, **kwargs)
-        return list(outputs) if as_list else outputs
+        return self.run(images, attributes, kwargs, num_workers=num_workers, batch_size=batch_size)
 
-    def _sanitize_parameters(self, **kwargs):
-        options = set(getattr(self.model, "mechanism_options", ()))
-        allowed = {"do", "attributes", "num_samples", "seed", "generator", "on_error", "invert"} | options
-        if unknown := set(kwargs) - allowed - LOADING_OPTIONS:
-            raise TypeError(
-                f"The counterfactual pipeline has no argument {', '.join(sorted(unknown))}; "
-                f"it takes {', '.join(sorted(allowed))}."
-            )
-        kwargs = {name: value for name, value in kwargs.items() if name in allowed and value is not None}
-        preprocess, postprocess = {}, {}
-        forward = {name: kwargs[name] for name in options & set(kwargs)}
-        if "attributes" in kwargs:
-            if not isinstance(kwargs["attributes"], Mapping):
-                raise TypeError(f"Default attributes are one dictionary, got {kwargs['attributes']!r}.")
-            preprocess["attributes"] = check_attributes(self.schema, kwargs["attributes"])
-        if "do" in kwargs:
-            several = not isinstance(kwargs["do"], Mapping)
-            forward["do"] = self._check_do(kwargs["do"])
-            postprocess["as_list"] = several
-        if "num_samples" in kwargs:
-            forward["num_samples"] = whole_number("num_samples", kwargs["num_samples"], minimum=1)
-        if "seed" in kwargs and "generator" in kwargs:
+    def option_names(self) -> Sequence[str]:
+        """See `__call__`; those of the image mechanism too."""
+        return sorted({*_OPTIONS, *getattr(self.model, "mechanism_options", ())})
+
+    def check_options(self, given: dict[str, Any]) -> dict[str, Any]:
+        """With `do` as a list of raw interventions."""
+        if "do" in given:
+            given["do"], given["as_list"] = self._check_do(given["do"]), not isinstance(given["do"], Mapping)
+        if "num_samples" in given:
+            given["num_samples"] = whole_number("num_samples", given["num_samples"], minimum=1)
+        if "seed" in given and "generator" in given:
             raise ValueError("Give seed or generator, not both.")
-        if "seed" in kwargs:
-            forward |= {"seed": whole_number("seed", kwargs["seed"], minimum=0), "generator": None}
-        if "generator" in kwargs:
-            forward |= {"seed": None, "generator": kwargs["generator"]}
-        set_common_options(kwargs, self.image_processor, preprocess, forward, postprocess)
-        return preprocess, forward, postprocess
+        if "seed" in given or "generator" in given:  # one of the call replaces the other of the constructor
+            given = {"seed": None, "generator": None, **given}
+        return given
 
     def _check_do(self, do: Any) -> list[dict[str, float]]:
         if isinstance(do, Mapping):
@@ -192,92 +143,78 @@ class CounterfactualPipeline(PushesOwnCard, Pipeline):
             f"do must be a dictionary of variable to value, or a non-empty list of these, got {do!r}."
         )
 
-    def preprocess(
-        self,
-        item: Any,
-        attributes: Mapping | None = None,
-        on_error: str = "raise",
-        invert: bool | str = False,
-    ) -> dict[str, Any]:
-        """One input to tensors: `pixel_values` (1, 1, S, S), `attributes` (1, n) raw with NaN for unknown, and the
-        `item` itself, which carries the error where one is reported."""
-        return item_tensors(item, self.image_processor, self.schema, attributes, on_error, invert)
+    def complete_options(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Those that were checked, if they ask for something that can be computed."""
+        if "do" not in options:
+            raise ValueError(
+                f"Say which intervention: do={{{self.schema.names[-1]!r}: ...}}, with any of "
+                f"{', '.join(self.schema.names)}; do={{}} is the null intervention."
+            )
+        if (draws := options.get("num_samples", 1)) > 1:
+            check_draws_fit(self.model, self.image_processor.size["height"], draws, len(options["do"]))
+        return options
 
-    def _forward(
+    def compute(
         self,
-        inputs: dict[str, Any],
+        pixel_values: Tensor,
+        attributes: Tensor,
+        indices: Sequence[int],
+        *,
         do: list[dict],
+        as_list: bool,
         num_samples: int = 1,
         seed: int | None = None,
-        generator=None,
-        on_error: str = "raise",
-        **options,
-    ) -> dict[str, list[dict]]:
-        """Abducts once and decodes K interventions, for the images of a batch that could be read."""
-
-        def compute(pixel_values: Tensor, attributes: Tensor, indices: Sequence[int]) -> list[dict]:
-            given = ~attributes.isnan()
-            before = self.model.predict(pixel_values)
-            attributes = torch.where(given, attributes, before.mode().to(attributes))
+        generator: torch.Generator | None = None,
+        **options: Any,
+    ) -> list[dict]:
+        """Abducts once and decodes K interventions."""
+        model, given = self.model, ~attributes.isnan()
+        before = model.predict(pixel_values)
+        attributes = torch.where(given, attributes, before.mode().to(attributes))
+        if seed is None or num_samples > 1:
+            draw = {"num_samples": num_samples, **options}
             if seed is None:
-                out = self.model.counterfactual(
-                    pixel_values, attributes, do, num_samples=num_samples, generator=generator, **options
-                )
-            else:
-                generators = [item_generator(seed, index) for index in indices]
-                out = self._counterfactual_per_item(
-                    pixel_values, attributes, do, num_samples, generators, options
-                )
-            after = self.model.predict(out.pixel_values.flatten(0, 1))
-            before, after = posterior_records(before, self.schema), posterior_records(after, self.schema)
-            return [
-                {
-                    "do": do,
-                    "factual_image": pixel_values[row].float(),
-                    "images": out.pixel_values[row].float(),
-                    "std": None if out.std is None else out.std[row].float(),
-                    "attributes": out.attributes[row],
-                    "factual_attributes": attributes[row],
-                    "given": given[row],
-                    "before": before[row],
-                    "after": after[row * len(do) : (row + 1) * len(do)],
-                }
-                for row in range(len(indices))
+                outs = [model.counterfactual(pixel_values, attributes, do, generator=generator, **draw)]
+            else:  # S * K images to decode for each: a batch by itself
+                rows = zip(pixel_values.split(1), attributes.split(1), indices)
+                outs = [
+                    model.counterfactual(x, a, do, generator=item_generator(seed, i), **draw)
+                    for x, a, i in rows
+                ]
+            out = type(outs[0])(**{name: torch.cat([out[name] for out in outs]) for name in outs[0]})
+        else:
+            noise = model.abduct(pixel_values, attributes, **options)  # of the image: its mean, nothing drawn
+            drawn = [
+                model.attribute_scm.abduct(a, generator=item_generator(seed, i))
+                for a, i in zip(attributes.split(1), indices)
             ]
+            noise.attributes = type(drawn[0])({n: torch.cat([d[n] for d in drawn]) for n in drawn[0]})
+            out = model.counterfactual(None, None, do, noise=noise, **options)
+        after = model.predict(out.pixel_values.flatten(0, 1)).records()
+        return [
+            {
+                "do": do,
+                "as_list": as_list,
+                "factual_image": pixel_values[row].float(),
+                "images": out.pixel_values[row].float(),
+                "std": None if out.std is None else out.std[row].float(),
+                "attributes": out.attributes[row],
+                "factual_attributes": attributes[row],
+                "given": given[row],
+                "before": said,
+                "after": after[row * len(do) : (row + 1) * len(do)],
+            }
+            for row, said in enumerate(before.records())
+        ]
 
-        return {"results": compute_per_item(inputs, compute, on_error)}
-
-    def _counterfactual_per_item(self, pixel_values, attributes, do, num_samples, generators, options):
-        """As the model's `counterfactual`, but every image draws from its own generator."""
-        rows = list(zip(pixel_values.split(1), attributes.split(1), generators))
-        if num_samples > 1:  # S * K images to decode for each: a batch by itself
-            outs = [
-                self.model.counterfactual(x, a, do, num_samples=num_samples, generator=g, **options)
-                for x, a, g in rows
-            ]
-            return type(outs[0])(**{name: torch.cat([out[name] for out in outs]) for name in outs[0]})
-        noise = self.model.abduct(
-            pixel_values, attributes, **options
-        )  # of the image: the posterior mean, nothing drawn
-        drawn = [self.model.attribute_scm.abduct(a, generator=g) for _, a, g in rows]
-        noise.attributes = type(drawn[0])({name: torch.cat([d[name] for d in drawn]) for name in drawn[0]})
-        return self.model.counterfactual(None, None, do, noise=noise, **options)
-
-    def postprocess(
-        self, outputs: dict[str, Any], as_list: bool = False, on_error: str = "raise"
-    ) -> dict | list[dict]:
-        """Tensors of one image to the dictionaries that `__call__` describes."""
-        records = finish_item(outputs, self._records, on_error)
-        return records[0] if isinstance(records, list) and not as_list else records
-
-    def _records(self, result: Mapping[str, Any]) -> list[dict]:
-        item: PipelineItem = result["item"]
-        warn_if_unusual(item)
-        factual_image = self.image_processor.postprocess(result["factual_image"][None], output_type="pil")[0]
-        pictures = self.image_processor.postprocess(result["images"], output_type="pil")
+    def finish(self, result: Mapping[str, Any], item: PipelineItem, doubt: str | None) -> dict | list[dict]:
+        """The dictionaries that `__call__` describes."""
+        factual_image, *pictures = self.image_processor.postprocess(
+            torch.cat([result["factual_image"][None], result["images"]]), output_type="pil"
+        )
         values = self.schema.to_records(result["attributes"])
         [factual] = self.schema.to_records(result["factual_attributes"][None])
-        from_file = result["item"].from_file
+        from_file = item.from_file
         given_by = {
             name: "inferred" if not known else "file" if name in from_file else "argument"
             for name, known in zip(self.schema.names, result["given"])
@@ -300,27 +237,39 @@ class CounterfactualPipeline(PushesOwnCard, Pipeline):
             if result["std"] is not None:
                 record["std"] = result["std"][k, 0].numpy()
             records.append(record)
-        return records
+        return records if result["as_list"] else records[0]
 
 
-def posterior_records(
-    posterior: Mapping[str, Any], schema: AttributeSchema
-) -> list[dict[str, dict[str, float]]]:
-    """A batch of posteriors as one dictionary per image: `{class: probability}`, or `{"mean", "std"}` in units."""
-    columns: dict[str, list[dict[str, float]]] = {}
-    for a in schema:
-        value = posterior[a.name]
-        if a.kind == "continuous":
-            mean, std = (v.float().cpu().tolist() for v in value)
-            columns[a.name] = [{"mean": m, "std": s} for m, s in zip(mean, std)]
-            continue
-        value = value.float().cpu()
-        table: Tensor = torch.stack([1 - value, value], dim=1) if a.kind == "binary" else value
-        columns[a.name] = [dict(zip(a.categories, row)) for row in table.tolist()]
-    return [dict(zip(columns, row)) for row in zip(*columns.values())]
+def check_draws_fit(model: Any, image_size: int, num_samples: int, interventions: int) -> None:
+    """Refuses draws whose images cannot be decoded at once.
+
+    All draws of an image under all interventions are one batch of the decoder. Each is reckoned as one feature map of
+    its widest layer at full resolution: 23 MB for the bundled model at 128 x 128 pixels, where 18 to 22 MB were
+    measured.
+
+    Args:
+        model: that decodes.
+        image_size: side of an image in pixels.
+        num_samples: draws of an image.
+        interventions: on each.
+
+    Raises:
+        ValueError: with the estimate, what is available and how many draws fit.
+    """
+    mechanism = getattr(model, "image_mechanism", model)
+    width = max((m.out_channels for m in mechanism.modules() if isinstance(m, nn.Conv2d)), default=1)
+    each = interventions * width * image_size**2 * model.dtype.itemsize
+    if model.device.type == "cuda":
+        cached = torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
+        available = torch.cuda.mem_get_info(model.device)[0] + cached
+    else:
+        available = psutil.virtual_memory().available
+    if num_samples * each > available:
+        raise ValueError(
+            f"num_samples={num_samples} needs about {num_samples * each / 1e9:,.1f} GB of memory ({interventions} "
+            f"interventions, {each / 1e6:.3g} MB a draw), but {available / 1e9:.1f} GB are available on {model.device}. "
+            f"At most {max(1, available // each)} draws fit."
+        )
 
 
-def item_generator(seed: int, index: int) -> torch.Generator:
-    """The source of all draws for image `index` of a call, on the CPU; depends on nothing else."""
-    [state] = np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state))
+__all__ = ["CounterfactualPipeline", "check_draws_fit"]

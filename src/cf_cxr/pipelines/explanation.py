@@ -10,37 +10,25 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Pipeline
 
 from ..attributes import AttributeSchema
+from ..black_box import ImageClassifier
 from ..black_box.checks import check_repeated
 from ..black_box.classifier import shift_posterior
-from ..explaining.causal import causal_series, explained_value
+from ..explaining.causal import CausalExplainer
 from ..explaining.explained_classifier import check_explains, explained_classifier
-from ..explaining.explanation import Explanation, ExplanationSeries, build_explanation
-from ..explaining.progressive import progressive_series
-from ..model_cards.card import PushesOwnCard
-from .counterfactual import item_generator
-from .inputs import check_attributes, item_tensors, pipeline_inputs, warn_if_unusual, whole_number
-from .per_item import LOADING_OPTIONS, compute_per_item, finish_item, set_common_options
+from ..explaining.explanation import Explainer, Explanation, build_explanation
+from ..explaining.progressive import ProgressiveExplainer
+from .base import CXRPipeline, item_generator, whole_number
+from .inputs import PipelineItem
 
 MAX_STEPS = 1000
 _OPTIONS = (
-    "classifier",
-    "class_name",
-    "steps",
-    "target",
-    "force",
-    "variable",
-    "attributes",
-    "seed",
-    "on_error",
-    "invert",
-)
-_CAUSAL_OPTIONS = ("variable", "attributes")
+    "classifier", "class_name", "steps", "target", "force", "variable", "attributes", "seed", "on_error", "invert",
+)  # fmt: skip
 
 
-class ExplanationPipeline(PushesOwnCard, Pipeline):
+class ExplanationPipeline(CXRPipeline):
     """Why does this classifier decide as it does? The radiograph, changed smoothly until the decision flips.
 
     A `ProgressiveExplainerModel` (Singla et al., Medical Image Analysis 84, 2023) was trained for one classifier and
@@ -67,11 +55,7 @@ class ExplanationPipeline(PushesOwnCard, Pipeline):
         ValueError: the image processor makes images of another size than the explainer was trained on.
     """
 
-    _load_processor = False
-    _load_image_processor = True
-    _load_video_processor = False
-    _load_feature_extractor = False
-    _load_tokenizer = False
+    kind, example = "explanation", "classifier=..."
 
     def __init__(self, model, *args, **kwargs):
         self.is_causal = all(hasattr(model, part) for part in ("attribute_scm", "image_mechanism", "schema"))
@@ -82,11 +66,6 @@ class ExplanationPipeline(PushesOwnCard, Pipeline):
             )
         self.schema: AttributeSchema | None = model.schema if self.is_causal else None
         super().__init__(model, *args, **kwargs)
-        if self.image_processor is None:
-            raise TypeError(
-                "An explanation pipeline needs the image processor of its model: pass "
-                "image_processor=CXRImageProcessor.from_pretrained(...)."
-            )
         side, size = getattr(model.config, "image_size", None), tuple(self.image_processor.size.values())
         if not self.is_causal and size != (side, side):
             raise ValueError(
@@ -94,7 +73,6 @@ class ExplanationPipeline(PushesOwnCard, Pipeline):
                 f"image processor makes {size[0]} x {size[1]} (size in preprocessor_config.json). Give "
                 f"image_processor=CXRImageProcessor(size={side}), or copy the model folder again."
             )
-        self.model.eval()
 
     @property
     def method(self) -> str:
@@ -144,31 +122,42 @@ class ExplanationPipeline(PushesOwnCard, Pipeline):
             OutOfDistributionWarning: for an image unlike those of the training, where the image processor records
                 those (`usual_films`). Also kept in `Explanation.warnings` and `Explanation.out_of_distribution`.
         """
-        if images is None:
-            raise ValueError("Give an image, or several: pipe('chest.png', classifier=...).")
-        if attributes is not None:
-            self._refuse_causal_options({"attributes": attributes})
-            attributes = check_attributes(self.schema, attributes)
-        _, forward, _ = self._sanitize_parameters(**kwargs)  # all is checked before the first image is read
-        forward = {**self._forward_params, **forward}
-        classifier = self._classifier(forward.get("classifier"), forward.get("class_name"))
-        notes = []
-        if self.is_causal:
-            self._explained_value(classifier, forward)
-        elif note := check_explains(self.model.config, classifier, forward.get("force", False)):
-            warnings.warn(note, UserWarning, stacklevel=2)
-            notes.append(note)
-        kwargs |= {
-            "classifier": classifier,
-            "notes": notes,
-            "num_workers": num_workers,
-            "batch_size": batch_size,
-        }
-        inputs, as_list = pipeline_inputs(images, self.schema.names if self.schema else (), attributes)
-        outputs = super().__call__(inputs, **kwargs)
-        return list(outputs) if as_list else outputs
+        return self.run(images, attributes, kwargs, num_workers=num_workers, batch_size=batch_size)
 
-    def _classifier(self, given: Any, class_name: str | None):
+    def option_names(self) -> Sequence[str]:
+        """See `__call__`."""
+        return _OPTIONS
+
+    def check_options(self, given: dict[str, Any]) -> dict[str, Any]:
+        """With `steps` and `target` in their ranges."""
+        if "variable" in given and not self.is_causal:
+            raise TypeError(
+                f"variable is for a causal model; a {type(self.model).__name__} knows images and posteriors only."
+            )
+        if "steps" in given:
+            given["steps"] = whole_number("steps", given["steps"], minimum=2, maximum=MAX_STEPS)
+        if "target" in given:
+            target = given["target"]
+            if isinstance(target, bool) or not isinstance(target, Real) or not 0 <= target <= 1:
+                raise ValueError(f"target must be a posterior, a number from 0 to 1, got {target!r}.")
+            given["target"] = float(target)
+        return given
+
+    def complete_options(self, options: dict[str, Any]) -> dict[str, Any]:
+        """With the classifier behind its interface, what explains it, and reasons for doubt."""
+        classifier = self._classifier(options.pop("classifier", None), options.pop("class_name", None))
+        variable, force = options.pop("variable", None), options.pop("force", False)
+        explainer, note = ProgressiveExplainer(self.model), None
+        if self.is_causal:
+            explainer = CausalExplainer(self.model, variable)
+            explainer.explained_value(classifier)
+        elif note := check_explains(self.model.config, classifier, force):
+            warnings.warn(note, UserWarning, stacklevel=4)
+        if options.get("target") is not None and classifier.operating_point is not None:
+            options["target"] = shift_posterior(options["target"], classifier.operating_point)
+        return {**options, "classifier": classifier, "explainer": explainer, "notes": [note] if note else []}
+
+    def _classifier(self, given: Any, class_name: str | None) -> ImageClassifier:
         """The classifier behind its interface; that of the last call where the same is given, so that none is loaded
         twice."""
         known = getattr(self, "_last_classifier", None)
@@ -179,130 +168,59 @@ class ExplanationPipeline(PushesOwnCard, Pipeline):
         self._last_classifier = given, class_name, classifier
         return classifier
 
-    def _explained_value(self, classifier, forward: Mapping) -> tuple[str, int]:
-        return explained_value(self.model, forward.get("variable") or classifier.class_name)
-
-    def _refuse_causal_options(self, options: Mapping) -> None:
-        if not self.is_causal and (
-            given := [name for name in _CAUSAL_OPTIONS if options.get(name) is not None]
-        ):
-            raise TypeError(
-                f"{given[0]} is for a causal model; a {type(self.model).__name__} knows images and posteriors only."
-            )
-
-    def _sanitize_parameters(self, **kwargs):
-        if unknown := set(kwargs) - {*_OPTIONS, "notes"} - LOADING_OPTIONS:
-            raise TypeError(
-                f"The explanation pipeline has no argument {', '.join(sorted(unknown))}; "
-                f"it takes {', '.join(_OPTIONS)}."
-            )
-        given = {name: value for name, value in kwargs.items() if value is not None}
-        preprocess, forward, postprocess = {}, {}, {}
-        self._refuse_causal_options(given)
-        if "attributes" in given:
-            if not isinstance(given["attributes"], Mapping):
-                raise TypeError(f"Default attributes are one dictionary, got {given['attributes']!r}.")
-            preprocess["attributes"] = check_attributes(self.schema, given["attributes"])
-        if "steps" in given:
-            forward["steps"] = whole_number("steps", given["steps"], minimum=2, maximum=MAX_STEPS)
-        if "seed" in given:
-            forward["seed"] = whole_number("seed", given["seed"], minimum=0)
-        if "target" in given:
-            forward["target"] = _probability("target", given["target"])
-        set_common_options(given, self.image_processor, preprocess, forward, postprocess)
-        for name in ("classifier", "class_name", "force", "variable", "notes"):
-            if name in given:
-                forward[name] = given[name]
-        return preprocess, forward, postprocess
-
-    def preprocess(
+    def compute(
         self,
-        item: Any,
-        attributes: Mapping | None = None,
-        on_error: str = "raise",
-        invert: bool | str = False,
-    ) -> dict[str, Any]:
-        """One input to tensors; see `item_tensors`."""
-        return item_tensors(item, self.image_processor, self.schema, attributes, on_error, invert)
-
-    def _forward(
-        self,
-        inputs: dict[str, Any],
-        classifier,
+        pixel_values: Tensor,
+        attributes: Tensor,
+        indices: Sequence[int],
+        *,
+        classifier: ImageClassifier,
+        explainer: Explainer,
+        notes: Sequence[str],
         steps: int = 10,
         target: float | None = None,
         seed: int = 0,
-        notes: Sequence[str] = (),
-        on_error: str = "raise",
-        **options,
-    ) -> dict[str, list[dict]]:
-        """Asks the classifier about the images of a batch that could be read, explains, and asks about the series."""
-        if target is not None and classifier.operating_point is not None:
-            target = shift_posterior(target, classifier.operating_point)
+    ) -> list[dict]:
+        """Asks the classifier about the images, explains, and asks about the series."""
+        before = classifier.posterior(pixel_values)
+        generators = [item_generator(seed, index) for index in indices]
+        series = explainer.explain(
+            pixel_values, classifier, before,
+            steps=steps, target=target, attributes=attributes, generators=generators,
+        )  # fmt: skip
+        asked = [*(s.images for s in series), pixel_values.float()]
+        *reached, again = classifier.posterior(torch.cat(asked)).split([len(images) for images in asked])
+        check_repeated(before, again, f"The classifier of {classifier.class_name!r}")
+        for said, first in zip(reached, before.split(1)):
+            classifier.refuse_constant(torch.cat([said, first]), pixel_values.shape[-1])
+        described = {
+            name: getattr(classifier, name) for name in ("class_name", "threshold", "operating_point")
+        }
+        return [
+            {
+                "query": pixel_values[row],
+                "series": series[row],
+                "posteriors": reached[row],
+                "source_posterior": float(before[row]),
+                "classifier": described,
+                "notes": notes,
+            }
+            for row in range(len(indices))
+        ]
 
-        def compute(pixel_values: Tensor, attributes: Tensor, indices: Sequence[int]) -> list[dict]:
-            before = classifier.posterior(pixel_values)
-            settings = {"threshold": classifier.threshold, "steps": steps, "target": target}
-            if self.is_causal:
-                generators = [item_generator(seed, index) for index in indices]
-                variable = self._explained_value(classifier, options)
-                series = causal_series(
-                    self.model, pixel_values, attributes, before, variable, generators=generators, **settings
-                )
-            else:
-                series = progressive_series(self.model, pixel_values, before, **settings)
-            asked = [*(s.images for s in series), pixel_values.float()]
-            *reached, again = classifier.posterior(torch.cat(asked)).split([len(images) for images in asked])
-            check_repeated(before, again, f"The classifier of {classifier.class_name!r}")
-            for row in range(len(indices)):
-                classifier.refuse_constant(
-                    torch.cat([reached[row], before[row, None]]), pixel_values.shape[-1]
-                )
-            return [
-                {
-                    "query": pixel_values[row],
-                    "images": series[row].images,
-                    "targets": series[row].targets,
-                    "at_target": series[row].at_target,
-                    "posteriors": reached[row],
-                    "source_posterior": float(before[row]),
-                    "classifier": {
-                        "class_name": classifier.class_name,
-                        "threshold": classifier.threshold,
-                        "operating_point": classifier.operating_point,
-                    },
-                    "notes": list(notes),
-                }
-                for row in range(len(indices))
-            ]
-
-        return {"results": compute_per_item(inputs, compute, on_error)}
-
-    def postprocess(self, outputs: dict[str, Any], on_error: str = "raise") -> Explanation | dict[str, str]:
-        """Tensors of one image to its `Explanation`."""
-        return finish_item(outputs, self._explanation, on_error)
-
-    def _explanation(self, result: Mapping[str, Any]) -> Explanation:
-        item, notes = result["item"], result["notes"]
-        if doubt := warn_if_unusual(item):
-            notes = [*notes, doubt[0].upper() + doubt[1:]]
+    def finish(self, result: Mapping[str, Any], item: PipelineItem, doubt: str | None) -> Explanation:
+        """The `Explanation` of one image."""
         return build_explanation(
-            ExplanationSeries(result["images"], result["targets"], result["at_target"]),
+            result["series"],
             result["posteriors"],
             result["query"],
             result["source_posterior"],
             method=self.method,
             name=item.name,
-            warnings=notes,
+            warnings=[*result["notes"], *([doubt[0].upper() + doubt[1:]] if doubt else [])],
             out_of_distribution=item.unusual,
             **result["classifier"],
         )
-
-
-def _probability(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:
-        raise ValueError(f"{name} must be a posterior, a number from 0 to 1, got {value!r}.")
-    return float(value)
 
 
 __all__ = ["ExplanationPipeline"]

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import io
-import math
 import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from numbers import Integral
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from ..attributes import AttributeSchema, AttributeValueError
+from ..images.dicom import header_attributes
 from ..images.errors import CXRImageError
-from ..images.image_processing_cxr import CXRImageProcessor, is_single_image
-from ..images.usual_films import OutOfDistributionWarning, describe_unusual
+from ..images.image_processing_cxr import is_single_image
+from ..images.out_of_distribution import OutOfDistributionWarning, describe_unusual
 
 
 @dataclass
@@ -33,6 +30,7 @@ class PipelineItem:
         name: what to call the image in a report: its path, its `image_id`, or its position.
         index: position in the call; seeds its draws.
         error: what went wrong with it so far.
+        report: whether the error is an answer, rather than raised.
         from_file: names of the attributes that the image's file says.
         unusual: what `CXRImageProcessor.examine` says about it.
     """
@@ -42,6 +40,7 @@ class PipelineItem:
     name: str = "the image"
     index: int = 0
     error: Exception | None = None
+    report: bool = False
     from_file: tuple[str, ...] = ()
     unusual: dict[str, Any] | None = None
 
@@ -109,29 +108,22 @@ def _file_name(image: Any) -> str | None:
 
 
 def is_sized_collection(inputs: Any) -> bool:
-    """Whether these are several images that can be indexed (an array of up to three dimensions is one image)."""
-    if isinstance(inputs, (list, tuple)):
-        return True
+    """Whether these are several images that can be indexed."""
     if isinstance(inputs, Dataset) and not isinstance(inputs, IterableDataset):
         return True
-    if datasets := sys.modules.get("datasets"):
-        from datasets.arrow_dataset import Column
-
-        if isinstance(inputs, (datasets.Dataset, Column)):
-            return True
-    return getattr(inputs, "ndim", 0) >= 4 and hasattr(inputs, "shape")
+    return isinstance(inputs, (list, tuple)) or (_is_of_datasets(inputs) and hasattr(inputs, "__len__"))
 
 
 def is_stream(inputs: Any) -> bool:
     """Whether these are several images that can only be iterated."""
     if isinstance(inputs, IterableDataset):
         return True
-    if datasets := sys.modules.get("datasets"):
-        from datasets.iterable_dataset import IterableColumn
+    return _is_of_datasets(inputs) or (isinstance(inputs, Iterator) and not hasattr(inputs, "read"))
 
-        if isinstance(inputs, (datasets.IterableDataset, IterableColumn)):
-            return True
-    return isinstance(inputs, Iterator) and not hasattr(inputs, "read")
+
+def _is_of_datasets(inputs: Any) -> bool:
+    """Whether this is a data set or a column of the library `datasets`, which need not be loaded."""
+    return any(kind.__module__.split(".")[0] == "datasets" for kind in type(inputs).__mro__)
 
 
 class SizedItems(Dataset):
@@ -201,12 +193,6 @@ def stream_items(
         yield kept_item(partial(_with_class_names, value, source), names, index, values)
 
 
-def torch_images(inputs: Any) -> list | Any:
-    """Splits an array `(B, ...)` of four dimensions into its images; anything else is returned as it is."""
-    is_array = isinstance(inputs, torch.Tensor) or type(inputs).__module__.split(".")[0] == "numpy"
-    return list(inputs) if is_array and inputs.ndim >= 4 else inputs
-
-
 def check_attributes(schema: AttributeSchema, attributes: Any) -> Mapping | list | Iterator | None:
     """Refuses impossible values now, where they are at hand; those of an iterator are checked as they come.
 
@@ -238,7 +224,9 @@ def pipeline_inputs(images: Any, names: Sequence[str], attributes: Any) -> tuple
         ValueError: a list of attributes is not as long as the images.
         TypeError: several attributes for one image, or a stream of them for a list of images.
     """
-    images = undecoded(torch_images(images))
+    if getattr(images, "ndim", 0) >= 4:  # an array (B, ...)
+        images = list(images)
+    images = undecoded(images)
     if is_sized_collection(images):
         if isinstance(attributes, list) and len(attributes) != len(images):
             raise ValueError(f"{len(attributes)} entries in attributes for {len(images)} images.")
@@ -246,58 +234,10 @@ def pipeline_inputs(images: Any, names: Sequence[str], attributes: Any) -> tuple
             raise TypeError("Give attributes as a list when the images have a length.")
         return SizedItems(images, names, attributes), isinstance(images, (list, tuple))
     if is_stream(images):
-        return (item for item in stream_items(images, names, attributes)), False
+        return stream_items(images, names, attributes), False
     if attributes is not None and not isinstance(attributes, Mapping):
         raise TypeError("One image takes one dictionary of attributes, not several.")
     return kept_item(lambda: images, names, None, attributes), False
-
-
-def item_tensors(
-    item: Any,
-    image_processor: CXRImageProcessor,
-    schema: AttributeSchema | None = None,
-    attributes: Mapping | None = None,
-    on_error: str = "raise",
-    invert: bool | str = False,
-) -> dict[str, Any]:
-    """One input as tensors.
-
-    Args:
-        item: a `PipelineItem`, or what `as_item` makes one of.
-        image_processor: reads the image.
-        schema: of the attributes; None for a model without.
-        attributes: values that hold where the item does not say otherwise.
-        on_error: `"raise"`, or `"report"`, which keeps the error in the item.
-        invert: as for `CXRImageProcessor.examine`.
-
-    Returns:
-        `pixel_values` (1, 1, S, S), `attributes` (1, n) raw with NaN for unknown (n is 0 without a schema), and the
-        `item` itself, which carries the error where one is reported, and what is unusual about the image.
-    """
-    if not isinstance(item, PipelineItem):
-        item = as_item(item, schema.names if schema else ())
-    count = schema.n if schema else 0
-    try:
-        if item.error is not None:
-            raise item.error
-        known = {**(attributes or {}), **(item.attributes or {})}
-        raw = schema.to_tensor([known], allow_missing=True) if schema else torch.zeros(1, 0)
-        image = item.image
-        if hasattr(image, "read") and not isinstance(image, io.TextIOBase):
-            image = image.read()  # once: pixels and header are read of it
-        pixel_values, unusual = image_processor.examine(image, invert)
-        from_file = add_header_attributes(raw, image, schema, item.name) if schema else ()
-        failure = None
-    except Exception as error:
-        if isinstance(error, CXRImageError) and item.name not in str(error):
-            error = type(error)(f"{item.name}: {error}")
-        if on_error == "raise":
-            raise error
-        failure, from_file, unusual = error, (), None
-        pixel_values = torch.zeros(1, 1, *image_processor.size.values())
-        raw = torch.zeros(1, count)
-    item = replace(item, image=None, error=failure, from_file=from_file, unusual=unusual)
-    return {"pixel_values": pixel_values, "attributes": raw, "item": item}
 
 
 def warn_if_unusual(item: PipelineItem) -> str | None:
@@ -318,8 +258,6 @@ def add_header_attributes(raw: Tensor, image: Any, schema: AttributeSchema, name
         schema: a value that it does not have is left out, with a warning.
         name: of the image, for the warning.
     """
-    from ..images.dicom import header_attributes
-
     names = []
     for variable, value in header_attributes(image).items():
         if variable not in schema or not raw[0, schema.index(variable)].isnan():
@@ -334,16 +272,3 @@ def add_header_attributes(raw: Tensor, image: Any, schema: AttributeSchema, name
                 stacklevel=2,
             )
     return tuple(names)
-
-
-def whole_number(name: str, value: Any, minimum: int, maximum: float = math.inf) -> int:
-    """`value` as an int.
-
-    Raises:
-        ValueError: naming the argument, for anything but a whole number from `minimum` to `maximum`.
-    """
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
-        raise ValueError(f"{name} must be a whole number of at least {minimum}, got {value!r}.")
-    if value > maximum:
-        raise ValueError(f"{name} must be at most {maximum}, got {value!r}.")
-    return int(value)

@@ -6,13 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from transformers import AutoModel
 
 from ..models.complete_loading import load_complete
-from ..models.weight_files import UnsafeWeightsError, check_weight_files
-
-WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 
 
 class ModelFileError(Exception):
@@ -63,28 +59,4 @@ class CounterfactualModelLoader:
             ModelFileError: a folder without weights, a weight file that cannot be read, or weights that are missing or
                 do not fit the configuration.
         """
-        if os.path.isdir(name_or_path):
-            _check_folder(Path(name_or_path))
         return load_complete(AutoModel, name_or_path, ModelFileError, **kwargs)
-
-
-def _check_folder(folder: Path) -> None:
-    try:
-        check_weight_files(folder)
-    except UnsafeWeightsError as error:
-        raise ModelFileError(str(error)) from error
-    weights = [folder / name for name in WEIGHT_FILES if (folder / name).is_file()]
-    if not weights:
-        raise ModelFileError(
-            f"The model folder {folder} has no weights: {WEIGHT_FILES[0]} is missing. Give a folder written by "
-            "save_pretrained, or copy or download the model again."
-        )
-    for file in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                tensors.keys()
-        except SafetensorError as error:
-            raise ModelFileError(
-                f"The weight file {file} is damaged or incomplete ({os.path.getsize(file)} bytes; {error}). "
-                "Copy or download the model again."
-            ) from error

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -56,13 +57,15 @@ class AugmentationConfig:
     erasing_probability: float = 0.0
     erasing_size: float = 0.3
 
+    HIGHEST: ClassVar[dict[str, float]] = dict.fromkeys(
+        ("translation", "flip_probability", "blur", "erasing_probability", "erasing_size"), 1.0
+    )
+
     def __post_init__(self):
-        fractions = {"translation", "flip_probability", "blur", "erasing_probability", "erasing_size"}
         for field in fields(self):
-            value = getattr(self, field.name)
-            high = 1.0 if field.name in fractions else math.inf
+            value, high = getattr(self, field.name), self.HIGHEST.get(field.name, math.inf)
             if not (math.isfinite(value) and 0 <= value <= high):
-                allowed = "in [0, 1]" if field.name in fractions else "finite and not negative"
+                allowed = f"in [0, {high:g}]" if math.isfinite(high) else "finite and not negative"
                 raise ValueError(f"Augmentation strength {field.name} must be {allowed}, got {value}.")
 
     @classmethod

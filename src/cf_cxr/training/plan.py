@@ -12,12 +12,14 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
-from .loop.arguments import parse_arguments, read_config
+from ..files import write_json
+from .loop.arguments import _option, parse_arguments, read_config
 from .loop.run_folder import git_commit
 
 _TEXT = ("name", "script", "config")
@@ -49,14 +51,14 @@ class PlanArguments:
 
     _argument_group_name = "Plan"
 
-    plan: str = field(default="", metadata={"help": "YAML file with the jobs."})
-    output_dir: str | None = field(default=None, metadata={"help": "Replaces the plan's output_dir."})
-    data_dir: str | None = field(default=None, metadata={"help": "Fills {data_dir} in the plan."})
-    workers: int = field(default=2, metadata={"help": "Jobs at a time; the cores are shared out evenly."})
+    plan: str = _option("", "YAML file with the jobs.")
+    output_dir: str | None = _option(None, "Replaces the plan's output_dir.")
+    data_dir: str | None = _option(None, "Fills {data_dir} in the plan.")
+    workers: int = _option(2, "Jobs at a time; the cores are shared out evenly.")
     only: list[str] = field(
         default_factory=list, metadata={"help": "Only jobs whose name starts so, and what they need."}
     )
-    dry_run: bool = field(default=False, metadata={"help": "Print the commands and stop."})
+    dry_run: bool = _option(False, "Print the commands and stop.")
 
     def __post_init__(self) -> None:
         if self.workers < 1:
@@ -135,16 +137,13 @@ def _expand_needs(jobs: Sequence[Job], path) -> None:
 
 
 def _in_order(jobs: Sequence[Job], path) -> list[Job]:
-    """Every job after those it needs, otherwise in the order of the file."""
-    waiting, done, result = list(jobs), set(), []
-    while waiting:
-        ready = next((job for job in waiting if done.issuperset(job.needs)), None)
-        if ready is None:
-            raise PlanError(f"{path}: the jobs {', '.join(j.name for j in waiting)} wait for each other.")
-        waiting.remove(ready)
-        done.add(ready.name)
-        result.append(ready)
-    return result
+    """Every job after those it needs."""
+    by_name = {job.name: job for job in jobs}
+    try:
+        order = TopologicalSorter({job.name: job.needs for job in jobs}).static_order()
+        return [by_name[name] for name in order]
+    except CycleError as error:
+        raise PlanError(f"{path}: the jobs {', '.join(error.args[1])} wait for each other.") from None
 
 
 def select_jobs(jobs: Sequence[Job], starts: Sequence[str]) -> list[Job]:
@@ -170,7 +169,7 @@ def finished_jobs(jobs: Sequence[Job], folder: Path) -> set[str]:
     """
     finished: dict[str, float] = {}
     for job in jobs:
-        stamp = folder / "done" / f"{job.name}.json"
+        stamp = _stamp(folder, job)
         if not stamp.is_file() or not finished.keys() >= set(job.needs):
             continue
         content = json.loads(stamp.read_text(encoding="utf-8"))
@@ -211,7 +210,9 @@ def run_plan(folder: Path, jobs: Sequence[Job], workers: int) -> dict[str, float
                 if process.returncode:
                     failed.append(name)
                     continue
-                _stamp(job, folder, time.time() - start)
+                now = time.time()
+                content = {"command": job.command, "seconds": round(now - start, 1), "finished": now}
+                write_json(_stamp(folder, job), {**content, "commit": git_commit()})
                 done.add(name)
                 bar.update()
             time.sleep(0.2)
@@ -221,8 +222,12 @@ def run_plan(folder: Path, jobs: Sequence[Job], workers: int) -> dict[str, float
         raise PlanError(
             f"{', '.join(failed)} failed; {log} ends with:\n{tail}\nRun again to go on from here."
         )
-    stamps = {job.name: json.loads((folder / "done" / f"{job.name}.json").read_text()) for job in jobs}
+    stamps = {job.name: json.loads(_stamp(folder, job).read_text()) for job in jobs}
     return {name: stamp["seconds"] for name, stamp in stamps.items()}
+
+
+def _stamp(folder: Path, job: Job) -> Path:
+    return folder / "done" / f"{job.name}.json"
 
 
 def _start(job: Job, folder: Path, environment: Mapping[str, str]) -> subprocess.Popen:
@@ -230,19 +235,6 @@ def _start(job: Job, folder: Path, environment: Mapping[str, str]) -> subprocess
     return subprocess.Popen(
         [sys.executable, *job.command], stdout=log, stderr=subprocess.STDOUT, env=dict(environment)
     )
-
-
-def _stamp(job: Job, folder: Path, seconds: float) -> None:
-    target = folder / "done" / f"{job.name}.json"
-    temporary = target.with_suffix(".incomplete")
-    content = {
-        "command": job.command,
-        "seconds": round(seconds, 1),
-        "finished": time.time(),
-        "commit": git_commit(),
-    }
-    temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
-    os.replace(temporary, target)
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
@@ -254,8 +246,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     folder, jobs = read_plan(args.plan, args.output_dir, args.data_dir)
     jobs = select_jobs(jobs, args.only)
     if args.dry_run:
-        for job in jobs:
-            print("python", shlex.join(job.command))
+        print("\n".join(f"python {shlex.join(job.command)}" for job in jobs))
         return {}
     start = time.time()
     seconds = run_plan(folder, jobs, args.workers)

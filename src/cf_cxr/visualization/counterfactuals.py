@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
+from PIL import Image
 
-if TYPE_CHECKING:
-    from PIL import Image
-from ..images.grey_levels import GREY_LEVELS
-
-DIFFERENCE_COLOURS = "RdBu_r"
-_DPI = 100
-
-
-def printable(text: Any) -> str:
-    """A text that can be printed, drawn and encoded: bytes of a file name that are no UTF-8 become `\\xff`."""
-    return str(text).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+from .drawing import (
+    check_names,
+    difference_limit,
+    finish,
+    new_figure,
+    show_difference,
+    show_grey,
+    wrapped,
+)
 
 
 def already_so(result: Mapping[str, Any]) -> list[str]:
@@ -55,16 +53,6 @@ def describe_changes(result: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def difference_limit(differences: Sequence[np.ndarray], percentile: float = 99.8) -> float:
-    """The common end of a symmetric colour scale, on the scale of the differences.
-
-    The percentile of |difference| over all maps, so that a single pixel does not wash out the rest; at least four
-    grey levels, so that rounding noise does not look like a change.
-    """
-    values = np.abs(np.concatenate([np.ravel(d) for d in differences])) if differences else np.zeros(1)
-    return float(max(np.percentile(values, percentile), 4 / GREY_LEVELS))
-
-
 def counterfactual_grid(
     results: Mapping[str, Any] | Sequence,
     *,
@@ -91,18 +79,13 @@ def counterfactual_grid(
     Raises:
         ValueError: there is nothing to show, or `names` does not fit.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from PIL import Image
-
     blocks, names = _blocks(results, names)
     if limit is None:
         limit = difference_limit([r["difference"] for block in blocks for r in block])
     columns = 1 + max(len(block) for block in blocks)
     header = 0.12 + 0.15 * _title_lines(blocks)  # inches above every panel
     height = len(blocks) * (2 * panel_inches + 2 * header) + 0.2
-    figure = Figure(figsize=(columns * panel_inches + 0.95, height), dpi=_DPI, facecolor="white")
-    canvas = FigureCanvasAgg(figure)
+    figure = new_figure(columns * panel_inches + 0.95, height)
     right = 1 - 0.95 / figure.get_figwidth()
     grid = figure.add_gridspec(
         2 * len(blocks),
@@ -114,53 +97,37 @@ def counterfactual_grid(
         wspace=0.03,
         hspace=header / panel_inches,
     )
-    maps = None
-    for index, block in enumerate(blocks):
-        maps = _draw_block(figure, grid, 2 * index, block, names[index], limit)
+    for row, (block, name) in enumerate(zip(blocks, names)):
+        first = block[0]
+        _panel(figure, grid[2 * row, 0], first["factual_image"], name)
+        text = figure.add_subplot(grid[2 * row + 1, 0])
+        text.axis("off")
+        facts = "\n".join(_factual_lines(first))
+        text.text(0.04, 0.96, facts, va="top", fontsize=9, linespacing=1.5, parse_math=False)
+        for column, result in enumerate(block, start=1):
+            _panel(figure, grid[2 * row, column], result["image"], describe_do(result["do"]))
+            axes = figure.add_subplot(grid[2 * row + 1, column])
+            axes.axis("off")
+            axes.set_title("\n".join(describe_changes(result)), fontsize=8, pad=3, parse_math=False)
+            maps = show_difference(axes, result["difference"], limit)
     bar = figure.add_axes((right + 0.012, 0.1, 0.2 / figure.get_figwidth(), 0.8))
-    colour_bar = figure.colorbar(maps, cax=bar)
-    colour_bar.set_label("counterfactual − factual (grey levels of 255)", fontsize=9)
-    colour_bar.ax.tick_params(labelsize=8)
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-
-
-def _draw_block(figure, grid, row: int, block: Sequence[Mapping], name: str, limit: float):
-    """Draws one image's two rows; returns the last difference map, for the colour bar."""
-    first = block[0]
-    _panel(figure, grid[row, 0], first["factual_image"], name)
-    text = figure.add_subplot(grid[row + 1, 0])
-    text.axis("off")
-    text.text(
-        0.04, 0.96, "\n".join(_factual_lines(first)), va="top", fontsize=9, linespacing=1.5, parse_math=False
-    )
-    maps = None
-    for column, result in enumerate(block, start=1):
-        _panel(figure, grid[row, column], result["image"], describe_do(result["do"]))
-        axes = figure.add_subplot(grid[row + 1, column])
-        axes.axis("off")
-        axes.set_title("\n".join(describe_changes(result)), fontsize=8, pad=3, parse_math=False)
-        maps = axes.imshow(
-            result["difference"] * GREY_LEVELS,
-            cmap=DIFFERENCE_COLOURS,
-            vmin=-limit * GREY_LEVELS,
-            vmax=limit * GREY_LEVELS,
-            interpolation="nearest",
-        )
-    return maps
+    return finish(figure, maps, bar, "counterfactual − factual", 9)
 
 
 def _title_lines(blocks: Sequence[Sequence[Mapping]]) -> int:
     """Lines of the longest title."""
     results = [result for block in blocks for result in block]
-    titles = [_wrapped(describe_do(result["do"])).split("\n") for result in results]
-    return max(1, *map(len, titles), *(len(describe_changes(result)) for result in results))
+    return max(
+        1,
+        *(len(_title(describe_do(result["do"]))) for result in results),
+        *(len(describe_changes(result)) for result in results),
+    )
 
 
 def _panel(figure, cell, image, title: str) -> None:
     axes = figure.add_subplot(cell)
-    axes.imshow(np.asarray(image), cmap="gray", vmin=0, vmax=255, interpolation="bicubic")
-    axes.set_title(_wrapped(printable(title)), fontsize=9, pad=3, parse_math=False)
+    show_grey(axes, image)
+    axes.set_title("\n".join(_title(title)), fontsize=9, pad=3, parse_math=False)
     axes.axis("off")
 
 
@@ -182,10 +149,8 @@ def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, (int, float)) else str(value)
 
 
-def _wrapped(text: str, width: int = 34) -> str:
-    import textwrap
-
-    return "\n".join(textwrap.wrap(text, width)[:2])
+def _title(text: str) -> list[str]:
+    return wrapped(text, 34)[:2]
 
 
 def _blocks(results: Any, names: Sequence[str] | None) -> tuple[list[list[Mapping]], list[str]]:
@@ -199,10 +164,7 @@ def _blocks(results: Any, names: Sequence[str] | None) -> tuple[list[list[Mappin
     ):
         results = [results]  # several interventions on one image
     rows = [[one] if isinstance(one, Mapping) else list(one) for one in results]
-    if names is None:
-        names = ["factual"] * len(rows)
-    if len(names) != len(rows):
-        raise ValueError(f"{len(names)} names for {len(rows)} images.")
+    names = check_names(["factual"] * len(rows) if names is None else names, len(rows), "images")
     kept = [(row, name) for row, name in zip(rows, names) if row and "error" not in row[0]]
     if not kept:
         raise ValueError("There are no counterfactuals to show: the results are empty or all failed.")

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import os
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from ..explaining.explanation import Explanation, probability_text
-from ..images.grey_levels import GREY_LEVELS
-from .counterfactuals import DIFFERENCE_COLOURS, difference_limit, printable
-
-if TYPE_CHECKING:
-    from PIL import Image
+from .drawing import (
+    check_names,
+    difference_limit,
+    finish,
+    new_figure,
+    show_difference,
+    show_grey,
+    wrapped,
+)
 
 MARK = "#D55E00"  # of the counterfactual, the first image across the boundary
-_DPI = 100
 _LABEL_INCHES = 0.42  # two lines of caption above a panel
 _TITLE_INCHES = 0.2  # a line of the message
 _BAR_INCHES = 0.85
@@ -50,41 +52,25 @@ def contact_sheet(
     Raises:
         ValueError: there is nothing to show, or `names` does not fit.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from PIL import Image
-
     rows = [explanations] if isinstance(explanations, Explanation) else list(explanations)
     if not rows:
         raise ValueError("There are no explanations to show.")
-    names = [Path(e.name).name or e.name for e in rows] if names is None else list(names)
-    if len(names) != len(rows):
-        raise ValueError(f"{len(names)} names for {len(rows)} explanations.")
+    names = [Path(e.name).name or e.name for e in rows] if names is None else names
+    names = check_names(names, len(rows), "explanations")
     if limit is None:
         limit = difference_limit([e.difference for e in rows])
     columns = 2 + max(len(e) for e in rows)
     width = columns * (panel_inches + 0.06) + 0.1 + _BAR_INCHES
-    titles = [
-        textwrap.wrap(printable(f"{n}: {_text(e)}"), int((width - 0.2) * 14)) for n, e in zip(names, rows)
-    ]
+    texts = [[e.message, *(f"Caution: {w}" for w in e.warnings)] for e in rows]
+    titles = [wrapped(f"{n}: {' '.join(text)}", int((width - 0.2) * 14)) for n, text in zip(names, texts)]
     heights = [_TITLE_INCHES * len(t) + _LABEL_INCHES + panel_inches + 0.12 for t in titles]
-    figure = Figure(figsize=(width, sum(heights) + 0.05), dpi=_DPI, facecolor="white")
-    canvas = FigureCanvasAgg(figure)
-    top, maps = sum(heights) + 0.05, None
+    top = sum(heights) + 0.05
+    figure = new_figure(width, top)
     for explanation, title, height in zip(rows, titles, heights):
         maps = _draw_row(figure, explanation, title, top, panel_inches, columns, limit)
         top -= height
-    bar_height = min(panel_inches, 3.0)
-    bar = _axes(figure, width - _BAR_INCHES + 0.05, 0.12, 0.14, bar_height)
-    colour_bar = figure.colorbar(maps, cax=bar)
-    colour_bar.set_label("change (grey levels of 255)", fontsize=7)
-    colour_bar.ax.tick_params(labelsize=7)
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-
-
-def _text(explanation: Explanation) -> str:
-    return " ".join([explanation.message, *(f"Caution: {w}" for w in explanation.warnings)])
+    bar = _axes(figure, width - _BAR_INCHES + 0.05, 0.12, 0.14, min(panel_inches, 3.0))
+    return finish(figure, maps, bar, "change", 7)
 
 
 def _draw_row(figure, explanation: Explanation, title, top: float, side: float, columns: int, limit: float):
@@ -109,31 +95,21 @@ def _draw_row(figure, explanation: Explanation, title, top: float, side: float, 
         axes.set_title(caption, fontsize=7.5, pad=3, linespacing=1.25, parse_math=False)
         return axes
 
-    def show(axes, picture) -> None:
-        axes.imshow(np.asarray(picture), cmap="gray", vmin=0, vmax=255, interpolation="bicubic")
+    def number(value) -> str:
+        return probability_text(float(value), explanation.threshold)
 
-    threshold = explanation.threshold
-    source = probability_text(explanation.source_posterior, threshold)
-    show(panel(0, f"query: {source}\n{explanation.decision}"), explanation.source_image)
-    for step, picture in enumerate(explanation.images):
-        reached = probability_text(float(explanation.posteriors[step]), threshold)
-        axes = panel(
-            1 + step,
-            f"target {probability_text(float(explanation.targets[step]), threshold)}\nreached {reached}",
-        )
-        show(axes, picture)
+    query = f"query: {number(explanation.source_posterior)}\n{explanation.decision}"
+    show_grey(panel(0, query), explanation.source_image)
+    steps = zip(explanation.images, explanation.targets, explanation.posteriors)
+    for step, (picture, target, reached) in enumerate(steps):
+        axes = panel(1 + step, f"target {number(target)}\nreached {number(reached)}")
+        show_grey(axes, picture)
         if step == explanation.counterfactual_index:
             for spine in axes.spines.values():
                 spine.set(edgecolor=MARK, linewidth=2.5)
     which = "last image" if explanation.counterfactual is None else "counterfactual"
-    maps = panel(columns - 1, f"what changed\n{which} − query").imshow(
-        explanation.difference * GREY_LEVELS,
-        cmap=DIFFERENCE_COLOURS,
-        vmin=-limit * GREY_LEVELS,
-        vmax=limit * GREY_LEVELS,
-        interpolation="nearest",
-    )
-    return maps
+    axes = panel(columns - 1, f"what changed\n{which} − query")
+    return show_difference(axes, explanation.difference, limit)
 
 
 def _axes(figure, left: float, bottom: float, width: float, height: float):
@@ -202,15 +178,11 @@ def animation(
 
 def _frame(explanation: Explanation, step: int | None, side: int) -> Image.Image:
     """The query (None) or one image of the series, with its scale."""
-    from PIL import Image, ImageDraw, ImageFont
-
     picture = explanation.source_image if step is None else explanation.images[step]
     picture = picture.resize((side, side), Image.Resampling.BICUBIC)
     greys = np.rint(np.asarray(picture, dtype=np.float32) / 255 * (_GREYS - 1)).astype(np.uint8)
-    canvas = np.zeros((side + _FOOT, side), dtype=np.uint8)
-    canvas[:side] = greys
-    frame = Image.fromarray(canvas)
-    frame = Image.frombytes("P", frame.size, frame.tobytes())
+    frame = Image.new("P", (side, side + _FOOT))
+    frame.paste(Image.frombytes("P", picture.size, greys.tobytes()))
     levels = np.rint(np.linspace(0, 255, _GREYS)).astype(np.uint8)
     palette = np.concatenate(
         [np.repeat(levels, 3), np.array(list(_COLOURS.values()), dtype=np.uint8).ravel()]
@@ -220,15 +192,15 @@ def _frame(explanation: Explanation, step: int | None, side: int) -> Image.Image
     draw, font = ImageDraw.Draw(frame), ImageFont.load_default(size=13)
     draw.fontmode = "1"  # no shades between: they would be other colours of the palette
 
-    threshold, count = explanation.threshold, len(explanation)
+    threshold = explanation.threshold
     reached = explanation.source_posterior if step is None else float(explanation.posteriors[step])
-    text = f"{explanation.class_name}: {probability_text(reached, threshold)}"
+    text = f"{explanation.class_name}: {probability_text(reached, threshold)}   "
     text += (
-        "   query"
+        "query"
         if step is None
-        else f"   asked for {probability_text(float(explanation.targets[step]), explanation.threshold)}"
+        else f"asked for {probability_text(float(explanation.targets[step]), threshold)}"
     )
-    right = f"{0 if step is None else step + 1}/{count}"
+    right = f"{0 if step is None else step + 1}/{len(explanation)}"
     draw.text((10, side + 6), text, fill=index["white"], font=font)
     draw.text((side - 10, side + 6), right, fill=index["white"], font=font, anchor="ra")
 

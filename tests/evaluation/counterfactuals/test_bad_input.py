@@ -9,31 +9,12 @@ import torch
 
 from cf_cxr import AttributeClassifierModel
 from cf_cxr.data import cxr_schema
-from cf_cxr.evaluation.counterfactuals.arguments import EvaluationArguments
 from cf_cxr.evaluation.counterfactuals.collecting import Collector, PredictionError
-from cf_cxr.evaluation.counterfactuals.data import load_evaluation_data
-from tests.evaluation.tiny_evaluation import (
-    build_model,
-    build_parts,
-    classifier,
-    evaluate,
-    write_data,
-    write_split,
-)
+from cf_cxr.evaluation.counterfactuals.command import CounterfactualEvaluationArguments
+from cf_cxr.evaluation.counterfactuals.data import load_counterfactual_images
+from tests.evaluation.tiny_evaluation import classifier, evaluate, write_split
 
 RNG = np.random.default_rng(1)
-
-
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory):
-    root = build_parts(tmp_path_factory.mktemp("parts"))
-    build_model(root)
-    return root
-
-
-@pytest.fixture
-def data_dir(tmp_path):
-    return write_data(tmp_path / "data")
 
 
 def test_judge_with_other_attributes(parts, data_dir, tmp_path):
@@ -47,33 +28,26 @@ def test_attribute_missing_from_the_data(tmp_path, monkeypatch):
     rows = datasets.DatasetDict(
         {s: datasets.Dataset.from_dict({"age": [30.0], "patient_id": [s]}) for s in ("train", "test")}
     )
-    monkeypatch.setattr("cf_cxr.evaluation.counterfactuals.data.load_cxr", lambda *args, **kwargs: rows)
+    monkeypatch.setattr("cf_cxr.evaluation.images.load_cxr", lambda *args, **kwargs: rows)
     with pytest.raises(
         ValueError, match="attribute 'sex' is no column of the data set; it has age, patient_id"
     ):
-        load_evaluation_data(EvaluationArguments(dataset="folder"), cxr_schema("parquet")[0], 16)
+        load_counterfactual_images(
+            CounterfactualEvaluationArguments(dataset="folder"), cxr_schema("parquet")[0], 16
+        )
 
 
-def test_patients_of_the_training_split_are_refused(parts, data_dir, tmp_path):
-    write_split(data_dir, "test", range(20, 40), RNG)
-    with pytest.raises(ValueError, match="patient 20 in both train and test"):
-        evaluate(parts, data_dir, tmp_path / "out")
-    write_split(data_dir, "test", range(200, 224), RNG)
-    with pytest.raises(ValueError, match="'train' has 24 patients of the training split, '0' among them"):
-        evaluate(parts, data_dir, tmp_path / "out", "--split", "train")
+def test_splits_that_cannot_be_evaluated(parts, own_data, tmp_path):
+    def refuse(message, *words):
+        with pytest.raises(ValueError, match=message):
+            evaluate(parts, own_data, tmp_path / "out", *words)
 
-
-def test_a_split_that_is_not_there(parts, data_dir, tmp_path):
-    with pytest.raises(ValueError, match="no split 'tset', only"):
-        evaluate(parts, data_dir, tmp_path / "out", "--split", "tset")
-
-
-def test_nothing_fully_labelled(parts, data_dir, tmp_path):
-    write_split(data_dir, "test", range(200, 224), RNG, findings=["Mass"])
-    with pytest.raises(
-        ValueError, match="None of the 24 images of split 'test' has all of age, sex, view, finding"
-    ):
-        evaluate(parts, data_dir, tmp_path / "out")
+    refuse("no split 'tset', only", "--split", "tset")
+    refuse("'train' has 24 patients of the training split, '0' among them", "--split", "train")
+    write_split(own_data, "test", range(20, 40), RNG)
+    refuse("patient 20 in both train and test")
+    write_split(own_data, "test", range(200, 224), RNG, findings=["Mass"])
+    refuse("None of the 24 images of split 'test' has all of age, sex, view, finding")
 
 
 @pytest.mark.parametrize(
@@ -114,9 +88,9 @@ def test_nan_predictions_name_the_attribute_and_keep_what_is_finished(parts, dat
     assert results == whole
 
 
-def test_results_are_strict_json_without_nan(parts, data_dir, tmp_path):
-    write_split(data_dir, "test", [200], RNG, findings=[])
-    evaluate(parts, data_dir, tmp_path / "out")  # a single image: no AUC, no spread, no neighbour
+def test_results_are_strict_json_without_nan(parts, own_data, tmp_path):
+    write_split(own_data, "test", [200], RNG, findings=[])
+    evaluate(parts, own_data, tmp_path / "out")  # a single image: no AUC, no spread, no neighbour
 
     def refuse(constant):
         raise AssertionError(f"{constant} is not JSON")
@@ -127,10 +101,7 @@ def test_results_are_strict_json_without_nan(parts, data_dir, tmp_path):
     assert results["do"]["age"]["effectiveness"][0] is not None
 
 
-def test_a_classifier_inside_the_model_that_diverged_is_told_from_the_judge(parts):
-    from cf_cxr import DeepSCMModel
-
-    model = DeepSCMModel.from_pretrained(parts / "deep_scm").eval()
+def test_a_classifier_inside_the_model_that_diverged_is_told_from_the_judge(model):
     model.classifier.heads[0].weight.data.fill_(torch.nan)
     pixels, factual = torch.zeros(2, 1, 16, 16), torch.tensor([[40.0, 0, 0, 0]] * 2)
     batch = {"pixel_values": pixels, "attributes": factual, "do": {"sex": torch.ones(2)}}

@@ -6,12 +6,11 @@ import pytest
 import torch
 
 from cf_cxr.black_box import BlackBoxError
-from cf_cxr.evaluation.counterfactuals.comparison import ComparisonError
-from cf_cxr.evaluation.explanations.arguments import ExplanationEvaluationArguments
+from cf_cxr.evaluation.comparison import ComparisonError
 from cf_cxr.evaluation.explanations.collecting import ExplanationCollector
-from cf_cxr.evaluation.explanations.command import main
+from cf_cxr.evaluation.explanations.command import ExplanationEvaluationArguments, main
 from cf_cxr.evaluation.explanations.comparison import main as compare
-from cf_cxr.evaluation.explanations.explainers import check_division_of_data
+from cf_cxr.evaluation.explanations.instruments import check_division_of_data
 from cf_cxr.evaluation.records import RecordsError
 from cf_cxr.models.progressive_explainer import ProgressiveExplainerConfig, ProgressiveExplainerModel
 from cf_cxr.pipelines import ExplainerMismatchError
@@ -21,14 +20,6 @@ from tests.evaluation.tiny_explanations import SIDE, PatchClassifier
 from tests.training.bad_black_boxes import MESSAGES
 
 HERE = "tests.evaluation.tiny_explanations"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +44,7 @@ def run(root, out, *words, explainer=None, black_box="make_classifier"):
         "--explainer", explainer or root / "explainer", "--classifier", f"{HERE}:{black_box}",
         "--segmenter", f"{HERE}:GreySegmenter", "--dataset", "phantom", "--num_images", 7, "--device_rate", 0.5,
         "--cache_dir", root / "cache", "--output_dir", root / out, "--batch_size", 3, "--n_resamples", 20, "--cpu",
-        "--num_examples", 2, "--disable_tqdm", *words,
+        "--disable_tqdm", *words,
     ]  # fmt: skip
     return main([str(word) for word in words])
 
@@ -80,11 +71,8 @@ def test_an_untrained_explainer_explains_nothing(root, whole):
     assert whole["ruler"]["cardiothoracic_ratio"]["true_masks"]["images"] == 7
     folder = root / "whole"
     assert "slope" in (folder / "results.md").read_text()
-    assert {p.name for p in (folder / "plots").iterdir()} == {
-        "exaggeration.png",
-        "anatomy.png",
-        "examples.png",
-    }
+    plots = {"exaggeration.png", "anatomy.png", "examples.png"}
+    assert {p.name for p in (folder / "plots").iterdir()} == plots
 
 
 def test_an_interrupted_run_goes_on(root, whole, monkeypatch):
@@ -146,11 +134,7 @@ def test_methods_side_by_side(root, whole, capsys):
     text = (root / "comparison" / "comparison.md").read_text()
     assert text == capsys.readouterr().out[-len(text) - 1 : -1]
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
-    assert rows[0][0] == "| method" and [row[0] for row in rows[2:]] == [
-        "| ideal",
-        "| nothing",
-        "| latent shift",
-    ]
+    assert [row[0] for row in rows] == ["| method", "| ---", "| ideal", "| nothing", "| latent shift"]
     column = rows[0].index("CV")
     assert rows[2][column].startswith("1.000") and rows[3][column].startswith("0.000")
     assert (root / "comparison" / "comparison.png").stat().st_size > 1000
@@ -163,7 +147,7 @@ def test_methods_side_by_side(root, whole, capsys):
 def test_a_judge_measures_identity(root, tmp_path):
     classifier(0, "phantom").save_pretrained(tmp_path / "judge")
     explainer = f"{HERE}:make_patch_explainer"
-    words = ("--no_plots", "--judge", tmp_path / "judge", "--num_distractors", 100)
+    words = ("--no_plots", "--judge", tmp_path / "judge")
     results = run(root, "judged", *words, "--resolution", 16, explainer=explainer)
     assert results["patient_identity"]["feature_extractor"].startswith("pooled embedding of the judge")
     assert results["patient_identity"]["n_distractors"] == 6 and results["identity"]["warnings"] == []
@@ -183,8 +167,8 @@ def test_what_cannot_be_evaluated(root, tmp_path):
         run(root, "noseries", explainer=f"{HERE}:GreySegmenter")
     with pytest.raises(ValueError, match="num_images"):
         ExplanationEvaluationArguments(dataset="parquet", num_images=3)
-    with pytest.raises(ValueError, match="minimum_overlap"):
-        ExplanationEvaluationArguments(minimum_overlap=0)
+    with pytest.raises(ValueError, match="--resolution is 0"):
+        ExplanationEvaluationArguments(resolution=0)
 
 
 def test_another_division_of_the_same_films_is_refused(tmp_path):

@@ -5,8 +5,6 @@ import pytest
 import torch
 
 from cf_cxr.evaluation.explanations.collecting import ExplainerOutputError
-from cf_cxr.evaluation.explanations.explainers import CausalSeries
-from tests.evaluation.tiny_evaluation import build_model, build_parts
 from tests.evaluation.tiny_explanations import (
     DEVICE,
     LUNG,
@@ -14,7 +12,6 @@ from tests.evaluation.tiny_explanations import (
     THORAX,
     WIDE,
     ByTarget,
-    PatchClassifier,
     eraser,
     ideal,
     records_of,
@@ -119,7 +116,9 @@ def test_the_final_explanation_is_that_across_the_boundary():
     negative = records["source_posterior"] < 0.5
     assert (records["final"][negative] == 9).all() and (records["final"][~negative] == 0).all()
     np.testing.assert_allclose(records["target"][0], (np.arange(10) + 0.5) / 10, atol=1e-6)
-    assert records["examples/series"].shape == (8, 10, 32, 32) and records["examples/query"].dtype == np.uint8
+    assert (
+        records["examples/series"].shape == (40, 10, 32, 32) and records["examples/query"].dtype == np.uint8
+    )
 
 
 def test_without_segmenter_and_embedding_the_rest_is_measured():
@@ -140,31 +139,3 @@ def test_without_segmenter_and_embedding_the_rest_is_measured():
 def test_explainers_that_return_no_images(function, message):
     with pytest.raises(ExplainerOutputError, match=message):
         records_of(ByTarget(function))
-
-
-def test_a_causal_model_is_swept_from_absent_to_present(tmp_path):
-    from cf_cxr.models.deep_scm import DeepSCMModel
-
-    build_parts(tmp_path, "phantom")
-    model = DeepSCMModel.from_pretrained(build_model(tmp_path)).eval()
-    with torch.no_grad():
-        # parents reach the images of an untrained model hardly at all
-        for name, weight in model.image_mechanism.named_parameters():
-            if "z_proj" in name:
-                weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)) * 0.3)
-    classifier = PatchClassifier()
-    images = torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(0)) - 0.5
-    images[2:] += 0.3
-    images[:2] -= 0.3
-    targets = torch.tensor([0.05, 0.5, 0.95])
-    made, reached = CausalSeries(model, "finding").series(images, classifier, targets)
-    assert made.shape == (4, 3, 1, 16, 16) and reached is None
-    present = classifier.posterior(images) >= 0.5
-    assert present.tolist() == [False, False, True, True]
-    # the end where the finding is as the classifier decided is the image itself
-    factual = made[torch.arange(4), torch.where(present, 2, 0)]
-    torch.testing.assert_close(factual, images, atol=1e-4, rtol=0)
-    other = made[torch.arange(4), torch.where(present, 0, 2)]
-    assert (other - images).abs().amax((1, 2, 3)).min() > 1e-4
-    with pytest.raises(ValueError, match="no binary variable"):
-        CausalSeries(model).series(images, classifier, targets)

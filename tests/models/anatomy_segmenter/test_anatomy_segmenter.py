@@ -58,14 +58,6 @@ def test_exposure_does_not_matter():
         assert model(torch.full((1, 1, 16, 16), -1.0)).logits.isfinite().all()
 
 
-def test_batch_mates_do_not_matter():
-    model, x = tiny().train(), images(4)
-    with torch.no_grad():
-        together = model(x).logits
-        alone = torch.cat([model(image[None]).logits for image in x])
-    assert torch.allclose(together, alone, atol=1e-5)
-
-
 def test_loss_known_answers():
     # two pixels, two labels: p = (3/4, 1/2) of mask (1, 0); p = (1/2, 1/2) of an empty mask
     logits = torch.tensor([math.log(3), 0.0, 0.0, 0.0]).reshape(1, 2, 1, 2)

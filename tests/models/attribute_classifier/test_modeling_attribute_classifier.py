@@ -79,3 +79,17 @@ class TestWithProjection(ClassifierTests):
 class TestWithConvNeXt(ClassifierTests):
     backbone = {"model_type": "convnextv2", "hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2}
     options = {"dropout": 0.1}
+
+
+class TestWithTokens(ClassifierTests):
+    """A backbone without feature maps, and one that checkpoints."""
+
+    backbone = {
+        "model_type": "vit",
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "image_size": 32,
+        "patch_size": 8,
+    }

@@ -5,6 +5,8 @@ import pytest
 import torch
 from scipy import stats
 
+from cf_cxr import Attribute
+from cf_cxr.models.attribute_scm import AttributeSCMConfig
 from cf_cxr.models.attribute_scm.mechanisms import (
     Conditioner,
     GumbelMaxMechanism,
@@ -13,6 +15,8 @@ from cf_cxr.models.attribute_scm.mechanisms import (
     precise_dtype,
 )
 
+AGE = Attribute("age", "continuous", minimum=20.0, maximum=95.0)
+RACE = Attribute("race", "categorical", categories=("A", "B", "C"))
 DRAWS = 100_000
 SIGNIFICANCE = 1e-3  # each test of a law uses a fixed seed, so it fails for ever or never
 
@@ -24,8 +28,8 @@ def generator(seed: int = 0) -> torch.Generator:
 class GivenLogits(GumbelMaxMechanism):
     """A Gumbel-max mechanism whose parents are its logits."""
 
-    def __init__(self, n_classes: int = 1):
-        super().__init__(0, n_classes, (), "gelu")
+    def __init__(self):
+        super().__init__(RACE, 0, AttributeSCMConfig())
 
     def forward(self, parents):
         return parents.double()
@@ -34,7 +38,7 @@ class GivenLogits(GumbelMaxMechanism):
 def spline(parent_dim: int = 0, scale: float = 1.0, **kwargs) -> SplineFlowMechanism:
     """A flow far from the identity on ages from 20 to 95."""
     settings = {"hidden_sizes": (8,), "hidden_act": "gelu", "num_transforms": 2, "num_bins": 6, **kwargs}
-    mechanism = SplineFlowMechanism(parent_dim, 20.0, 95.0, **settings)
+    mechanism = SplineFlowMechanism(AGE, parent_dim, AttributeSCMConfig(**settings))
     for i, parameter in enumerate(mechanism.parameters()):
         torch.nn.init.normal_(parameter, std=scale, generator=generator(i))
     return mechanism

@@ -278,12 +278,49 @@ def test_the_comparison_notices_a_wrong_layout(tmp_path, name, change):
     assert max(differences(reference, model, make_hparams()).values()) > 10 * TOLERANCE
 
 
-def test_averaged_weights_by_default_and_raw_ones_on_request(tmp_path):
+def prefixed(prefix, model):
+    return {prefix + name: tensor for name, tensor in model.state_dict().items()}
+
+
+def first_version(reference):
+    """Paper A's code knows no conditional prior, and calls the free bits `free_bits`."""
+    newer = ("cond_prior", "q_correction", "kl_free_bits", "vae", "vr", "hps")
+    hparams = {k: v for k, v in make_hparams().items() if k not in newer}
+    return {"hparams": hparams | {"free_bits": 0.0, "device": torch.device("cpu")}}
+
+
+FORMS = {
+    "settings as a namespace": lambda reference: {"hparams": argparse.Namespace(**make_hparams())},
+    "first version": first_version,
+    **{
+        f"wrapped as {prefix}": lambda reference, prefix=prefix: {
+            "ema_model_state_dict": prefixed(prefix, reference)
+        }
+        for prefix in ("module.", "ema_model.", "_orig_mod.", "ema_model.module.")
+    },
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_other_forms_of_a_checkpoint_give_the_same_model(tmp_path, form):
     reference, path = write(tmp_path)
-    other = randomise(LiteralHVAE(make_hparams()), seed=9)
-    edit(path, model_state_dict=other.state_dict())
+    edit(path, **form(reference))
+    assert_equal(reference, convert_checkpoint(path, tmp_path / "converted"), make_hparams())
+
+
+@pytest.mark.parametrize("both_in_one", [False, True])
+def test_averaged_weights_by_default_and_raw_ones_on_request(tmp_path, both_in_one):
+    """Also of a saved average, which holds both models."""
+    reference, path = write(tmp_path)
+    raw = randomise(LiteralHVAE(make_hparams()), seed=9)
+    entries = {"model_state_dict": raw.state_dict()}
+    if both_in_one:
+        state = prefixed("online_model.", raw) | prefixed("ema_model.", reference)
+        state |= {"initted": torch.tensor([1.0]), "step": torch.tensor([7])}
+        entries = {"ema_model_state_dict": state, "model_state_dict": state}
+    edit(path, **entries)
     assert_equal(reference, convert_checkpoint(path, tmp_path / "ema"), make_hparams())
-    assert_equal(other, convert_checkpoint(path, tmp_path / "raw", use_ema=False), make_hparams())
+    assert_equal(raw, convert_checkpoint(path, tmp_path / "raw", use_ema=False), make_hparams())
 
 
 def test_unused_projection_and_buffer_are_left_out_with_a_note(tmp_path):
@@ -292,93 +329,55 @@ def test_unused_projection_and_buffer_are_left_out_with_a_note(tmp_path):
     model = convert_checkpoint(path, tmp_path / "converted")
     assert not [name for name in model.state_dict() if name.startswith("encoder.blocks.1.block.width_proj")]
     record = json.loads((tmp_path / "converted" / "conversion.json").read_text())
-    notes = "\n".join(record["notes"])
-    assert (
-        "encoder.blocks.1.width_proj.weight" in notes and "log2" in notes and "ema_model_state_dict" in notes
-    )
+    assert {"encoder.blocks.1.width_proj.weight", "log2", "ema_model_state_dict"} <= {
+        note.rsplit(" ", 1)[-1] for note in record["notes"]
+    }
     assert record["step"] == 42 and record["source"] == "checkpoint.pt"
 
 
-def test_settings_of_the_checkpoint_become_the_configuration(tmp_path):
+def test_settings_of_the_checkpoint_become_the_configuration():
     changes = {
-        "beta": 9.0,
+        "beta": 0.3,
         "kl_free_bits": 0.25,
         "cond_prior": True,
         "std_init": 0.1,
         "x_like": "shared_dgauss",
     }
-    _, path = write(tmp_path, **changes)
-    config = convert_checkpoint(path, tmp_path / "converted").config
+    config = config_from_hparams(make_hparams(**changes) | {"beta_target": 9.0})  # of a warm-up
     assert (config.beta, config.free_bits, config.cond_prior, config.std_init) == (9.0, 0.25, True, 0.1)
     assert config.x_like == "shared_dgauss" and config.image_size == 16 and config.context_dim == 3
     assert (config.z_dim, config.bottleneck, config.z_max_res, config.bias_max_res) == (4, 4, 8, 8)
-
-
-def test_beta_is_the_target_of_a_warm_up(tmp_path):
-    reference, path = write(tmp_path)
-    edit(path, hparams=make_hparams(beta=0.3) | {"beta_target": 9.0})
-    assert convert_checkpoint(path, tmp_path / "converted").config.beta == 9.0
-
-
-def test_settings_as_a_namespace(tmp_path):
-    reference, path = write(tmp_path)
-    save_checkpoint(path, reference, make_hparams(), namespace=True)
-    assert_equal(reference, convert_checkpoint(path, tmp_path / "converted"), make_hparams())
-
-
-def test_settings_of_the_first_version_of_the_code(tmp_path):
-    """Paper A's code knows no conditional prior, and calls the free bits `free_bits`."""
-    reference, path = write(tmp_path, kl_free_bits=2.0)
-    hparams = make_hparams()
-    for name in ("cond_prior", "q_correction", "kl_free_bits", "vae", "vr", "hps"):
-        del hparams[name]
-    edit(path, hparams=hparams | {"free_bits": 2.0, "device": torch.device("cpu")})
-    assert_equal(reference, convert_checkpoint(path, tmp_path / "converted"), make_hparams(kl_free_bits=2.0))
-
-
-@pytest.mark.parametrize("prefix", ["module.", "ema_model.", "_orig_mod.", "ema_model.module."])
-def test_wrapped_weights(tmp_path, prefix):
-    reference, path = write(tmp_path)
-    edit(path, ema_model_state_dict={prefix + k: v for k, v in reference.state_dict().items()})
-    assert_equal(reference, convert_checkpoint(path, tmp_path / "converted"), make_hparams())
-
-
-def test_a_saved_average_holds_both_models(tmp_path):
-    reference, path = write(tmp_path)
-    raw = randomise(LiteralHVAE(make_hparams()), seed=9)
-    state = {"initted": torch.tensor([1.0]), "step": torch.tensor([7])}
-    state |= {f"online_model.{k}": v for k, v in raw.state_dict().items()}
-    state |= {f"ema_model.{k}": v for k, v in reference.state_dict().items()}
-    edit(path, ema_model_state_dict=state, model_state_dict=state)
-    assert_equal(reference, convert_checkpoint(path, tmp_path / "ema"), make_hparams())
-    assert_equal(raw, convert_checkpoint(path, tmp_path / "raw", use_ema=False), make_hparams())
+    assert config_from_hparams(make_hparams(beta=9.0)).beta == 9.0
 
 
 def test_checkpoint_of_counterfactual_fine_tuning(tmp_path):
     """It holds the image model as `vae.` beside other parts, and does not repeat the architecture."""
     _, pretrained = write(tmp_path, "pretrained.pt")
     reference, path = write(tmp_path, "finetuned.pt", seed=3)
-    state = {f"vae.{k}": v for k, v in reference.state_dict().items()}
+    state = prefixed("vae.", reference)
     state |= {"lmbda": torch.ones(1), "eps": torch.ones(1), "pgm.flow.weight": torch.zeros(3)}
     edit(path, ema_model_state_dict=state, hparams={"lr": 1e-4, "damping": 10})
-    with pytest.raises(CheckpointConversionError, match="hparams_from"):
-        convert_checkpoint(path, tmp_path / "converted")
+    refuses(path, "hparams_from")
     model = convert_checkpoint(path, tmp_path / "converted", hparams_from=pretrained)
     assert_equal(reference, model, make_hparams())
     assert "lmbda" in (tmp_path / "converted" / "conversion.json").read_text()
 
 
-def test_command_line(tmp_path, capsys):
+def test_command_line_and_nothing_is_overwritten_unasked(tmp_path, capsys):
     reference, path = write(tmp_path)
-    assert main([str(path), str(tmp_path / "converted"), "--no_ema"]) == 0
+    other, second = write(tmp_path, "second.pt", seed=4)
+    output = tmp_path / "converted"
+    assert main([str(path), str(output), "--no_ema"]) == 0
     assert "parameters, 16x16" in capsys.readouterr().out
-    assert_equal(reference, CausalHVAEModel.from_pretrained(tmp_path / "converted"), make_hparams())
-
-    assert main([str(path), str(tmp_path / "converted")]) == 1
+    assert main([str(second), str(output)]) == 1
     assert "--overwrite" in capsys.readouterr().err
-    assert main([str(path), str(tmp_path / "converted"), "--overwrite"]) == 0
+    assert_equal(reference, CausalHVAEModel.from_pretrained(output), make_hparams())
+    assert main([str(second), str(output), "--overwrite"]) == 0
+    assert_equal(other, CausalHVAEModel.from_pretrained(output), make_hparams())
     assert main([str(tmp_path / "absent.pt"), str(tmp_path / "other")]) == 1
     assert "absent.pt" in capsys.readouterr().err
+    with pytest.raises(FileExistsError, match="is a file"):
+        convert_checkpoint(path, second)
 
 
 # ----------------------------------------------------------------------------------------------- bad input
@@ -393,25 +392,16 @@ def refuses(path, match, **options):
     return str(caught.value)
 
 
-def test_no_file(tmp_path):
-    refuses(tmp_path / "nothing.pt", "nothing.pt")
-
-
 @pytest.mark.parametrize(
-    "content", [b"", b"hello, no checkpoint", b"\x89PNG\r\n\x1a\n" + bytes(64), b"PK\x03\x04"]
+    "content",
+    [b"", b"hello, no checkpoint", b"\x89PNG\r\n\x1a\n" + bytes(64), b"PK\x03\x04", 0.02, 0.5, 0.999],
 )
-def test_other_kinds_of_file(tmp_path, content):
-    path = tmp_path / "checkpoint.pt"
-    path.write_bytes(content)
-    refuses(path, "checkpoint.pt .* not a readable PyTorch checkpoint")
-
-
-@pytest.mark.parametrize("keep", [0.02, 0.5, 0.999])
-def test_truncated(tmp_path, keep):
+def test_other_kinds_of_file_and_truncated_ones(tmp_path, content):
     _, path = write(tmp_path)
-    content = path.read_bytes()
-    path.write_bytes(content[: int(keep * len(content))])
-    refuses(path, "truncated")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(content * len(whole))] if isinstance(content, float) else content)
+    refuses(path, "checkpoint.pt .* not a readable PyTorch checkpoint.*truncated")
+    refuses(tmp_path / "nothing.pt", "nothing.pt")
 
 
 class WritesAFile:
@@ -436,46 +426,20 @@ def test_pickled_code_is_refused_and_not_run(tmp_path, zipped):
     assert not trace.exists()
 
 
-def test_not_a_dictionary(tmp_path):
-    path = tmp_path / "checkpoint.pt"
-    torch.save([torch.zeros(2)], path)
-    refuses(path, "holds a list")
-
-
-def test_missing_entries(tmp_path):
-    _, path = write(tmp_path)
-    edit(path, ema_model_state_dict=None)
-    refuses(path, "no 'ema_model_state_dict'.*use_ema=False")
-    convert_checkpoint(path, tmp_path / "raw", use_ema=False)
-    edit(path, hparams=None)
-    refuses(path, "no 'hparams' entry .it has: best_loss, epoch", use_ema=False)
-    edit(path, hparams=3)
-    refuses(path, "'hparams' is a int", use_ema=False)
-
-
-def test_missing_settings_are_named(tmp_path):
-    _, path = write(tmp_path)
-    hparams = make_hparams()
-    del hparams["dec_arch"], hparams["widths"]
-    edit(path, hparams=hparams)
-    refuses(path, "lacks dec_arch, widths")
-
-
-OTHER_PARTS = {
-    "sup_pgm": ("attribute model", "train_scm.py"),
-    "sup_aux": ("attribute predictor", "train_classifier.py"),
-    "sup_determ": ("attribute classifier", "train_classifier.py"),
-}
-
-
-@pytest.mark.parametrize("setup", OTHER_PARTS)
-def test_checkpoints_of_the_other_parts_say_what_they_are(tmp_path, setup):
+@pytest.mark.parametrize(
+    ("setup", "what", "script"),
+    [
+        ("sup_pgm", "attribute model", "train_scm.py"),
+        ("sup_aux", "attribute predictor", "train_classifier.py"),
+        ("sup_determ", "attribute classifier", "train_classifier.py"),
+    ],
+)
+def test_checkpoints_of_the_other_parts_say_what_they_are(tmp_path, setup, what, script):
     """All three are written by train_pgm.py from one module: settings without an architecture, and a `setup`."""
     path = tmp_path / "checkpoint.pt"
     weights = {"sex_logit": torch.zeros(1), "encoder_s.net.conv1.weight": torch.zeros(4, 1, 3, 3)}
     hparams = {"setup": setup, "widths": [32, 32], "input_res": 224, "enc_net": "cnn"}
     torch.save({"hparams": hparams, "model_state_dict": weights, "ema_model_state_dict": weights}, path)
-    what, script = OTHER_PARTS[setup]
     message = refuses(path, f"checkpoint.pt.*{what}.*{setup}.*{script}")
     assert "hparams_from" not in message
     assert what in refuses(path, what, hparams_from=write(tmp_path, "hvae.pt")[1])
@@ -493,12 +457,29 @@ def test_checkpoints_of_the_other_parts_say_what_they_are(tmp_path, setup):
         ({"dec_arch": "1b1,7b2,8b1,16b1"}, "latents at resolution 7"),
         ({"widths": [8, 8]}, "widths"),
         ({"widths": 8}, "do not describe a network"),
+        ({"context_dim": 5}, r"z_proj.weight: shape \(16, 7, 1, 1\), expected \(16, 9, 1, 1\)"),
     ],
 )
 def test_settings_without_a_counterpart(tmp_path, changes, match):
     _, path = write(tmp_path)
     edit(path, hparams=make_hparams(**changes))
     refuses(path, match)
+
+
+def test_missing_and_foreign_entries_are_named(tmp_path):
+    reference, path = write(tmp_path)
+    edit(path, hparams={k: v for k, v in make_hparams().items() if k not in ("dec_arch", "widths")})
+    refuses(path, "lacks dec_arch, widths")
+    edit(path, hparams=make_hparams(), ema_model_state_dict={"fc.weight": torch.zeros(2, 2)})
+    refuses(path, "holds 0 tensors named .*fc.weight")
+    edit(path, ema_model_state_dict=None)
+    refuses(path, "no 'ema_model_state_dict'.*use_ema=False")
+    edit(path, hparams=None)
+    refuses(path, "no 'hparams' entry .it has: best_loss, epoch", use_ema=False)
+    edit(path, hparams=3)
+    refuses(path, "'hparams' is a int", use_ema=False)
+    torch.save([torch.zeros(2)], path)
+    refuses(path, "holds a list")
 
 
 def test_tensors_that_do_not_fit_are_listed(tmp_path):
@@ -517,31 +498,3 @@ def test_tensors_that_do_not_fit_are_listed(tmp_path):
         "decoder.bias.0: NaN",
     ):
         assert part in message
-
-
-def test_settings_of_another_model(tmp_path):
-    _, path = write(tmp_path)
-    edit(path, hparams=make_hparams(context_dim=5))
-    refuses(path, r"z_proj.weight: shape \(16, 7, 1, 1\), expected \(16, 9, 1, 1\)")
-
-
-def test_weights_of_another_kind_of_model(tmp_path):
-    _, path = write(tmp_path)
-    edit(path, ema_model_state_dict={"fc.weight": torch.zeros(2, 2)})
-    refuses(path, "holds 0 tensors named .*fc.weight")
-
-
-def test_nothing_is_overwritten_unasked(tmp_path):
-    _, path = write(tmp_path)
-    other, second = write(tmp_path, "second.pt", seed=4)
-    output = tmp_path / "converted"
-    convert_checkpoint(path, output)
-    before = (output / "model.safetensors").read_bytes()
-    with pytest.raises(FileExistsError, match="overwrite"):
-        convert_checkpoint(second, output)
-    assert (output / "model.safetensors").read_bytes() == before
-    convert_checkpoint(second, output, overwrite=True)
-    assert_equal(other, CausalHVAEModel.from_pretrained(output), make_hparams())
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(FileExistsError, match="is a file"):
-        convert_checkpoint(path, tmp_path / "file")

@@ -114,7 +114,7 @@ class TestCausalHVAE(ModelCommonTestsMixin):
     @pytest.mark.parametrize(
         ("change", "words"),
         [
-            ({"pixel_values": torch.full((3, 1, 16, 16), math.nan)}, "finite"),
+            ({"pixel_values": torch.full((3, 1, 16, 16), math.nan)}, "NaN"),
             ({"pixel_values": torch.full((3, 1, 16, 16), 255.0)}, "255"),
             ({"pixel_values": torch.zeros(3, 1, 8, 8)}, r"\(batch, 1, 16, 16\)"),
             ({"parents": torch.zeros(3, 2)}, r"\(3, 3\)"),

@@ -108,14 +108,6 @@ def test_the_loss_is_the_hinge_loss():
     assert output.loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_batch_mates_do_not_matter():
-    model, x = tiny(), images()
-    with torch.no_grad():
-        together = model(x, torch.tensor([0, 3, 6, 9])).scores
-        for i in range(4):
-            assert model(x[i : i + 1], 3 * i).scores.item() == pytest.approx(together[i].item(), abs=1e-5)
-
-
 def test_it_learns_to_tell_images_and_bins_apart():
     torch.manual_seed(0)
     model = tiny(num_bins=3, widths=[8, 8, 8]).train()

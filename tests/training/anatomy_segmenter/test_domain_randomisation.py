@@ -138,16 +138,8 @@ def test_overlays_cover_what_they_should():
     assert ((level >= 0.8) | (level <= 0.2)).all() and (level <= 0.2).any()
 
 
-def test_bad_ranges_and_shapes_are_named():
-    for name in (f.name for f in fields(RandomisationConfig)):
+@pytest.mark.parametrize("name", [f.name for f in fields(RandomisationConfig)])
+def test_bad_ranges_are_named(name):
+    for value in (-0.1, float("inf")):
         with pytest.raises(ValueError, match=name):
-            RandomisationConfig(**{name: -0.1})
-    with pytest.raises(ValueError, match="shutter_width"):
-        RandomisationConfig(shutter_width=0.5)
-    with pytest.raises(ValueError, match="none, light, strong"):
-        DomainRandomisation("wild")
-    x, masks = discs()
-    with pytest.raises(ValueError, match="pixel_values"):
-        randomise("light", x[:, 0], masks)
-    with pytest.raises(ValueError, match="masks must be"):
-        randomise("light", x, masks[:2])
+            RandomisationConfig(**{name: value})

@@ -9,10 +9,8 @@ from cf_cxr.data import CXRCollator, load_cxr
 from cf_cxr.data.phantom import ChestPhantom, PhantomConfig
 from cf_cxr.models.anatomy_segmenter import AnatomySegmenterConfig, AnatomySegmenterModel
 from cf_cxr.training.anatomy_segmenter import trainer as segmenter_trainer
-from cf_cxr.training.anatomy_segmenter.trainer import SegmenterArguments, SegmenterTrainer, mask_metrics
-from cf_cxr.training.loop.arguments import TrainerArguments
-from cf_cxr.training.loop.batches import MaskedBatches
-from cf_cxr.training.loop.trainer import build_accelerator
+from cf_cxr.training.anatomy_segmenter.trainer import SegmenterConfig, SegmenterTrainer, mask_metrics
+from cf_cxr.training.loop.batches import MASK_COLUMNS, CXRBatches
 from tests.training.loop.tiny import LOOP
 
 
@@ -36,12 +34,12 @@ def test_masks_are_those_of_the_renderer(phantom, cache):
     config = PhantomConfig(resolution=32)
     chest = ChestPhantom(config)
     truth = chest.render(chest.attributes_at(9, [4, 1]), chest.noise_at(9, [4, 1]))
-    batches = MaskedBatches(phantom, CXRCollator(chest.schema), cache=cache, progress=False)
+    batches = CXRBatches(phantom, CXRCollator(chest.schema), labels=MASK_COLUMNS, cache=cache, progress=False)
     batch = batches.__getitems__([4, 1])
     torch.testing.assert_close(batch["pixel_values"], truth.pixel_values, atol=1e-6, rtol=0)
     expected = torch.cat([truth.lung_mask, truth.heart_mask, truth.device_mask], dim=1)
     assert batch["masks"].dtype == torch.bool and torch.equal(batch["masks"], expected)
-    hearts = MaskedBatches(phantom, CXRCollator(chest.schema), labels=["heart"], cache=cache, progress=False)
+    hearts = CXRBatches(phantom, CXRCollator(chest.schema), labels=["heart"], cache=cache, progress=False)
     assert torch.equal(hearts.__getitems__([4, 1])["masks"], truth.heart_mask)
 
 
@@ -49,9 +47,9 @@ def test_data_without_masks_are_refused(phantom):
     rows = phantom.remove_columns(["device_mask"])
     collator = CXRCollator(ChestPhantom().schema)
     with pytest.raises(ValueError, match="'device_mask' is missing"):
-        MaskedBatches(rows, collator)
+        CXRBatches(rows, collator, labels=MASK_COLUMNS)
     with pytest.raises(ValueError, match="bones"):
-        MaskedBatches(rows, collator, labels=["bones"])
+        CXRBatches(rows, collator, labels=["bones"])
 
 
 class Boxes:
@@ -74,24 +72,22 @@ class Boxes:
         return {"pixel_values": self.images[chosen], "masks": self.masks[chosen]}
 
 
-def trainer(folder, stage=None, **loop):
+def trainer(folder, randomisation="light", **settings):
     torch.manual_seed(0)
     model = AnatomySegmenterModel(
         AnatomySegmenterConfig(labels=["heart"], image_size=16, widths=[8, 8], norm_groups=4)
     )
-    settings = {"per_device_batch_size": 8, "learning_rate": 1e-2, "eval_steps": 20, "save_steps": 0}
-    args = TrainerArguments(output_dir=str(folder), **(LOOP | settings | loop))
-    stage = stage or SegmenterArguments(randomisation="light")
-    kwargs = {"accelerator": build_accelerator(args), "stage_args": stage}
-    return SegmenterTrainer(model, args, Boxes(), Boxes(9, seed=1), **kwargs)
+    own = {"per_device_train_batch_size": 8, "learning_rate": 1e-2, "eval_steps": 20, "save_steps": 60}
+    args = SegmenterConfig(output_dir=str(folder), randomisation=randomisation, **(LOOP | own | settings))
+    return SegmenterTrainer(model, args, Boxes(), Boxes(9, seed=1))
 
 
 def test_segmenter_learns_a_shape_and_keeps_the_best(tmp_path):
     run = trainer(tmp_path, max_steps=60, sample_steps=60)
     metrics = run.train()
-    assert metrics["val_dice_heart"] > 0.85 and metrics["val_dice_heart_randomised"] > 0.6
-    mean = (metrics["val_dice_heart"] + metrics["val_dice_heart_randomised"]) / 2
-    assert metrics["val_dice"] == pytest.approx(mean)
+    assert metrics["eval_dice_heart"] > 0.85 and metrics["eval_dice_heart_randomised"] > 0.6
+    mean = (metrics["eval_dice_heart"] + metrics["eval_dice_heart_randomised"]) / 2
+    assert metrics["eval_dice"] == pytest.approx(mean)
     manifest = json.loads((tmp_path / "run.json").read_text())
     assert manifest["best_step"] in (20, 40, 60)
     model = AnatomySegmenterModel.from_pretrained(tmp_path)
@@ -102,36 +98,25 @@ def test_segmenter_learns_a_shape_and_keeps_the_best(tmp_path):
 
 
 def test_training_images_are_randomised_and_validation_images_are_not(tmp_path):
-    run = trainer(tmp_path, SegmenterArguments(randomisation="none", keep="last"))
-    assert run.best_metric is None
+    run = trainer(tmp_path, "none")
     batch = Boxes().__getitems__([0, 1])
-    loss, logs = run.compute_loss(batch)
+    loss, logs = run.batch_loss(run.model, batch)
     expected = run.model(batch["pixel_values"], batch["masks"].float())
     torch.testing.assert_close(loss, expected.loss)
     torch.testing.assert_close(logs["loss_heart"], expected.losses[0])
-    randomised = trainer(tmp_path / "other", SegmenterArguments(randomisation="strong"))
+    randomised = trainer(tmp_path / "other", "strong")
     torch.manual_seed(0)
-    assert (randomised.compute_loss(batch)[0] - loss).abs() > 1e-3
+    assert (randomised.batch_loss(randomised.model, batch)[0] - loss).abs() > 1e-3
 
 
 def test_command_trains_on_the_phantom(tmp_path):
     segmenter_trainer.main(
-        [
-            *("--resolution", "32", "--num_images", "8", "--max_steps", "2", "--per_device_batch_size", "4"),
-            *(
-                "--widths",
-                "8",
-                "8",
-                "--cache_dir",
-                str(tmp_path / "cache"),
-                "--output_dir",
-                str(tmp_path / "run"),
-            ),
-            *("--disable_tqdm", "true", "--cpu", "true", "--report_to", "none", "--cache_images", "true"),
-        ]
+        f"--resolution 32 --num_images 8 --max_steps 2 --per_device_train_batch_size 4 --widths 8 8 --cache_dir "
+        f"{tmp_path}/cache --output_dir {tmp_path}/run --disable_tqdm true --use_cpu true --report_to none "
+        "--cache_images true".split()
     )
     manifest = json.loads((tmp_path / "run" / "run.json").read_text())
     assert manifest["data"]["dataset"] == "phantom" and manifest["randomisation"]["rotation"] == 12.0
-    assert {"val_dice_lungs", "val_dice_heart"} <= manifest["metrics"].keys()
+    assert {"eval_dice_lungs", "eval_dice_heart"} <= manifest["metrics"].keys()
     model = AnatomySegmenterModel.from_pretrained(tmp_path / "run")
     assert model.config.labels == ["lungs", "heart", "devices"]

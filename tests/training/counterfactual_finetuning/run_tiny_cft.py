@@ -1,6 +1,8 @@
-"""A tiny counterfactual fine-tuning as a script, for launchers: folder, then optionally what to resume from."""
+"""A tiny counterfactual fine-tuning as a script, for launchers: --output_dir, --resume_from_checkpoint."""
+
+import sys
 
 from tests.training.counterfactual_finetuning.test_cft import main
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

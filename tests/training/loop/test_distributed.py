@@ -1,16 +1,19 @@
-"""Two processes on the CPU, started by `accelerate launch`."""
+"""Two processes on the CPU, started by `torchrun`."""
 
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
+from cf_cxr.training.causal_hvae.trainer import HVAEConfig
 from cf_cxr.training.loop.checkpointing import list_checkpoints
-from cf_cxr.training.loop.launch import processes_missing, requested_processes, start_missing_processes
+from cf_cxr.training.loop.launch import refuse_missing_processes
 from tests.training.loop.tiny import tiny_trainer
 
 ROOT = Path(__file__).parents[3]
@@ -20,7 +23,8 @@ def launch(*words, script="tests/training/loop/run_tiny.py"):
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "MASTER_"))}
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = inherited | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", script, *words]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [sys.executable, *launcher, script, *words]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
@@ -33,13 +37,13 @@ def test_two_processes_do_what_one_does_with_the_double_batch(tmp_path):
 
     The validation split has 7 images, which two processes cannot share evenly.
     """
-    words = ["--max_steps", "4", "--save_steps", "2", "--per_device_batch_size"]
+    words = ["--max_steps", "4", "--save_steps", "2", "--per_device_train_batch_size"]
     result = launch("--output_dir", str(tmp_path / "two"), *words, "2")
     assert result.returncode == 0, result.stderr[-3000:]
     from tests.training.loop.run_tiny import PlainTrainer
 
     one = tiny_trainer(
-        tmp_path / "one", kind=PlainTrainer, max_steps=4, save_steps=2, per_device_batch_size=4
+        tmp_path / "one", kind=PlainTrainer, max_steps=4, save_steps=2, per_device_train_batch_size=4
     )
     one.train()
     assert json.loads((tmp_path / "two" / "run.json").read_text())["num_processes"] == 2
@@ -48,6 +52,8 @@ def test_two_processes_do_what_one_does_with_the_double_batch(tmp_path):
     assert any(not (start[name] - first[name]).abs().max() < 1e-4 for name in first)
     for name in first:
         assert (first[name] - second[name]).abs().max() < 1e-5, name
+    noise = [(tmp_path / "two" / f"noise_{rank}.txt").read_text().split() for rank in (0, 1)]
+    assert len({*noise[0], *noise[1]}) == 8  # of four steps of two processes
     for a, b in zip(log(tmp_path / "one"), log(tmp_path / "two"), strict=True):
         assert a.keys() == b.keys()
         for name in a.keys() - {"images_per_second"}:
@@ -55,21 +61,43 @@ def test_two_processes_do_what_one_does_with_the_double_batch(tmp_path):
     assert len(list_checkpoints(tmp_path / "two")) == 2
 
 
-def test_number_of_processes_is_read_from_the_launchers_command():
-    assert requested_processes(["python", "accelerate", "launch", "--num_processes", "2", "x.py"]) == 2
-    assert requested_processes(["accelerate", "launch", "--num-processes=3", "x.py"]) == 3
-    assert requested_processes(["accelerate", "launch", "x.py"]) is None
+def test_two_processes_go_on_where_they_were_stopped(tmp_path):
+    """In the middle of the second epoch, with the same bits at the end."""
+    words = [
+        "--max_steps",
+        "5",
+        "--save_steps",
+        "4",
+        "--per_device_train_batch_size",
+        "4",
+        "--ema_decay",
+        "0.5",
+    ]
+    for name, more in (("one", ["5"]), ("two", ["4"]), ("two", ["5", "--resume_from_checkpoint", "latest"])):
+        result = launch("--output_dir", str(tmp_path / name), *words, "--max_steps", *more)
+        assert result.returncode == 0, result.stderr[-3000:]
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_only_a_launcher_that_started_too_few_is_helped(monkeypatch):
+def test_a_launcher_that_started_one_process_of_several_is_refused(monkeypatch):
     several = {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1"}
-    assert processes_missing(several)
-    assert not processes_missing({"ACCELERATE_MIXED_PRECISION": "no"})  # one process was asked for
-    assert not processes_missing(several | {"RANK": "0", "WORLD_SIZE": "2"})  # already started
-    assert not processes_missing({"MASTER_ADDR": "10.0.0.1"})  # somebody else's variable
-    for name, value in several.items():
-        monkeypatch.setenv(name, value)
-    for name in ("RANK", "WORLD_SIZE"):
+    for name in (*several, "RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(RuntimeError, match="torchrun --nproc_per_node"):
-        start_missing_processes(cpu=True)  # pytest's parent does not name a number
+    for name, value in several.items():
+        refuse_missing_processes()  # one process was asked for, or the variable is somebody else's
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="torchrun --standalone --nproc_per_node"):
+        HVAEConfig()
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    HVAEConfig()  # there are two; they do not meet yet, since data are prepared before
+    assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.slow
+def test_a_process_that_stops_ends_the_others(tmp_path, monkeypatch):
+    monkeypatch.setenv("TINY_STOP", "1")
+    started = time.monotonic()
+    result = launch("--output_dir", str(tmp_path), "--max_steps", "4", "--ddp_timeout", "10")
+    assert result.returncode != 0 and time.monotonic() - started < 180

@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import load_file
 
 from cf_cxr.files import sha256_of
-from cf_cxr.training.loop import checkpointing
 from cf_cxr.training.loop.checkpointing import CheckpointError, list_checkpoints
 from tests.training.loop.tiny import TinyData, main, tiny_hvae, tiny_trainer
 
@@ -51,8 +50,8 @@ def assert_same_run(first, second):
     assert last.name == other.name
     for name in ("model.safetensors", "ema.safetensors"):
         assert_same_state(load_file(last / name), load_file(other / name))
-    read = {path: torch.load(path / "training.pt", weights_only=True) for path in (last, other)}
-    assert_same_state(read[last], read[other])
+    for name in ("optimizer.pt", "scheduler.pt", "loop.pt"):
+        assert_same_state(*(torch.load(path / name, weights_only=True) for path in (last, other)))
     assert metrics(first) == metrics(second)
 
 
@@ -73,10 +72,10 @@ def uninterrupted(tmp_path_factory):
 def test_killed_and_resumed_run_ends_with_the_same_bits(uninterrupted, tmp_path):
     folder = tmp_path / "run"
     run_process(folder, kill="step:7")
-    assert [path.name for path in list_checkpoints(folder)] == ["checkpoint-00000004"]
+    assert [path.name for path in list_checkpoints(folder)] == ["checkpoint-4"]
     assert metrics(folder)[-1]["step"] == 7 - 1  # the seventh step was done but not logged
     run_process(folder, "--resume_from_checkpoint", "latest", kill="writing:8")
-    assert [path.name for path in list_checkpoints(folder)] == ["checkpoint-00000004"]
+    assert [path.name for path in list_checkpoints(folder)] == ["checkpoint-4"]
     run_process(folder, "--resume_from_checkpoint", "latest")
     assert_same_run(uninterrupted, folder)
     assert json.loads((folder / "run.json").read_text())["finished"] is True
@@ -94,14 +93,18 @@ def test_killed_at_other_moments(uninterrupted, tmp_path, kill):
 
 def test_resume_in_the_same_process_matches_too(tmp_path):
     """Cheap variant with accumulation and a cosine schedule: two legs against one."""
-    settings = {"gradient_accumulation_steps": 2, "per_device_batch_size": 2, "lr_scheduler": "cosine"}
+    settings = {
+        "gradient_accumulation_steps": 2,
+        "per_device_train_batch_size": 2,
+        "lr_scheduler_type": "cosine",
+    }
     tiny_trainer(tmp_path / "one", max_steps=6, save_steps=3, **settings).train()
 
     class Stop(Exception):
         pass
 
     trainer = tiny_trainer(tmp_path / "two", max_steps=6, save_steps=3, **settings)
-    trainer.after_step = lambda logs: (_ for _ in ()).throw(Stop) if trainer.global_step == 5 else None
+    trainer.after_step = lambda logs: (_ for _ in ()).throw(Stop) if trainer.state.global_step == 5 else None
     with pytest.raises(Stop):
         trainer.train()
     torch.rand(17)  # global state of the generators must not matter
@@ -126,9 +129,9 @@ class Counter:
 
 def test_registered_objects_are_restored(tmp_path):
     def trainer(**loop):
-        made = tiny_trainer(tmp_path, save_steps=0, **loop)
+        made = tiny_trainer(tmp_path, save_steps=50, **loop)
         made.counter = Counter()
-        made.register_for_checkpointing("counter", made.counter)
+        made.register("counter", made.counter)
         made.after_step = lambda logs: made.counter.value.add_(1)
         return made
 
@@ -136,52 +139,57 @@ def test_registered_objects_are_restored(tmp_path):
     resumed = trainer(max_steps=5, resume_from_checkpoint="latest")
     resumed.train()
     assert resumed.counter.value == 5
-    with pytest.raises(TypeError, match="state_dict"):
-        resumed.register_for_checkpointing("number", 3)
 
 
 @pytest.fixture
 def two_checkpoints(tmp_path):
-    tiny_trainer(tmp_path, max_steps=4, save_steps=2, eval_steps=-1).train()
+    tiny_trainer(tmp_path, max_steps=4, save_steps=2, eval_strategy="no").train()
     assert len(list_checkpoints(tmp_path)) == 2
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    "name", ["model.safetensors", "ema.safetensors", "training.pt", "trainer_state.json"]
-)
-def test_truncated_checkpoint_is_named_with_the_remedy(two_checkpoints, name):
-    older, newest = list_checkpoints(two_checkpoints)
-    file = newest / name
+def cut(file):
     file.write_bytes(file.read_bytes()[:-20])
-    with pytest.raises(CheckpointError) as error:
-        tiny_trainer(two_checkpoints, max_steps=6, resume_from_checkpoint="latest").train()
-    assert str(file) in str(error.value)
-    assert f"--resume_from_checkpoint {older}" in str(error.value)
-    # the remedy works, and the damaged checkpoint is not found again
-    tiny_trainer(two_checkpoints, max_steps=6, save_steps=0, resume_from_checkpoint=str(older)).train()
-    assert [path.name for path in list_checkpoints(two_checkpoints)][-1] == "checkpoint-00000006"
-    assert (two_checkpoints / f"abandoned-{newest.name}").is_dir()
 
 
-def test_changed_bytes_are_found(two_checkpoints):
-    file = list_checkpoints(two_checkpoints)[-1] / "model.safetensors"
+def change(file):
     content = bytearray(file.read_bytes())
     content[-5] ^= 1
     file.write_bytes(content)
-    with pytest.raises(CheckpointError, match="SHA-256"):
-        checkpointing.verify_checkpoint(file.parent)
 
 
-def test_missing_checkpoint_and_missing_file(two_checkpoints):
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        ("model.safetensors", cut, "it was cut short"),
+        ("ema.safetensors", change, "SHA-256"),
+        ("optimizer.pt", Path.unlink, "is missing"),
+        ("trainer_state.json", cut, "it was cut short"),
+        ("checksums.json", cut, "is damaged"),
+    ],
+)
+def test_damaged_checkpoint_is_named_with_the_remedy(two_checkpoints, name, damage, message):
+    older, newest = list_checkpoints(two_checkpoints)
+    file = newest / name
+    damage(file)
+    with pytest.raises(CheckpointError, match=message) as error:
+        tiny_trainer(two_checkpoints, max_steps=6, resume_from_checkpoint="latest").train()
+    assert str(file) in str(error.value)
+    assert f"--resume_from_checkpoint {older}" in str(error.value)
+    if damage is change:  # the remedy works, and the damaged checkpoint is not found again
+        again = {"max_steps": 6, "save_steps": 50, "resume_from_checkpoint": str(older)}
+        tiny_trainer(two_checkpoints, **again).train()
+        assert [path.name for path in list_checkpoints(two_checkpoints)][-1] == "checkpoint-6"
+        assert (two_checkpoints / f"abandoned-{newest.name}").is_dir()
+
+
+def test_checkpoints_that_are_none(two_checkpoints):
     with pytest.raises(CheckpointError, match="does not exist.*older checkpoint is whole"):
-        tiny_trainer(
-            two_checkpoints, resume_from_checkpoint=str(two_checkpoints / "checkpoint-00000099")
-        ).train()
+        tiny_trainer(two_checkpoints, resume_from_checkpoint=str(two_checkpoints / "checkpoint-99")).train()
     newest = list_checkpoints(two_checkpoints)[-1]
-    (newest / "training.pt").unlink()
-    with pytest.raises(CheckpointError, match="training.pt' is missing"):
-        checkpointing.verify_checkpoint(newest)
+    (newest / "checksums.json").rename(newest / "training.pt")
+    with pytest.raises(CheckpointError, match="written by an earlier version"):
+        tiny_trainer(two_checkpoints, resume_from_checkpoint=str(newest)).train()
 
 
 def test_checkpoint_of_another_model(two_checkpoints):
@@ -192,18 +200,18 @@ def test_checkpoint_of_another_model(two_checkpoints):
 
 def test_checkpoint_with_code_in_it_is_refused(two_checkpoints):
     newest = list_checkpoints(two_checkpoints)[-1]
-    torch.save({"optimizer": TinyData(1)}, newest / "training.pt")
-    state = json.loads((newest / "trainer_state.json").read_text())
-    file = newest / "training.pt"
-    state["files"]["training.pt"] = {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
-    (newest / "trainer_state.json").write_text(json.dumps(state))
-    with pytest.raises(CheckpointError, match="training.pt"):
+    torch.save({"registered": TinyData(1)}, newest / "loop.pt")
+    state = json.loads((newest / "checksums.json").read_text())
+    file = newest / "loop.pt"
+    state["files"]["loop.pt"] = {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
+    (newest / "checksums.json").write_text(json.dumps(state))
+    with pytest.raises(CheckpointError, match="checkpoint-4.*could run code.*checkpoint-2"):
         tiny_trainer(two_checkpoints, max_steps=6, resume_from_checkpoint="latest").train()
 
 
 def test_oldest_checkpoints_are_deleted(tmp_path):
-    tiny_trainer(tmp_path, max_steps=5, save_steps=1, save_total_limit=2, eval_steps=-1).train()
+    tiny_trainer(tmp_path, max_steps=5, save_steps=1, save_total_limit=2, eval_strategy="no").train()
     assert [path.name for path in list_checkpoints(tmp_path)] == [
-        "checkpoint-00000004",
-        "checkpoint-00000005",
+        "checkpoint-4",
+        "checkpoint-5",
     ]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cf_cxr import CXRImageProcessor
-from cf_cxr.images.usual_films import KINDS, UsualFilms, of_every_kind
+from cf_cxr.images.out_of_distribution import KINDS, UsualFilms, of_every_kind
 from cf_cxr.training.loop import usual_films
 from cf_cxr.training.loop.usual_films import framed, record_usual_films
 

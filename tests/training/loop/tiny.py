@@ -10,15 +10,16 @@ import os
 import shutil
 import signal
 import sys
+from pathlib import Path
 
 import torch
+from transformers import trainer_utils
 
 from cf_cxr.attributes import AttributeSchema
 from cf_cxr.models.causal_hvae import CausalHVAEConfig, CausalHVAEModel
-from cf_cxr.training.causal_hvae.trainer import HVAEArguments, HVAETrainer, build_hvae_config
+from cf_cxr.training.causal_hvae.trainer import HVAEConfig, HVAETrainer, build_hvae_config
 from cf_cxr.training.loop import checkpointing
-from cf_cxr.training.loop.arguments import TrainerArguments, parse_arguments
-from cf_cxr.training.loop.trainer import build_accelerator
+from cf_cxr.training.loop.arguments import parse_arguments
 
 SCHEMA = AttributeSchema(
     [
@@ -30,7 +31,7 @@ SCHEMA = AttributeSchema(
 POISON = -0.5
 LOOP = {
     "seed": 3,
-    "per_device_batch_size": 4,
+    "per_device_train_batch_size": 4,
     "max_steps": 12,
     "warmup_steps": 3,
     "learning_rate": 3e-3,
@@ -38,9 +39,10 @@ LOOP = {
     "logging_steps": 1,
     "eval_steps": 5,
     "save_steps": 4,
+    "sample_steps": 0,
     "report_to": "none",
     "disable_tqdm": True,
-    "cpu": True,
+    "use_cpu": True,
 }
 
 
@@ -73,21 +75,15 @@ class TinyData:
 
 def tiny_hvae(**settings) -> CausalHVAEModel:
     torch.manual_seed(0)
-    config = build_hvae_config(HVAEArguments(z_dim=4), 16, SCHEMA.dim).to_dict() | settings
+    config = build_hvae_config(HVAEConfig(z_dim=4), 16, SCHEMA.dim).to_dict() | settings
     return CausalHVAEModel(CausalHVAEConfig(**config))
 
 
-def tiny_trainer(output_dir, *, train=None, val=None, kind=HVAETrainer, model=None, stage=None, **loop):
-    args = TrainerArguments(output_dir=str(output_dir), **(LOOP | loop))
-    return kind(
-        model or tiny_hvae(),
-        args,
-        train or TinyData(),
-        val or TinyData(7, seed=1),
-        schema=SCHEMA,
-        stage_args=stage or HVAEArguments(z_dim=4, augmentation="light"),
-        accelerator=build_accelerator(args),
-    )
+def tiny_trainer(output_dir, *, train=None, val=None, kind=HVAETrainer, model=None, config=None, **settings):
+    if config is None:
+        config, settings = HVAEConfig, {"z_dim": 4, "augmentation": "light"} | settings
+    args = config(output_dir=str(output_dir), **(LOOP | settings))
+    return kind(model or tiny_hvae(), args, train or TinyData(), val or TinyData(7, seed=1), schema=SCHEMA)
 
 
 def _die():
@@ -98,31 +94,30 @@ class KilledTrainer(HVAETrainer):
     """Ends its process at the moment that TINY_KILL names."""
 
     def after_step(self, logs):
-        if os.environ.get("TINY_KILL") == f"step:{self.global_step}":
+        if os.environ.get("TINY_KILL") == f"step:{self.state.global_step}":
             _die()
 
-    def save_checkpoint(self):
+    def _save_checkpoint(self, *args):
         what, _, step = os.environ.get("TINY_KILL", "").partition(":")
-        if what == "writing" and int(step) == self.global_step:
-            checkpointing.torch.save = lambda *_: _die()
+        if what == "writing" and int(step) == self.state.global_step:
+            checkpointing.write_json = lambda *_: _die()
         if what == "deleting":
             whole = shutil.rmtree
 
-            def rmtree(path, *rest):
-                if str(path).endswith(checkpointing.checkpoint_name(int(step))):
-                    next(path.iterdir()).unlink()
+            def rmtree(path, *rest, **options):
+                if Path(path).name == f"checkpoint-{step}":
+                    next(Path(path).iterdir()).unlink()
                     _die()
-                whole(path, *rest)
+                whole(path, *rest, **options)
 
-            checkpointing.shutil.rmtree = rmtree
-        super().save_checkpoint()
+            trainer_utils.shutil.rmtree = rmtree
+        super()._save_checkpoint(*args)
 
 
 def main(argv=None):
     torch.set_num_threads(1)
-    (args,) = parse_arguments([TrainerArguments], argv, defaults=LOOP)
-    loop = vars(args)
-    tiny_trainer(loop.pop("output_dir"), kind=KilledTrainer, **loop).train()
+    (args,) = parse_arguments([HVAEConfig], argv, defaults=LOOP | {"z_dim": 4, "augmentation": "light"})
+    KilledTrainer(tiny_hvae(), args, TinyData(), TinyData(7, seed=1), schema=SCHEMA).train()
 
 
 if __name__ == "__main__":

@@ -3,22 +3,12 @@
 from .chest import ChestPhantom
 from .config import PhantomConfig
 from .dataset import phantom_dataset
-from .factors import FACTORS
+from .factors import FACTORS, BayesPosterior, bayes_posterior
 from .noise import NOISE_COLUMNS
-from .posterior import BayesPosterior, bayes_posterior
 from .renderer import PhantomImages
-from .scm import graph, phantom_schema, schema
+from .scm import phantom_schema
 
 __all__ = [
-    "FACTORS",
-    "NOISE_COLUMNS",
-    "BayesPosterior",
-    "ChestPhantom",
-    "PhantomConfig",
-    "PhantomImages",
-    "bayes_posterior",
-    "graph",
-    "phantom_dataset",
-    "phantom_schema",
-    "schema",
-]
+    "FACTORS", "NOISE_COLUMNS", "BayesPosterior", "ChestPhantom", "PhantomConfig", "PhantomImages", "bayes_posterior",
+    "phantom_dataset", "phantom_schema",
+]  # fmt: skip

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from .config import PhantomConfig
-from .factors import FACTORS, factor_means
+from .factors import FACTORS, BayesPosterior, bayes_posterior, factor_means
 from .noise import GRAIN, NOISE_COLUMNS, NUISANCES, RANK, attribute_uniforms, noise_rows, seed_from
-from .posterior import BayesPosterior, bayes_posterior
 from .renderer import PhantomImages, render_latents
-from .scm import attributes_from_uniform, counterfactual_attributes, graph, schema
+from .scm import attributes_from_uniform, counterfactual_attributes, phantom_schema
 
 _CHUNK = 16  # images rendered at once: their maps stay in a core's cache
 _ARENA = 28 * 2**20  # bytes
@@ -43,8 +42,7 @@ class ChestPhantom:
 
     def __init__(self, config: PhantomConfig | None = None) -> None:
         self.config = config or PhantomConfig()
-        self.schema = schema(self.config.finding)
-        self.graph = graph()
+        self.schema, self.graph = phantom_schema(self.config.finding)
 
     def sample_attributes(self, n: int, generator: Generator = None) -> Tensor:
         """Draw attributes ``(n, 4)`` from the causal model.

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass
+import sys
+from dataclasses import dataclass
 
 FINDINGS = ("Effusion", "Cardiomegaly")
+_LEAST, _MOST = sys.float_info.min, sys.float_info.max
+_RANGES = (
+    (16, 1024, "give a number of pixels from 16 to 1024", ["resolution"]),
+    (0.0, 1.0, "it is a probability, from 0 to 1", ["device_rate"]),
+    (_LEAST, _MOST, "give a finite number above 0", ["age_noise", "photons"]),
+    (
+        0.0,
+        _MOST,
+        "give a finite number of at least 0",
+        ["sex_separation", "site_separation", "finding_separation"],
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -37,21 +49,9 @@ class PhantomConfig:
     photons: float = 60_000.0
 
     def __post_init__(self) -> None:
-        if not 16 <= int(self.resolution) <= 1024:
-            raise ValueError(f"resolution is {self.resolution}; give a number of pixels from 16 to 1024.")
         if self.finding not in FINDINGS:
             raise ValueError(f"finding is {self.finding!r}; choose one of {', '.join(FINDINGS)}.")
-        if not 0.0 <= self.device_rate <= 1.0:
-            raise ValueError(f"device_rate is {self.device_rate}; it is a probability, from 0 to 1.")
-        for name in ("age_noise", "photons"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name} is {value}; give a finite number above 0.")
-        for name in ("sex_separation", "site_separation", "finding_separation"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} is {value}; give a finite number of at least 0.")
-
-    def to_dict(self) -> dict:
-        """The settings as a JSON-able dictionary."""
-        return asdict(self)
+        for low, high, meaning, names in _RANGES:
+            for name in names:
+                if not low <= (value := getattr(self, name)) <= high:
+                    raise ValueError(f"{name} is {value}; {meaning}.")

@@ -4,65 +4,57 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
+from datasets import Dataset, DatasetDict, Features, NamedSplit, Sequence, Value
+from datasets import Image as ImageFeature
+from PIL import Image
 
+from ..base import cxr_features
 from ..errors import CXRDataError
 from .chest import ChestPhantom
 from .config import PhantomConfig
 
-if TYPE_CHECKING:
-    import datasets
-
 SPLIT_OFFSETS = {"train": 0, "validation": 10**9, "test": 2 * 10**9}  # splits never share an image
-RENDERER_VERSION = (
-    1  # raise it when pictures change: it is part of the key under which Arrow files are cached
-)
+#: Raise it when pictures change: it is part of the key under which Arrow files are cached.
+RENDERER_VERSION = 1
+MASKS = ("lung_mask", "heart_mask", "device_mask")
 _BLOCK = 64
 
 
-def phantom_features(config: PhantomConfig) -> datasets.Features:
+def phantom_features(config: PhantomConfig) -> Features:
     """Typed columns of :func:`phantom_dataset`."""
-    from datasets import ClassLabel, Features, Image, Sequence, Value
-
-    columns = {"image": Image(mode="L")}
-    for attribute in ChestPhantom(config).schema:
-        names = list(attribute.categories)
-        columns[attribute.name] = ClassLabel(names=names) if attribute.is_discrete else Value("float32")
-    columns |= {"patient_id": Value("string"), "image_id": Value("string")}
-    columns |= {name: Image(mode="L") for name in ("lung_mask", "heart_mask", "device_mask")}
-    columns |= {
-        "cardiothoracic_ratio": Value("float32"),
-        "costophrenic_angles": Sequence(Value("float32"), length=2),
-        "index": Value("int64"),
-        "seed": Value("int64"),
-    }
-    return Features(columns)
+    columns = cxr_features(ChestPhantom(config).schema)
+    image_id = columns.pop("image_id")
+    return Features(
+        {
+            **columns,
+            "image_id": image_id,
+            **{name: ImageFeature(mode="L") for name in MASKS},
+            "cardiothoracic_ratio": Value("float32"),
+            "costophrenic_angles": Sequence(Value("float32"), length=2),
+            "index": Value("int64"),
+            "seed": Value("int64"),
+        }
+    )
 
 
 def _rows(shards: list[tuple[int, int]], config: PhantomConfig, seed: int, version: int) -> Iterator[dict]:
     """Rows of images ``first`` to ``last - 1`` of every shard; ``version`` only enters the cache's key."""
-    from PIL import Image
-
     phantom = ChestPhantom(config)
     for first, last in shards:
         indices = np.arange(first, last)
         attributes, noise = phantom.attributes_at(seed, indices), phantom.noise_at(seed, indices)
         images = phantom.render(attributes, noise)
         pictures = ((images.pixel_values[:, 0] + 1.0) * 127.5).round().byte().numpy()
-        masks = {
-            name: getattr(images, name)[:, 0].byte().mul(255).numpy()
-            for name in ("lung_mask", "heart_mask", "device_mask")
-        }
+        masks = {name: getattr(images, name)[:, 0].byte().mul(255).numpy() for name in MASKS}
         for i, index in enumerate(indices.tolist()):
-            age, sex, site, finding = attributes[i].tolist()
+            age, *classes = attributes[i].tolist()
             yield {
                 "image": Image.fromarray(pictures[i]),
                 "age": age,
-                "sex": int(sex),
-                "site": int(site),
-                "finding": int(finding),
+                **dict(zip(("sex", "site", "finding"), map(int, classes))),
                 "patient_id": f"phantom-{seed}-{index}",
                 "image_id": f"phantom-{seed}-{index}",
                 **{name: Image.fromarray(mask[i]) for name, mask in masks.items()},
@@ -80,7 +72,7 @@ def phantom_dataset(
     *,
     num_proc: int | None = None,
     cache_dir: str | None = None,
-) -> datasets.DatasetDict:
+) -> DatasetDict:
     """Render a data set; every image is another patient.
 
     ``ChestPhantom(config).attributes_at(seed, [index])`` and ``.noise_at(seed, [index])`` give back a row's
@@ -97,9 +89,6 @@ def phantom_dataset(
         ValueError: for an unknown split, a number of images below 1, or no split at all.
         CXRDataError: the Arrow files of an earlier call are damaged.
     """
-    import pyarrow as pa
-    from datasets import Dataset, DatasetDict, NamedSplit
-
     config = config or PhantomConfig()
     if not num_images:
         raise ValueError(f"num_images is empty; give a number per split, of {', '.join(SPLIT_OFFSETS)}.")
@@ -111,16 +100,12 @@ def phantom_dataset(
             raise ValueError(f"num_images[{split!r}] is {count}; give at least 1, or leave the split out.")
         first, last = SPLIT_OFFSETS[split], SPLIT_OFFSETS[split] + int(count)
         shards = [(start, min(start + _BLOCK, last)) for start in range(first, last, _BLOCK)]
+        arguments = {"shards": shards, "config": config, "seed": int(seed), "version": RENDERER_VERSION}
         try:
             rows = Dataset.from_generator(
                 _rows,
                 features=phantom_features(config),
-                gen_kwargs={
-                    "shards": shards,
-                    "config": config,
-                    "seed": int(seed),
-                    "version": RENDERER_VERSION,
-                },
+                gen_kwargs=arguments,
                 num_proc=min(num_proc, len(shards)) if num_proc else None,
                 cache_dir=cache_dir,
                 split=NamedSplit(split),

@@ -14,10 +14,7 @@ from .thickness import step
 
 SOFT_TISSUE, BONE = 0.185, 0.33  # effective attenuation, 1/cm, at about 70 keV after hardening
 
-_GLYPHS = {
-    "L": ("100", "100", "100", "100", "111"),
-    "R": ("110", "101", "110", "101", "101"),
-}
+_GLYPHS = {"L": ("100", "100", "100", "100", "111"), "R": ("110", "101", "110", "101", "101")}
 
 
 def binomial_blur(image: Tensor) -> Tensor:

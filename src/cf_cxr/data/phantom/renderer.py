@@ -89,6 +89,15 @@ def _windowed(shape: Tensor, box: Box, draw: Callable[[Window], Tensor]) -> Tens
     return result
 
 
+def _add(
+    result: Tensor, g: Grid, box: Box, draw: Callable[..., Tensor], *args: Anatomy, sign: int = 1
+) -> Tensor:
+    """Adds, in place, what is drawn on the pixels of a box."""
+    place = window(result.shape[-1], *box)
+    result[place] += draw(*args, g.crop(place)) if sign > 0 else draw(*args, g.crop(place)).neg_()
+    return result
+
+
 def _chest(a: Anatomy, g: Grid) -> _Chest:
     half, profile = tissue.cavity_half_width(a, g.v)
     q = g.x * (1.0 / half)
@@ -194,14 +203,10 @@ def _cardiothoracic_ratio(a: Anatomy, latents: Latents) -> Tensor:
 def _bones(a: Anatomy, g: Grid, q: Tensor) -> Tensor:
     """All bone and calcium along the beam, cm, before demineralisation."""
     bone = tissue.ribs(a, g, q)
-    for box, draw in (
-        (tissue.SPINE_BOX, tissue.spine),
-        (tissue.CLAVICLE_BOX, tissue.clavicles),
-        (tissue.SHOULDER_BOX, tissue.shoulders),
-        (tissue.ARCH_BOX, tissue.aortic_calcium),
-    ):
-        place = window(q.shape[-1], *box)
-        bone[place] += draw(a, g.crop(place))
+    _add(bone, g, tissue.SPINE_BOX, tissue.spine, a)
+    _add(bone, g, tissue.CLAVICLE_BOX, tissue.clavicles, a)
+    _add(bone, g, tissue.SHOULDER_BOX, tissue.shoulders, a)
+    _add(bone, g, tissue.ARCH_BOX, tissue.aortic_calcium, a)
     place = window(q.shape[-1], *tissue.CARTILAGE_BOX)
     bone[place] += tissue.cartilage_calcium(a, g.crop(place), q[place])
     return bone
@@ -209,13 +214,9 @@ def _bones(a: Anatomy, g: Grid, q: Tensor) -> Tensor:
 
 def _soft_tissue(a: Anatomy, g: Grid, habitus: Tensor, lung: Tensor) -> Tensor:
     """Soft tissue along the beam, cm, with air spaces taken out."""
-    soft, size = habitus - lung, habitus.shape[-1]
-    place = window(size, *tissue.BREAST_BOX)
-    soft[place] += tissue.breasts(a, g.crop(place))
-    place = window(size, *tissue.GAS_BOX)
-    soft[place] -= tissue.stomach_gas(a, g.crop(place))
-    place = window(size, *tissue.AIRWAY_BOX)
-    soft[place] -= tissue.airway(g.crop(place))
+    soft = _add(habitus - lung, g, tissue.BREAST_BOX, tissue.breasts, a)
+    _add(soft, g, tissue.GAS_BOX, tissue.stomach_gas, a, sign=-1)
+    _add(soft, g, tissue.AIRWAY_BOX, tissue.airway, sign=-1)
     return soft.clamp_(min=0.0)
 
 

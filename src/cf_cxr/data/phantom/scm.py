@@ -13,6 +13,7 @@ import torch
 
 from ...attributes import Attribute, AttributeSchema
 from ...causal_graph import CausalGraph
+from ..sources import NO_FINDING, SHARED, default_graph
 
 AGE_MEAN, AGE_SD, AGE_MINIMUM, AGE_MAXIMUM = 57.0, 18.0, 18.0, 95.0
 FEMALE_PROBABILITY = 0.48
@@ -20,26 +21,12 @@ SITE_PROBABILITIES = (0.40, 0.35, 0.25)
 FINDING_INTERCEPT, FINDING_SLOPE = -1.1, 0.045  # log odds at 57 years, and per year
 
 
-def schema(finding: str = "Effusion") -> AttributeSchema:
-    """Attributes of the phantom, in column order: age (years), sex, site, finding."""
-    return AttributeSchema(
-        [
-            Attribute("age", "continuous", minimum=0.0, maximum=100.0, unit="years"),
-            Attribute("sex", "binary", categories=("Male", "Female")),
-            Attribute("site", "categorical", categories=("A", "B", "C")),
-            Attribute("finding", "binary", categories=("No Finding", finding)),
-        ]
-    )
-
-
-def graph() -> CausalGraph:
-    """Age causes the finding; sex and site are roots."""
-    return CausalGraph({"age": [], "sex": [], "site": [], "finding": ["age"]})
-
-
 def phantom_schema(finding: str = "Effusion") -> tuple[AttributeSchema, CausalGraph]:
-    """Schema and graph of the phantom, as ``cxr_schema("phantom")`` gives them."""
-    return schema(finding), graph()
+    """Attributes in column order (age in years, sex, site, finding) and the graph, in which age causes the finding."""
+    site = Attribute("site", "categorical", categories=("A", "B", "C"))
+    found = Attribute("finding", "binary", categories=(NO_FINDING, finding))
+    schema = AttributeSchema([SHARED["age"], SHARED["sex"], site, found])
+    return schema, default_graph(schema.names)
 
 
 def finding_probability(age: torch.Tensor) -> torch.Tensor:
@@ -47,20 +34,23 @@ def finding_probability(age: torch.Tensor) -> torch.Tensor:
     return torch.sigmoid(FINDING_INTERCEPT + FINDING_SLOPE * (age.double() - AGE_MEAN))
 
 
+def _age_quantiles() -> torch.Tensor:
+    """Shares of the untruncated normal below the least and the largest age, ``(2,)`` float64."""
+    bounds = torch.tensor([AGE_MINIMUM, AGE_MAXIMUM], dtype=torch.float64)
+    return torch.special.ndtr((bounds - AGE_MEAN) / AGE_SD)
+
+
 def age_log_density(age: torch.Tensor) -> torch.Tensor:
     """Log density of age (per year), float64; minus infinity outside 18..95 years."""
-    normal = torch.distributions.Normal(AGE_MEAN, AGE_SD)
-    bounds = torch.tensor([AGE_MINIMUM, AGE_MAXIMUM], dtype=torch.float64)
-    low, high = torch.special.ndtr((bounds - AGE_MEAN) / AGE_SD)
+    low, high = _age_quantiles()
     inside = (age >= AGE_MINIMUM) & (age <= AGE_MAXIMUM)
-    density = normal.log_prob(age.double()) - torch.log(high - low)
-    return torch.where(inside, density, torch.full_like(density, -torch.inf))
+    density = torch.distributions.Normal(AGE_MEAN, AGE_SD).log_prob(age.double()) - torch.log(high - low)
+    return torch.where(inside, density, -torch.inf)
 
 
 def attributes_from_uniform(uniform: torch.Tensor) -> torch.Tensor:
     """Push uniforms ``(n, 4)`` in (0, 1) through the mechanisms; raw attributes ``(n, 4)`` float32."""
-    bounds = torch.tensor([AGE_MINIMUM, AGE_MAXIMUM], dtype=torch.float64)
-    low, high = torch.special.ndtr((bounds - AGE_MEAN) / AGE_SD)
+    low, high = _age_quantiles()
     age = AGE_MEAN + AGE_SD * torch.special.ndtri(low + (high - low) * uniform[:, 0])
     age = age.clamp(AGE_MINIMUM, AGE_MAXIMUM).float()
     sex = uniform[:, 1] < FEMALE_PROBABILITY
@@ -78,16 +68,6 @@ def abduct_finding(age: torch.Tensor, finding: torch.Tensor, rank: torch.Tensor)
     """
     probability, rank = finding_probability(age), rank.double()
     return torch.where(finding > 0.5, rank * probability, probability + rank * (1.0 - probability))
-
-
-def _column(values: object, name: str, attributes: torch.Tensor) -> torch.Tensor:
-    """``values`` (a number or ``(n,)``) as a column of ``attributes``."""
-    column = torch.as_tensor(values, dtype=attributes.dtype).flatten()
-    if column.numel() not in (1, len(attributes)):
-        raise ValueError(
-            f"do({name}) has {column.numel()} values; give one, or one per image ({len(attributes)})."
-        )
-    return column.expand(len(attributes))
 
 
 def counterfactual_attributes(
@@ -109,7 +89,12 @@ def counterfactual_attributes(
     values.update({name: value for name, value in do.items() if isinstance(value, torch.Tensor)})
     result = attributes.clone()
     for name, value in values.items():
-        result[:, attribute_schema.index(name)] = _column(value, name, attributes)
+        column = torch.as_tensor(value, dtype=attributes.dtype).flatten()
+        if column.numel() not in (1, len(attributes)):
+            raise ValueError(
+                f"do({name}) has {column.numel()} values; give one, or one per image ({len(attributes)})."
+            )
+        result[:, attribute_schema.index(name)] = column
     if "age" in values and "finding" not in values:
         u = abduct_finding(attributes[:, 0], attributes[:, 3], rank)
         moved = result[:, 0] != attributes[:, 0]

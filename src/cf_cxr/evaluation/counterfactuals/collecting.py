@@ -40,6 +40,7 @@ from ...metrics.soundness import image_distance
 from ...models.attribute_classifier import AttributeClassifierModel
 from ...models.deep_scm import DeepSCMModel
 from ...models.image_mechanism import map_noise, split_options
+from ..records import as_record, to_grey
 from .phantom_truth import TrueCounterfactuals
 
 COMPOSITION_CYCLES = 10
@@ -55,14 +56,6 @@ def batch_generator(seed: int, index: int) -> torch.Generator:
     """The source of all draws of a batch, on the CPU, so that every device draws the same."""
     [state] = np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state))
-
-
-def ask(classifier: AttributeClassifierModel, images: Tensor) -> tuple[dict[str, Tensor], Tensor | None]:
-    """A classifier's prediction of every attribute (continuous: the mean in units) and its pooled features."""
-    output = classifier(images)
-    posterior = classifier.posterior_from_logits(output.logits)
-    values = {name: value[0] if isinstance(value, tuple) else value for name, value in posterior.items()}
-    return values, getattr(output, "embedding", None)
 
 
 class Collector:
@@ -115,52 +108,39 @@ class Collector:
             PredictionError: a classifier predicts NaN; names it, the attribute and the number of images.
         """
         pixels, factual = batch["pixel_values"].to(self.device), batch["attributes"].to(self.device)
-        generator = batch_generator(self.seed, index)
+        generator, size = batch_generator(self.seed, index), len(batch["pixel_values"])
         parents = self.schema.encode(factual).to(self.device)
-        records: dict[str, Any] = {"factual": factual}
-        with self.autocast():
-            records["real/nll"], records["real/kl"] = self._free_energy(pixels, parents, generator)
-        attributes = self._counterfactual_attributes(factual, batch["do"], generator)
-        moved = {k: (values != factual).any(1) for k, values in attributes.items()}
-        again, counterfactuals = self._decode_all(pixels, parents, attributes, moved)
-        cycles = min(max(self.num_cycle_images - first, 0), len(pixels))
-        composed = self._compose(again[:cycles], parents[:cycles])
-        records["real/composition/1"] = image_distance(again, pixels)
-        records[f"real/composition/{COMPOSITION_CYCLES}"] = _padded(
-            image_distance(composed, pixels[:cycles]), len(pixels)
-        )
-        for name, image in counterfactuals.items():
-            records[f"do/{name}/attributes"] = attributes[name]
-            records[f"do/{name}/change"] = image_distance(image, pixels)
-            # an image whose parents did not change comes back but for rounding, of which there is no share
-            share = exposure_share(pixels, image)
-            records[f"do/{name}/exposure"] = torch.where(moved[name], share, torch.nan)
-        records |= self._reversibility(first, pixels, parents, counterfactuals, attributes, moved)
-        judged = {"real": pixels, **{f"do/{name}": image for name, image in counterfactuals.items()}}
-        if self.keep_images:
-            records |= {f"images/{name}": _grey(image)[:, 0] for name, image in judged.items()}
-        if self.truth is not None:
-            found = self.truth(pixels, factual, batch["noise"], counterfactuals, attributes)
-            records |= found.records
-            judged |= {f"do/{name}/true": image for name, image in found.images.items()}
-        records |= self._ask_all(index, judged)
-        count = min(max(NUM_EXAMPLES - first, 0), len(pixels))
-        if count:
-            found = self._examples(pixels[:count], factual[:count], batch, generator)
-            records |= {f"examples/{name}": value for name, value in found.items()}
-        return {name: _numpy(value) for name, value in records.items()}
-
-    def _free_energy(self, pixels: Tensor, parents: Tensor, generator) -> tuple[Tensor, Tensor]:
         terms = getattr(self.model.image_mechanism, "free_energy_terms", None)
-        if terms is None:  # an image mechanism without a likelihood
-            unknown = torch.full((len(pixels),), torch.nan)
-            return unknown, unknown
-        return terms(pixels, parents, generator=generator)
-
-    def _counterfactual_attributes(self, factual: Tensor, dos: Mapping, generator) -> dict[str, Tensor]:
-        scm = self.model.attribute_scm
-        noise = scm.abduct(factual, generator=generator)
-        return {k: scm.counterfactual(factual, {k: v.to(self.device)}, noise=noise) for k, v in dos.items()}
+        with self.autocast():
+            unknown = torch.full((2, size), torch.nan)  # of an image mechanism without a likelihood
+            nll, kl = unknown if terms is None else terms(pixels, parents, generator=generator)
+        records: dict[str, Any] = {"factual": factual, "real/nll": nll, "real/kl": kl}
+        attributes, again, images = self._counterfactuals(pixels, factual, batch["do"], generator)
+        moved = {k: (values != factual).any(1) for k, values in attributes.items()}
+        cycles = min(max(self.num_cycle_images - first, 0), size)
+        composed = again[:cycles]
+        for _ in range(COMPOSITION_CYCLES - 1 if cycles else 0):
+            composed = self._decode(self._abduct(composed, parents[:cycles]), parents[:cycles])
+        records["real/composition/1"] = image_distance(again, pixels)
+        records[f"real/composition/{COMPOSITION_CYCLES}"] = torch.full((size,), torch.nan)
+        records[f"real/composition/{COMPOSITION_CYCLES}"][:cycles] = image_distance(composed, pixels[:cycles])
+        for k, image in images.items():
+            records[f"do/{k}/attributes"] = attributes[k]
+            records[f"do/{k}/change"] = image_distance(image, pixels)
+            # an image whose parents did not change comes back but for rounding, of which there is no share
+            records[f"do/{k}/exposure"] = torch.where(moved[k], exposure_share(pixels, image), torch.nan)
+        records |= self._reversibility(first, pixels, parents, images, attributes, moved)
+        judged = {"real": pixels, **{f"do/{k}": image for k, image in images.items()}}
+        if self.keep_images:
+            records |= {f"images/{name}": to_grey(image)[:, 0] for name, image in judged.items()}
+        if self.truth is not None:
+            found = self.truth(pixels, factual, batch["noise"], images, attributes)
+            records |= found.records
+            judged |= {f"do/{k}/true": image for k, image in found.images.items()}
+        records |= self._ask_all(index, judged)
+        if (count := min(max(NUM_EXAMPLES - first, 0), size)) > 0:
+            records |= self._examples(pixels[:count], factual[:count], batch, generator)
+        return {name: as_record(value) for name, value in records.items()}
 
     def _abduct(self, pixels: Tensor, parents: Tensor) -> Any:
         with self.autocast():
@@ -170,33 +150,29 @@ class Collector:
         with self.autocast():
             return self.model.image_mechanism.decode(noise, parents, **self.decode_options).float()
 
-    def _decode_all(
-        self, pixels: Tensor, parents: Tensor, attributes: Mapping[str, Tensor], moved: Mapping[str, Tensor]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Images under the null intervention and under every other, from one abduction and one batch of decodings.
+    def _counterfactuals(
+        self, pixels: Tensor, factual: Tensor, dos: Mapping[str, Tensor], generator: torch.Generator
+    ) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]:
+        """Attributes under every intervention, and the images under none and under each.
 
-        Where an intervention changes no attribute of an image, its parents and its noise are those of the null
-        intervention, and so is the image: it is not decoded twice.
+        One abduction and one batch of decodings. Where an intervention changes no attribute of an image, its parents
+        and its noise are those of the null intervention, and so is the image: it is not decoded twice.
         """
-        noise, size = self._abduct(pixels, parents), len(pixels)
-        rows = torch.cat(
-            [torch.arange(size, device=self.device), *(m.nonzero()[:, 0] for m in moved.values())]
-        )
+        scm, parents = self.model.attribute_scm, self.schema.encode(factual).to(self.device)
+        exogenous = scm.abduct(factual, generator=generator)
+        attributes = {
+            k: scm.counterfactual(factual, {k: v.to(self.device)}, noise=exogenous) for k, v in dos.items()
+        }
+        moved = {k: (values != factual).any(1) for k, values in attributes.items()}
+        noise, every = self._abduct(pixels, parents), torch.arange(len(pixels), device=self.device)
+        rows = torch.cat([every, *(every[m] for m in moved.values())])
         targets = [self.schema.encode(attributes[k][m]).to(self.device) for k, m in moved.items()]
         images = self._decode(map_noise(lambda t: t[rows], noise), torch.cat([parents, *targets]))
-        again, *changed = images.split([size, *(int(m.sum()) for m in moved.values())])
-        out = {}
+        again, *changed = images.split([len(every), *(len(target) for target in targets)])
+        out = {k: again.clone() for k in moved}
         for (k, m), part in zip(moved.items(), changed):
-            out[k] = again.clone()
             out[k][m] = part
-        return again, out
-
-    def _compose(self, images: Tensor, parents: Tensor) -> Tensor:
-        """After `COMPOSITION_CYCLES` null interventions, of which the given images are the first."""
-        if len(images):
-            for _ in range(COMPOSITION_CYCLES - 1):
-                images = self._decode(self._abduct(images, parents), parents)
-        return images
+        return attributes, again, out
 
     def _reversibility(self, first: int, pixels, parents, images, attributes, moved) -> dict[str, Tensor]:
         """Distances after 1 and `REVERSIBILITY_CYCLES` times do(a), do(back), all interventions in one batch.
@@ -214,7 +190,7 @@ class Collector:
             for k in rows
             for m in (1, REVERSIBILITY_CYCLES)
         }
-        row, names = torch.cat(list(rows.values())), list(rows)
+        row = torch.cat(list(rows.values()))
         which = torch.cat([torch.full_like(r, i) for i, r in enumerate(rows.values())])
         image = torch.cat([images[k][r] for k, r in rows.items()])
         there = torch.cat([self.schema.encode(attributes[k][r]).to(self.device) for k, r in rows.items()])
@@ -229,25 +205,20 @@ class Collector:
             image = self._decode(self._abduct(image, there), parents[row])
             if cycle in (1, REVERSIBILITY_CYCLES):
                 distance = image_distance(image, pixels[row]).cpu()
-                for i, k in enumerate(names):
-                    out[f"do/{k}/reversibility/{cycle}"][row[which == i].cpu()] = distance[(which == i).cpu()]
+                for i, k in enumerate(rows):
+                    mine = (which == i).cpu()
+                    out[f"do/{k}/reversibility/{cycle}"][row.cpu()[mine]] = distance[mine]
         return out
 
     def _examples(self, pixels: Tensor, factual: Tensor, batch: Mapping, generator) -> dict[str, Tensor]:
         """Pictures of images under interventions that change something: another class, the range's other side."""
-        dos = {}
-        for k in batch["do"]:
-            a, value = self.schema[k], factual[:, self.schema.index(k)]
-            dos[k] = (value + 1) % a.n_classes if a.is_discrete else a.minimum + a.maximum - value
-        attributes = self._counterfactual_attributes(factual, dos, generator)
-        moved = {k: (values != factual).any(1) for k, values in attributes.items()}
-        _, images = self._decode_all(pixels, self.schema.encode(factual).to(self.device), attributes, moved)
-        out = {"image": _grey(pixels), "factual": factual}
+        columns = dict(zip(self.schema.names, factual.T))
+        dos = {k: self.schema[k].opposite(columns[k]) for k in batch["do"]}
+        attributes, _, images = self._counterfactuals(pixels, factual, dos, generator)
+        out = {"examples/image": to_grey(pixels), "examples/factual": factual}
         for k, image in images.items():
-            out |= {f"do/{k}/image": _grey(image), f"do/{k}/attributes": attributes[k]}
-        if self.truth is not None:
-            true = self.truth(pixels, factual, batch["noise"][: len(pixels)], images, attributes)
-            out |= {f"do/{k}/true": _grey(image) for k, image in true.images.items()}
+            out[f"examples/do/{k}/image"] = to_grey(image)
+            out[f"examples/do/{k}/attributes"] = attributes[k]
         return out
 
     def _ask_all(self, index: int, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -256,34 +227,21 @@ class Collector:
         for who, classifier in (("judge", self.judge), ("model", self.model.classifier)):
             kinds = [name for name in images if who == "judge" or not name.endswith("/true")]
             size = len(images[kinds[0]])
-            values, embedding = ask(classifier, torch.cat([images[name] for name in kinds]))
-            for attribute, value in values.items():
+            output = classifier(torch.cat([images[name] for name in kinds]))
+            for attribute, value in classifier.posterior_from_logits(output.logits).items():
+                value = value[0] if isinstance(value, tuple) else value  # continuous: the mean, in units
                 for kind, part in zip(kinds, value.split(size)):
                     bad = int((~part.isfinite()).reshape(size, -1).any(1).sum())
                     if bad:
+                        words = {"judge": "The judge", "model": "The classifier inside the model"}
                         raise PredictionError(
-                            f"{'The judge' if who == 'judge' else 'The classifier inside the model'} predicts NaN or "
-                            f"infinity for {attribute!r} on {bad} of {size} images of batch {index} ({kind} images). "
-                            "Batches that are finished are kept; correct the classifier and run again."
+                            f"{words[who]} predicts NaN or infinity for {attribute!r} on {bad} of {size} images of batch "
+                            f"{index} ({kind} images). Batches that are finished are kept; correct the classifier and "
+                            "run again."
                         )
                     out[f"{kind}/{who}/{attribute}"] = part
-            if who == "judge" and embedding is not None:
+            if who == "judge" and (embedding := getattr(output, "embedding", None)) is not None:
                 for kind, part in zip(kinds, embedding.split(size)):
                     if not kind.endswith("/true"):
                         out[f"{kind}/embedding"] = part
         return out
-
-
-def _padded(values: Tensor, length: int) -> Tensor:
-    """Values of the first images, NaN for the rest."""
-    return torch.cat([values, values.new_full((length - len(values),), torch.nan)])
-
-
-def _grey(images: Tensor) -> Tensor:
-    """Images in [-1, 1] as 8-bit grey levels."""
-    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-
-
-def _numpy(value: Any) -> np.ndarray:
-    value = value.detach().cpu()
-    return value.numpy() if value.dtype == torch.uint8 else value.float().numpy()

@@ -60,38 +60,27 @@ class TrueCounterfactuals:
         device, factual = pixels.device, factual.cpu()
         real = self.phantom.render(factual, noise)
         finding = self.phantom.schema.index("finding")
-        records, images = self._bayes(factual, noise), {}
+        posterior = self.phantom.bayes_posterior(factual, noise)
+        truth = Truth({}, {})
+        for a in self.phantom.schema:
+            value = getattr(posterior, a.name if a.is_discrete else f"{a.name}_median")
+            truth.records[f"real/bayes/{a.name}"] = value
         for name, image in counterfactuals.items():
             changed = attributes[name].cpu()
             true = self.phantom.render(changed, noise)
-            touched = true.pixel_values != real.pixel_values
             sick = (changed[:, finding] != factual[:, finding])[:, None, None, None]
-            touched |= true.touch_mask & sick
-            moved = (changed != factual).any(1).to(device)
-            images[name] = true.pixel_values.to(device)
-            touched = touched.to(device)
-            everywhere = torch.ones_like(touched)
-            inside, outside = _error(image, images[name], touched)
+            touched = (true.pixel_values != real.pixel_values) | (true.touch_mask & sick)
+            goal = truth.images[name] = true.pixel_values.to(device)
+            inside, outside = counterfactual_error(image, goal, touched)
             found = {
                 "error_inside": inside,
                 "error_outside": outside,
-                "error": _error(image, images[name], everywhere)[0],
-                "identity_inside": _error(pixels, images[name], touched)[0],
+                "error": counterfactual_error(image, goal, torch.ones_like(touched))[0],
+                "identity_inside": counterfactual_error(pixels, goal, touched)[0],
             }
+            moved = (changed != factual).any(1)
             for key, value in found.items():
-                records[f"do/{name}/{key}"] = torch.where(moved, value, torch.nan)
-            records[f"do/{name}/true_attributes"] = changed
-        return Truth(records, images)
-
-    def _bayes(self, factual: Tensor, noise: Tensor) -> dict[str, Tensor]:
-        posterior = self.phantom.bayes_posterior(factual, noise)
-        values = {
-            a.name: getattr(posterior, a.name if a.is_discrete else f"{a.name}_median")
-            for a in self.phantom.schema
-        }
-        return {f"real/bayes/{name}": value for name, value in values.items()}
-
-
-def _error(image: Tensor, true: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    inside, outside = counterfactual_error(image, true, mask)
-    return torch.as_tensor(inside).to(image), torch.as_tensor(outside).to(image)
+                value = torch.as_tensor(value).to(image)
+                truth.records[f"do/{name}/{key}"] = torch.where(moved.to(device), value, torch.nan)
+            truth.records[f"do/{name}/true_attributes"] = changed
+        return truth

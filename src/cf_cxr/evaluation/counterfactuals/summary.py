@@ -19,17 +19,17 @@ from ...attributes import AttributeSchema
 from ...causal_graph import CausalGraph
 from ...metrics.amplification import amplification, untouched
 from ...metrics.bootstrap import interval, mean_samples, patient_weights, score_samples
+from ...metrics.calibration import calibration_samples
 from ...metrics.distribution import frechet_distance, kernel_distance
-from ...metrics.effectiveness import absolute_interval, effectiveness_samples
+from ...metrics.effectiveness import absolute_interval
 from ...metrics.minimality import latent_minimality
 from ...metrics.two_sample import CriticScores, two_sample_samples
+from ..reports import plain, put
+from ..run import Samples
 from .two_sample import describe_scores
-
-Samples = dict[str, np.ndarray]
 
 SCHEMA_VERSION = 2
 MINIMALITY_IMAGES = 2000  # the yard-stick takes N x N distances
-CALIBRATION_BINS = 15
 #: Means per image of which an interval is given, if they were recorded: record -> result, below do/{k}.
 MEANS = {
     "change": "change",
@@ -47,50 +47,70 @@ def bootstrap_samples(
     records: Mapping[str, np.ndarray],
     schema: AttributeSchema,
     graph: CausalGraph,
-    patients: Sequence,
-    seed: int,
-    n_resamples: int,
-    critics: Mapping[str, CriticScores] | None = None,
+    weights: np.ndarray,
+    critics: Mapping,
 ) -> Samples:
-    """Bootstrap samples of every statistic, by its path in the results.
+    """Bootstrap samples of every statistic, by its path in the results; weights `(R, N)` from `patient_weights`.
 
     AUC in points (0 to 100), mean absolute errors in units, images in grey levels of 0 to 255, likelihoods in bits
     per dimension, calibration errors, shares and the two-sample AUC in [0, 1]. NaN where a statistic is not defined
     (one class only).
     """
-    weights = patient_weights(patients, n_resamples, seed)
-    factual = {j: records["factual"][:, schema.index(j)] for j in schema.names}
+    factual = dict(zip(schema.names, records["factual"].T))
     out: Samples = {}
+
+    def mean(path: str, values: np.ndarray) -> None:
+        out[path] = mean_samples(values, weights)
+
+    def score(j: str, record: str, value: np.ndarray, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+        return score_samples(schema[j].scored_as, records[record][rows], value[rows], weights[:, rows], j)
+
     if not np.isnan(records["real/nll"]).all():
-        bits = (records["real/nll"] + records["real/kl"]) / math.log(2)
-        out["nelbo_bits_per_dim"] = mean_samples(bits, weights)
-    out["composition"] = mean_samples(records["real/composition/1"], weights)
-    out["composition_10"] = mean_samples(records["real/composition/10"], weights)
+        mean("nelbo_bits_per_dim", (records["real/nll"] + records["real/kl"]) / math.log(2))
+    mean("composition", records["real/composition/1"])
+    mean("composition_10", records["real/composition/10"])
     for result, who in (("real", "judge"), ("real_model_classifier", "model"), ("bayes", "bayes")):
-        for j in schema.names:
-            if f"real/{who}/{j}" in records:
-                score = score_samples(schema[j].kind, records[f"real/{who}/{j}"], factual[j], weights, j)
-                out[f"{result}/{j}"] = score
-    for who in ("judge", "model"):
         for a in schema:
-            if a.is_discrete:
-                prediction = records[f"real/{who}/{a.name}"]
-                out[f"ece_{who}/{a.name}"] = calibration_samples(prediction, factual[a.name], weights)
+            if (record := f"real/{who}/{a.name}") in records:
+                out[f"{result}/{a.name}"] = score(a.name, record, factual[a.name])
+                if a.is_discrete and who != "bayes":
+                    error = calibration_samples(records[record], factual[a.name], weights)
+                    out[f"ece_{who}/{a.name}"] = error
     names = interventions(records, schema)
     for k in names:
-        out |= {f"do/{k}/{name}": s for name, s in _intervention(records, schema, graph, k, weights).items()}
-    for k, scores in (critics or {}).items():
+        do, value = f"do/{k}", records[f"do/{k}/attributes"][:, schema.index(k)]
+        changed = value != factual[k]
+        effect = out[f"{do}/effectiveness"] = score(k, f"{do}/judge/{k}", value)
+        out[f"{do}/signed_distance"] = effect - out[f"real/{k}"]
+        out[f"{do}/distance"] = np.abs(out[f"{do}/signed_distance"])
+        nothing = np.full(len(effect), np.nan)
+        only = score(k, f"{do}/judge/{k}", value, changed) if changed.any() else nothing
+        out[f"{do}/effectiveness_changed_only"] = only
+        own = out[f"{do}/effectiveness_model_classifier"] = score(k, f"{do}/model/{k}", value)
+        out[f"{do}/fooling_gap"] = own - effect
+        if f"{do}/true/judge/{k}" in records:
+            true = out[f"{do}/oracle_effectiveness"] = score(k, f"{do}/true/judge/{k}", value)
+            out[f"{do}/signed_distance_to_oracle"] = effect - true
+        mean(f"{do}/changed_share", changed.astype(float))
+        for record, name in MEANS.items():
+            if f"{do}/{record}" in records:
+                mean(f"{do}/{name}", records[f"{do}/{record}"])
+        mean(f"{do}/minimality", np.where(changed, minimality(records, schema, k), np.nan))
+        for j in untouched(graph, schema.names, k):
+            for name, who in (("posterior_drift", "judge"), ("oracle_posterior_drift", "true/judge")):
+                if f"{do}/{who}/{j}" in records:
+                    drift = np.abs(records[f"{do}/{who}/{j}"] - records[f"real/judge/{j}"])
+                    mean(f"{do}/{name}/{j}", drift.sum(1) / 2 if drift.ndim == 2 else drift)
+    for k, scores in critics.items():
         out[f"do/{k}/two_sample_auc"] = two_sample_samples(scores, weights[:, scores.rows])
-    real = _predictions(records, schema, "real/judge")
-    for result, kind in (("amplification", "judge"), ("oracle_amplification", "true/judge")):
-        asked = {k: _predictions(records, schema, f"do/{k}/{kind}") for k in names}
-        if not all(asked.values()) or not asked:
-            continue
-        found = amplification(schema, graph, real, asked, records["factual"], weights)
-        prefix = "" if result == "amplification" else "oracle_"
-        out |= {f"{prefix}mean_abs_amplification/{j}": s for j, s in found.mean_abs_samples.items()}
-        for k, row in found.samples.items():
-            out |= {f"do/{k}/{result}/{j}": s for j, s in row.items()}
+    real = {j: records[f"real/judge/{j}"] for j in schema.names}
+    for prefix, who in (("", "judge"), ("oracle_", "true/judge")):
+        if all(f"do/{k}/{who}/{k}" in records for k in names):
+            asked = {k: {j: records[f"do/{k}/{who}/{j}"] for j in schema.names} for k in names}
+            found = amplification(schema, graph, real, asked, records["factual"], weights)
+            out |= {f"{prefix}mean_abs_amplification/{j}": s for j, s in found.mean_abs_samples.items()}
+            for k, row in found.samples.items():
+                out |= {f"do/{k}/{prefix}amplification/{j}": s for j, s in row.items()}
     return out | means_over_interventions(out, schema, names)
 
 
@@ -99,89 +119,18 @@ def interventions(records: Mapping[str, np.ndarray], schema: AttributeSchema) ->
     return [k for k in schema.names if f"do/{k}/attributes" in records]
 
 
-def _predictions(records: Mapping, schema: AttributeSchema, prefix: str) -> dict[str, np.ndarray]:
-    return {j: records[f"{prefix}/{j}"] for j in schema.names if f"{prefix}/{j}" in records}
-
-
-def _intervention(
-    records: Mapping[str, np.ndarray],
-    schema: AttributeSchema,
-    graph: CausalGraph,
-    k: str,
-    weights: np.ndarray,
-) -> Samples:
-    """Statistics of one intervention but for its amplification."""
-    kind, column = schema[k].kind, schema.index(k)
-    factual, value = records["factual"][:, column], records[f"do/{k}/attributes"][:, column]
-    judge, model = records[f"do/{k}/judge/{k}"], records[f"do/{k}/model/{k}"]
-    out = effectiveness_samples(kind, judge, value, records[f"real/judge/{k}"], factual, weights, k)
-    del out["real"]
-    changed = value != factual
-    out["changed_share"] = mean_samples(changed.astype(float), weights)
-    if changed.any():
-        out["effectiveness_changed_only"] = score_samples(
-            kind, judge[changed], value[changed], weights[:, changed], k
-        )
-    else:
-        out["effectiveness_changed_only"] = np.full(1 + len(weights), np.nan)
-    out["effectiveness_model_classifier"] = score_samples(kind, model, value, weights, k)
-    out["fooling_gap"] = out["effectiveness_model_classifier"] - out["effectiveness"]
-    if f"do/{k}/true/judge/{k}" in records:
-        out["oracle_effectiveness"] = score_samples(
-            kind, records[f"do/{k}/true/judge/{k}"], value, weights, k
-        )
-        out["signed_distance_to_oracle"] = out["effectiveness"] - out["oracle_effectiveness"]
-    for record, name in MEANS.items():
-        if f"do/{k}/{record}" in records:
-            out[name] = mean_samples(records[f"do/{k}/{record}"], weights)
-    out["minimality"] = mean_samples(minimality(records, schema, k), weights)
-    for j in untouched(graph, schema.names, k):
-        before = records[f"real/judge/{j}"]
-        out[f"posterior_drift/{j}"] = mean_samples(drift(before, records[f"do/{k}/judge/{j}"]), weights)
-        if f"do/{k}/true/judge/{j}" in records:
-            true = records[f"do/{k}/true/judge/{j}"]
-            out[f"oracle_posterior_drift/{j}"] = mean_samples(drift(before, true), weights)
-    return out
-
-
-def drift(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Change of a prediction per image `(N,)`: |difference|, or total variation of probabilities `(N, C)`."""
-    change = np.abs(after - before)
-    return change.sum(1) / 2 if change.ndim == 2 else change
-
-
 def minimality(records: Mapping[str, np.ndarray], schema: AttributeSchema, k: str) -> np.ndarray:
-    """N's latent divergence `(N,)` in the judge's embedding, of the first `MINIMALITY_IMAGES` images that do(k) changed.
+    """N's latent divergence `(N,)` in the judge's embedding, of the first `MINIMALITY_IMAGES` images.
 
     NaN for the others, where no other image has the old or the new value, and without embeddings.
     """
-    column = schema.index(k)
-    factual, value = records["factual"][:, column], records[f"do/{k}/attributes"][:, column]
-    out = np.full(len(factual), np.nan)
+    some, column = slice(0, MINIMALITY_IMAGES), schema.index(k)
+    out = np.full(len(records["factual"]), np.nan)
     if f"do/{k}/embedding" in records:
-        some = slice(0, MINIMALITY_IMAGES)
-        latent, changed = records["real/embedding"][some], records[f"do/{k}/embedding"][some]
-        out[some] = latent_minimality(
-            schema[k].kind, latent, changed, factual[some], value[some], distance="l1", name=k
-        )
-    return np.where(value != factual, out, np.nan)
-
-
-def calibration_samples(probability: np.ndarray, value: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """`expected_calibration_error` on all rows and on every resample `(1 + R,)`; the bins do not move.
-
-    Args:
-        probability: `(N,)` of class 1, or `(N, C)`, of which the largest is compared with the accuracy.
-    """
-    confidence, correct = probability.astype(float), value.astype(float)
-    if probability.ndim == 2:
-        confidence, correct = probability.max(1), (probability.argmax(1) == value).astype(float)
-    edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
-    index = np.clip(np.searchsorted(edges, confidence, side="right") - 1, 0, CALIBRATION_BINS - 1)
-    gaps = np.zeros((len(value), CALIBRATION_BINS))
-    gaps[np.arange(len(value)), index] = confidence - correct
-    every = np.concatenate([np.ones((1, len(value))), weights])
-    return np.abs(every @ gaps).sum(1) / np.maximum(every.sum(1), 1)
+        latents = (records[f"{where}/embedding"][some] for where in ("real", f"do/{k}"))
+        values = (records[name][some, column] for name in ("factual", f"do/{k}/attributes"))
+        out[some] = latent_minimality(schema[k].scored_as, *latents, *values, distance="l1", name=k)
+    return out
 
 
 def means_over_interventions(samples: Samples, schema: AttributeSchema, names: Sequence[str]) -> Samples:
@@ -201,29 +150,29 @@ def means_over_interventions(samples: Samples, schema: AttributeSchema, names: S
     """
     groups: dict[str, list[np.ndarray]] = {}
 
-    def add(name: str, values: np.ndarray) -> None:
+    def add(name: str, path: str, minus: str = "", of: str = "", unit: str = "auc_points") -> None:
+        """Adds a statistic, or the absolute difference of two, to a mean; per unit of the attribute `of`."""
+        if path not in samples or (minus and minus not in samples):
+            return
+        values = samples[path] - samples[minus] if minus else samples[path]
+        if of:
+            name, values = f"{name}/{unit if schema[of].is_discrete else of}", np.abs(values)
         if not np.isnan(values[0]):
             groups.setdefault(name, []).append(values)
 
     for k in names:
-        unit, do = "auc_points" if schema[k].is_discrete else k, f"do/{k}"
-        add(f"mean_distance/{unit}", np.abs(samples[f"{do}/signed_distance"]))
-        for gap in ("fooling_gap", "signed_distance_to_oracle"):
-            if f"{do}/{gap}" in samples:
-                name = gap.removeprefix("signed_")
-                add(f"mean_{name}/{unit}", np.abs(samples[f"{do}/{gap}"]))
+        do = f"do/{k}"
+        add("mean_distance", f"{do}/signed_distance", of=k)
+        add("mean_fooling_gap", f"{do}/fooling_gap", of=k)
+        add("mean_distance_to_oracle", f"{do}/signed_distance_to_oracle", of=k)
         for name in ("error", "error_inside", "error_outside", "two_sample_auc"):
-            if f"{do}/{name}" in samples:
-                add(f"mean_{name}", samples[f"{do}/{name}"])
+            add(f"mean_{name}", f"{do}/{name}")
         for j in schema.names:
             for prefix in ("", "oracle_"):
-                if f"{do}/{prefix}posterior_drift/{j}" in samples:
-                    unit = "probability" if schema[j].is_discrete else j
-                    add(f"{prefix}mean_posterior_drift/{unit}", samples[f"{do}/{prefix}posterior_drift/{j}"])
-            if f"{do}/oracle_amplification/{j}" in samples:
-                unit = "auc_points" if schema[j].is_discrete else j
-                excess = samples[f"{do}/amplification/{j}"] - samples[f"{do}/oracle_amplification/{j}"]
-                add(f"mean_abs_amplification_to_oracle/{unit}", np.abs(excess))
+                drift = f"{do}/{prefix}posterior_drift/{j}"
+                add(f"{prefix}mean_posterior_drift", drift, of=j, unit="probability")
+            cells = (f"{do}/{prefix}amplification/{j}" for prefix in ("", "oracle_"))
+            add("mean_abs_amplification_to_oracle", *cells, of=j)
     return {name: np.mean(group, axis=0) for name, group in groups.items()}
 
 
@@ -234,58 +183,35 @@ def summarise(
     patients: Sequence,
     seed: int,
     n_resamples: int,
-    critics: Mapping[str, CriticScores] | None = None,
+    critics: Mapping[str, CriticScores] = {},
 ) -> tuple[dict[str, Any], Samples]:
     """All results as nested dictionaries, and the bootstrap samples behind them.
 
     Numbers with an interval are `[estimate, low, high]` (95 %, bootstrap by patient); None is "not defined", for
-    example an AUC where all images have one class.
+    example an AUC where all images have one class. Fréchet and kernel distance of counterfactuals to real images, in
+    the judge's embedding, have no interval; `all` pools the interventions' images.
     """
-    samples = bootstrap_samples(records, schema, graph, patients, seed, n_resamples, critics)
+    weights = patient_weights(patients, n_resamples, seed)
+    samples = bootstrap_samples(records, schema, graph, weights, critics)
     results: dict[str, Any] = {"schema_version": SCHEMA_VERSION}
     for path, values in samples.items():
-        put(results, path, numbers(interval(values)))
+        put(results, path, interval(values))
+    sets = {}
     for k in interventions(records, schema):
-        signed = interval(samples[f"do/{k}/signed_distance"])
-        results["do"][k]["distance"] = numbers(absolute_interval(signed))
-        results["do"][k]["changed_share"] = results["do"][k]["changed_share"][0]
-        exposure = records[f"do/{k}/exposure"]
+        row, exposure = results["do"][k], records[f"do/{k}/exposure"]
+        row["distance"] = absolute_interval(row["signed_distance"])
+        row["changed_share"] = row["changed_share"][0]
         exposure = exposure[~np.isnan(exposure)]
-        median = float(np.median(exposure)) if len(exposure) else math.nan
-        results["do"][k]["exposure_share_median"] = numbers([median])[0]
-    for k, scores in (critics or {}).items():
-        results["do"][k]["two_sample"] = describe_scores(scores)
-    results["composition_max"] = numbers([records["real/composition/1"].max()])[0]
-    results |= _distribution_distances(records, schema)
-    return results, samples
-
-
-def _distribution_distances(records: Mapping[str, np.ndarray], schema: AttributeSchema) -> dict[str, Any]:
-    """Fréchet and kernel distance of counterfactuals to real images in the judge's embedding, without interval.
-
-    `all` pools the interventions' images; the Fréchet distance then compares sets of different sizes, as usual.
-    """
-    names = [k for k in interventions(records, schema) if f"do/{k}/embedding" in records]
-    real = records.get("real/embedding")
-    if not names or len(real) < 2:
-        return {"fid": None, "kid": None, "feature_extractor": None}
-    sets = {k: records[f"do/{k}/embedding"] for k in names}
-    sets["all"] = np.concatenate(list(sets.values()))
-    return {
-        "fid": {k: numbers([frechet_distance(x, real)])[0] for k, x in sets.items()},
-        "kid": {k: numbers([kernel_distance(x, real)])[0] for k, x in sets.items()},
-        "feature_extractor": "the judge's pooled embedding",
-    }
-
-
-def put(results: dict[str, Any], path: str, value: Any) -> None:
-    """Stores a value in nested dictionaries: `put(r, "a/b", 1)` is `r["a"]["b"] = 1`."""
-    *folders, last = path.split("/")
-    for folder in folders:
-        results = results.setdefault(folder, {})
-    results[last] = value
-
-
-def numbers(values: Sequence[float]) -> list[float | None]:
-    """Numbers as JSON knows them: rounded, None for NaN."""
-    return [None if not math.isfinite(v) else round(float(v), 6) for v in values]
+        row["exposure_share_median"] = np.median(exposure) if len(exposure) else None
+        if k in critics:
+            row["two_sample"] = describe_scores(critics[k])
+        if f"do/{k}/embedding" in records:
+            sets[k] = records[f"do/{k}/embedding"]
+    results["composition_max"] = records["real/composition/1"].max()
+    results |= {"fid": None, "kid": None, "feature_extractor": None}
+    if sets and len(records["factual"]) > 1:
+        real, sets["all"] = records["real/embedding"], np.concatenate(list(sets.values()))
+        results["fid"] = {k: frechet_distance(made, real) for k, made in sets.items()}
+        results["kid"] = {k: kernel_distance(made, real) for k, made in sets.items()}
+        results["feature_extractor"] = "the judge's pooled embedding"
+    return plain(results), samples

@@ -31,16 +31,14 @@ def read_films(
     if "images/real" not in records:
         return {}
     out, patients = {}, np.asarray(patients)
-    real = _pixels(records["images/real"])
+    real = records["images/real"] / np.float32(GREY_LEVELS) - 1
     names = [k for k in schema.names if f"images/do/{k}" in records]
     for k in tqdm(names, desc="Training critics", disable=not progress):
-        column = schema.index(k)
-        factual, new = records["factual"][:, column], records[f"do/{k}/attributes"][:, column]
+        factual, new = (records[name][:, schema.index(k)] for name in ("factual", f"do/{k}/attributes"))
         changed = np.flatnonzero(new != factual)
-        images = _pixels(records[f"images/do/{k}"][changed])
-        scores = critic_scores(
-            real, images, factual, new[changed], patients, patients[changed], kind=schema[k].kind, seed=seed
-        )
+        made = records[f"images/do/{k}"][changed] / np.float32(GREY_LEVELS) - 1
+        values = (factual, new[changed], patients, patients[changed])
+        scores = critic_scores(real, made, *values, kind=schema[k].scored_as, seed=seed)
         rows = scores.rows.copy()
         rows[scores.counterfactual] = changed[rows[scores.counterfactual]]
         out[k] = dataclasses.replace(scores, rows=rows)
@@ -60,7 +58,7 @@ def describe_scores(scores: CriticScores) -> dict[str, Any]:
 def suspicious_films(
     records: Mapping[str, np.ndarray], critics: Mapping[str, CriticScores]
 ) -> dict[str, np.ndarray]:
-    """The counterfactuals that critics are surest about, most suspicious first: see `evaluation_plots.suspects_figure`."""
+    """The counterfactuals that critics are surest about, most suspicious first: see `plots.suspects_figure`."""
     out = {}
     for k, scores in critics.items():
         fakes = np.flatnonzero(scores.counterfactual)
@@ -72,8 +70,3 @@ def suspicious_films(
             out[f"do/{k}/attributes"] = records[f"do/{k}/attributes"][rows]
             out[f"do/{k}/places"] = scores.places[worst]
     return out
-
-
-def _pixels(grey: np.ndarray) -> np.ndarray:
-    """8-bit images on [-1, 1]."""
-    return grey / np.float32(GREY_LEVELS) - 1

@@ -2,155 +2,64 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from ...files import write_atomically
 from ...model_cards.counterfactual_results import MISSING, show, table
 from ...model_cards.explanation_results import MEASURE_NAMES, p_text
-from ...training.loop.arguments import _option, parse_arguments
+from ...training.loop.arguments import parse_arguments
 from ...training.loop.run_folder import git_commit
-from ..counterfactuals.command import RESULTS_FILE
-from ..counterfactuals.comparison import ComparisonError, parse_runs
+from ..comparison import ComparisonArguments, check_comparable, parse_runs, read_results, write_comparison
+from ..reports import get
 
-COMPARISON_FILE, TABLE_FILE, PLOT_FILE = "comparison.json", "comparison.md", "comparison.png"
 #: What must agree between runs, in words.
 SAME = {
-    "classifier": "the explained classifier",
-    "segmenter": "the segmenter",
-    "judge": "the network whose embedding measures identity",
-    "data": "the images",
+    "classifier/fingerprint": "the explained classifier",
+    "segmenter/fingerprint": "the segmenter",
+    "data_fingerprint": "the images",
     "num_bins": "the bins of the posterior",
 }
-
-
-@dataclass
-class ExplainerComparisonArguments:
-    """Which evaluations are compared."""
-
-    _argument_group_name = "Comparison"
-
-    runs: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "NAME=DIR of each explainer, in the order of the table; NAME=DIR,DIR gives a row per folder."
-        },
-    )
-    output_dir: str = _option("outputs/explainer_comparison", "Where comparison.json, .md and .png go.")
-    no_plots: bool = _option(False, "Write no picture.")
-
-
-def read_results(folder: str | Path) -> dict[str, Any]:
-    """The results of an evaluation of explanations.
-
-    Raises:
-        ComparisonError: there are none, or they are of something else.
-    """
-    path = Path(folder) / RESULTS_FILE
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ComparisonError(
-            f"{folder} holds no finished evaluation ({RESULTS_FILE} is missing); make it with "
-            "training/evaluate_explainer.py."
-        ) from error
-    except (ValueError, OSError) as error:
-        raise ComparisonError(f"{path} cannot be read: {error}. Evaluate again with --resume.") from error
-    if "exaggeration" not in results:
-        raise ComparisonError(f"{path} is no evaluation of explanations (training/evaluate_explainer.py).")
-    return results
-
-
-def compared(results: Mapping[str, Any]) -> dict[str, Any]:
-    """What must agree between evaluations that are compared."""
-    who = results["identity"]
-    return {
-        "classifier": who["classifier"]["fingerprint"],
-        "segmenter": who["segmenter"]["fingerprint"],
-        "judge": who["judge"]["fingerprint"],
-        "data": who["data_fingerprint"],
-        "num_bins": who["num_bins"],
-    }
-
-
-def check_comparable(runs: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuses runs on other images, of another classifier or with other instruments.
-
-    Without a judge, explainers are embedded by themselves; then no distances are compared, but the rest is.
-
-    Raises:
-        ComparisonError: naming the runs and what differs.
-    """
-    (first, reference), *others = runs.items()
-    for name, results in others:
-        for key, words in SAME.items():
-            if key == "judge" and not (_has_judge(results) or _has_judge(reference)):
-                continue
-            if compared(results)[key] != compared(reference)[key]:
-                raise ComparisonError(
-                    f"{name!r} and {first!r} cannot be compared: {words} differ(s). Evaluate both alike."
-                )
-
-
-def _has_judge(results: Mapping[str, Any]) -> bool:
-    return results["identity"]["judge"]["path"] is not None
+JUDGE = {"judge/fingerprint": "the network whose embedding measures identity"}
+GROUPS = {"−": "negative", "+": "positive"}
+#: Column -> path in the results, digits; those of JUDGED only if all were embedded by a judge.
+COLUMNS = {
+    **{
+        f"{name} {sign}": (f"exaggeration/{group}/{key}", digits)
+        for sign, group in GROUPS.items()
+        for name, key, digits in (("slope", "slope", 2), ("MAE", "mae", 3))
+    },
+    "CV": ("validity/all", 3),
+    "FOP (true devices)": ("foreign_objects/true/preservation", 3),
+    "overlap": ("foreign_objects/true/overlap", 3),
+    "FOP (detected)": ("foreign_objects/detected/preservation", 3),
+    "change in devices /255": ("foreign_objects/change_inside", 1),
+    "re-identified": ("appearance_identity/reidentification", 3),
+}
+JUDGED = {
+    "by the judge's embedding": ("patient_identity/reidentification", 3),
+    "embedding distance": ("patient_identity/distance", 4),
+    **{f"Fréchet {sign}": (f"frechet/{group}/distance", 3) for sign, group in GROUPS.items()},
+}
 
 
 def comparison_table(runs: Mapping[str, Mapping[str, Any]]) -> str:
     """One Markdown table, a row per explainer; columns that no explainer has are left out."""
+    judged = JUDGED if all(get(results, "identity/judge/path") for results in runs.values()) else {}
     columns: dict[str, list[str]] = {"method": list(runs)}
-
-    def add(header: str, cell: Any) -> None:
-        cells = [cell(results) for results in runs.values()]
-        if any(c != MISSING for c in cells):
-            columns[header] = cells
-
-    for group in ("negative", "positive"):
-        sign = "−" if group == "negative" else "+"
-        add(f"slope {sign}", lambda r, g=group: show(r["exaggeration"][g]["slope"], 2))
-        add(f"MAE {sign}", lambda r, g=group: show(r["exaggeration"][g]["mae"], 3))
-    add("CV", lambda r: show(r["validity"]["all"], 3))
-    add("FOP (true devices)", lambda r: _device(r, "true", "preservation"))
-    add("overlap", lambda r: _device(r, "true", "overlap"))
-    add("FOP (detected)", lambda r: _device(r, "detected", "preservation"))
-    add("change in devices /255", lambda r: show(r["foreign_objects"]["change_inside"], 1))
-    add("re-identified", lambda r: _identity(r, "appearance_identity", "reidentification", 3))
-    if all(_has_judge(results) for results in runs.values()):
-        add("by the judge's embedding", lambda r: _identity(r, "patient_identity", "reidentification", 3))
-        add("embedding distance", lambda r: _identity(r, "patient_identity", "distance", 4))
-        for group, sign in (("negative", "−"), ("positive", "+")):
-            add(f"Fréchet {sign}", lambda r, g=group: _frechet(r, g))
+    for header, (path, digits) in (COLUMNS | judged).items():
+        columns[header] = [show(get(results, path), digits) for results in runs.values()]
     for measure, short in MEASURE_NAMES.items():
-        for group, sign in (("negative", "−"), ("positive", "+")):
-            add(f"Δ{short} {sign} (p)", lambda r, m=measure, g=group: _change(r, m, g))
-    add("change /255", lambda r: show(r["change"]["all"], 1))
+        for sign, group in GROUPS.items():
+            rows = [get(results, f"anatomy/{measure}/{group}") for results in runs.values()]
+            columns[f"Δ{short} {sign} (p)"] = [
+                f"{show(row['change'], 3, True)} ({p_text(row['wilcoxon_p'])})"
+                if row and row["change"][0] is not None
+                else MISSING
+                for row in rows
+            ]
+    columns["change /255"] = [show(get(results, "change/all"), 1) for results in runs.values()]
+    columns = {header: cells for header, cells in columns.items() if set(cells) != {MISSING}}
     return table(list(columns), list(zip(*columns.values())))
-
-
-def _device(results: Mapping[str, Any], kind: str, key: str) -> str:
-    found = results["foreign_objects"][kind]
-    return show(found[key], 3) if found else MISSING
-
-
-def _identity(results: Mapping[str, Any], kind: str, key: str, digits: int) -> str:
-    found = results.get(kind)
-    return show(found[key], digits) if found else MISSING
-
-
-def _frechet(results: Mapping[str, Any], group: str) -> str:
-    found = results["frechet"]
-    return show(found[group]["distance"], 3) if found else MISSING
-
-
-def _change(results: Mapping[str, Any], measure: str, group: str) -> str:
-    found = results["anatomy"].get(measure)
-    if not found or found[group]["change"][0] is None:
-        return MISSING
-    row = found[group]
-    return f"{show(row['change'], 3, True)} ({p_text(row['wilcoxon_p'])})"
 
 
 def comparison_markdown(runs: Mapping[str, Mapping[str, Any]]) -> str:
@@ -164,8 +73,7 @@ def comparison_markdown(runs: Mapping[str, Mapping[str, Any]]) -> str:
         "Wilcoxon's signed-rank test, two-sided. Ideal: slope 1, MAE 0, CV 1, FOP 1, re-identified 1, Fréchet 0."
     )
     parts = [text, comparison_table(runs)]
-    ruler = results["foreign_objects"]["ruler"]
-    if ruler:
+    if ruler := results["foreign_objects"]["ruler"]:
         parts.append(
             "The segmenter finds the true devices in the images themselves with FOP "
             f"{show(ruler['preservation'], 3)} and overlap {show(ruler['overlap'], 3)}: the most to be had."
@@ -181,30 +89,28 @@ def comparison_markdown(runs: Mapping[str, Mapping[str, Any]]) -> str:
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Compares from command-line arguments; writes comparison.json, .md and .png, returns the results by name.
 
+    Without a judge, explainers are embedded by themselves; then no distances are compared, but the rest is.
+
     Raises:
         ComparisonError: malformed or missing runs, or runs that cannot be compared.
     """
     (args,) = parse_arguments(
-        (ExplainerComparisonArguments,), argv, description="Compare explainers of one classifier."
+        (ComparisonArguments,), argv, description="Compare explainers of one classifier."
     )
     runs: dict[str, Any] = {}
     for name, folders in parse_runs(args.runs).items():
         for number, folder in enumerate(folders, start=1):
-            runs[name if len(folders) == 1 else f"{name} {number}"] = read_results(folder)
-    check_comparable(runs)
-    text = comparison_markdown(runs)
-    folder = Path(args.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+            key = name if len(folders) == 1 else f"{name} {number}"
+            runs[key] = read_results(folder, "training/evaluate_explainer.py", "exaggeration")
+    judged = any(get(results, "identity/judge/path") for results in runs.values())
+    check_comparable(runs, SAME | JUDGE if judged else SAME)
+
+    def draw(path: Any) -> None:
+        from ..plots.curves import exaggeration_figure
+        from ..plots.frame import write_png
+
+        write_png(path, exaggeration_figure(runs))
+
     content = {"schema_version": 1, "commit": git_commit(), "methods": runs}
-    write_atomically(folder / COMPARISON_FILE, json.dumps(content, indent=1, allow_nan=False).encode())
-    write_atomically(folder / TABLE_FILE, text.encode())
-    if not args.no_plots:
-        from ..plots.explanations import exaggeration_figure
-        from ..plots.png import write_png
-
-        write_png(folder / PLOT_FILE, exaggeration_figure(runs))
-    print(text)
+    write_comparison(args, content, comparison_markdown(runs), draw)
     return runs
-
-
-__all__ = ["comparison_markdown", "comparison_table", "main"]

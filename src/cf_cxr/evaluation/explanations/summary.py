@@ -8,315 +8,231 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from ...metrics.bootstrap import interval, mean_samples, patient_weights
+from ...metrics.bootstrap import Interval, interval, mean_samples, patient_weights
 from ...metrics.decision_distribution import decision_frechet_distance
 from ...metrics.decisions import decision_groups, grouped_means
 from ...metrics.distribution import frechet_distance
 from ...metrics.eigen_radiographs import eigen_radiographs
-from ...metrics.exaggeration import ExaggerationCurve, exaggeration_curve
+from ...metrics.exaggeration import exaggeration_curve
 from ...metrics.identity import identity_preservation
-from ...metrics.paired_tests import PairedChange, change_by_decision
+from ...metrics.paired_tests import change_by_decision
 from ...metrics.preservation import foreign_object_preservation
 from ...metrics.validity import counterfactual_validity
-from ..counterfactuals.summary import numbers
+from ..reports import plain
 from .collecting import LABELS, MEASURES
 
 SCHEMA_VERSION = 1
-Records = Mapping[str, np.ndarray]
+NUM_BINS = 10  # of the posterior: every image is asked for every bin's centre
+MINIMUM_OVERLAP = 0.5  # a device is kept if this share of its area is still device in the explanation
+MINIMUM_DEVICE_AREA = 0.002  # smaller shares of the image are specks, no devices
 
 
-@dataclass(frozen=True)
-class SummarySettings:
-    """What the numbers depend on besides the records.
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """The numbers of an evaluation.
 
     Args:
+        records: see `collecting`. patients: one per row.
         threshold: decision boundary of the classifier.
-        num_bins: bins of the exaggeration curve.
         size: height and width of the masks.
-        minimum_overlap, minimum_device_area: of foreign-object preservation; the area as a share of the image.
-        num_distractors: other patients per image; None: all.
         feature_extractor: where embeddings come from, in words.
         seed, n_resamples: of the bootstrap.
     """
 
+    records: Mapping[str, np.ndarray]
+    patients: Sequence
     threshold: float
-    num_bins: int
     size: tuple[int, int]
-    minimum_overlap: float = 0.5
-    minimum_device_area: float = 0.002
-    num_distractors: int | None = None
     feature_extractor: str | None = None
     seed: int = 0
     n_resamples: int = 1000
 
+    @cached_property
+    def _weights(self) -> np.ndarray:
+        return patient_weights(self.patients, self.n_resamples, self.seed)
+
+    @cached_property
+    def _groups(self) -> dict[str, np.ndarray]:
+        return decision_groups(self.records["source_posterior"], self.threshold)
+
     @property
-    def bootstrap(self) -> dict[str, int]:
-        """As the metrics take it."""
-        return {"seed": self.seed, "n_resamples": self.n_resamples}
+    def _bootstrap(self) -> dict[str, Any]:
+        return {"patients": self.patients, "seed": self.seed, "n_resamples": self.n_resamples}
 
+    def _final(self, name: str) -> np.ndarray:
+        """Of a record per target, that of the final explanation."""
+        values = self.records[name]
+        return values[np.arange(len(values)), self.records["final"]]
 
-def summarise(records: Records, patients: Sequence, settings: SummarySettings) -> dict[str, Any]:
-    """All results as nested dictionaries.
+    def _mean(self, values: np.ndarray) -> Interval:
+        return interval(mean_samples(values, self._weights))
 
-    Numbers with an interval are `[estimate, low, high]`; None is "not defined", for example the preservation of
-    devices where no image has any. See docs/metrics.md for what they mean.
-    """
-    source, reached = records["source_posterior"], records["reached"]
-    last = reached[np.arange(len(reached)), records["final"]]
-    weights = patient_weights(patients, settings.n_resamples, settings.seed)
-    groups = {
-        "all": np.ones(len(source), bool),
-        **decision_groups(source, settings.threshold),
-    }
-    curves = exaggeration_curve(
-        source,
-        records["target"],
-        reached,
-        settings.num_bins,
-        patients,
-        threshold=settings.threshold,
-        by_source_bin=True,
-        **settings.bootstrap,
-    )
-    validity = counterfactual_validity(
-        source, last, threshold=settings.threshold, patients=patients, **settings.bootstrap
-    )
-    change = records["change"][np.arange(len(reached)), records["final"]]
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "images": {name: int(rows.sum()) for name, rows in groups.items()},
-        "exaggeration": {name: curve_dict(curve) for name, curve in curves.items()},
-        "validity": {name: numbers(value) for name, value in validity.items()},
-        "change": {name: numbers(value) for name, value in grouped_means(change, groups, weights).items()},
-        "foreign_objects": foreign_objects(records, patients, settings),
-        "anatomy": anatomy(records, patients, settings),
-        "patient_identity": patient_identity(records, patients, settings),
-        "appearance_identity": appearance_identity(records, patients, settings),
-        "frechet": frechet(records, source, last, settings),
-        "ruler": ruler(records, patients, settings),
-    }
+    def results(self) -> dict[str, Any]:
+        """All results as nested dictionaries.
 
+        Numbers with an interval are `[estimate, low, high]`; None is "not defined", for example the preservation of
+        devices where no image has any. See docs/metrics.md for what they mean.
+        """
+        source, reached = self.records["source_posterior"], self.records["reached"]
+        groups = {"all": np.ones(len(source), bool), **self._groups}
+        asked = {"threshold": self.threshold, **self._bootstrap}
+        curves = exaggeration_curve(
+            source, self.records["target"], reached, NUM_BINS, by_source_bin=True, **asked
+        )
+        results = plain(
+            {
+                "schema_version": SCHEMA_VERSION,
+                "images": {name: rows.sum() for name, rows in groups.items()},
+                "exaggeration": curves,
+                "validity": counterfactual_validity(source, self._final("reached"), **asked),
+                "change": grouped_means(self._final("change"), groups, self._weights),
+                "foreign_objects": self._foreign_objects(),
+                "patient_identity": self._patient_identity(),
+                "appearance_identity": self._appearance_identity(),
+                "frechet": self._frechet(),
+                "ruler": self._ruler(),
+            }
+        )
+        return {**results, "anatomy": self._anatomy()}
 
-def curve_dict(curve: ExaggerationCurve) -> dict[str, Any]:
-    """A curve in JSON's types."""
-    return {
-        "images": curve.images,
-        "slope": numbers(curve.slope),
-        "intercept": numbers(curve.intercept),
-        "mae": numbers(curve.mae),
-        "image_mae": numbers(curve.image_mae),
-        "centres": numbers(curve.centres),
-        "counts": [int(count) for count in curve.counts],
-        "means": [numbers(mean) for mean in curve.means],
-        "empty_bins": curve.empty_bins,
-    }
-
-
-def unpacked(records: Records, label: str, kind: str, size: tuple[int, int]) -> np.ndarray | None:
-    """Masks `(N, H, W)`, bool; None if they were not recorded."""
-    packed = records.get(f"masks/{label}/{kind}")
-    if packed is None:
-        return None
-    return np.unpackbits(packed, axis=1, count=math.prod(size)).astype(bool).reshape(-1, *size)
-
-
-def foreign_objects(records: Records, patients: Sequence, settings: SummarySettings) -> dict[str, Any]:
-    """Foreign-object preservation, final explanation against image.
-
-    `detected`: devices that the segmenter finds in the image, and in the explanation. `true` (phantom): the true
-    devices, and what the segmenter finds in the explanation; `ruler` is the same for the images themselves, the most
-    that an explainer can reach with this segmenter. `change_inside`: mean change of the devices' pixels, grey levels.
-    """
-    masks = {kind: unpacked(records, "devices", kind, settings.size) for kind in ("source", "final", "true")}
-    area = max(1, round(settings.minimum_device_area * math.prod(settings.size)))
-
-    def compare(before: np.ndarray | None, after: np.ndarray | None) -> dict[str, Any] | None:
-        if before is None or after is None:
+    def _masks(self, label: str, kind: str) -> np.ndarray | None:
+        """Masks `(N, H, W)`, bool; None if they were not recorded."""
+        packed = self.records.get(f"masks/{label}/{kind}")
+        if packed is None:
             return None
-        found = foreign_object_preservation(
-            before,
-            after,
-            minimum_overlap=settings.minimum_overlap,
-            minimum_area=area,
-            patients=patients,
-            **settings.bootstrap,
-        )
-        return {k: v if isinstance(v, int) else numbers(v) for k, v in found.items()}
+        return np.unpackbits(packed, axis=1, count=math.prod(self.size)).astype(bool).reshape(-1, *self.size)
 
-    inside = records.get("change_in_devices")
-    weights = patient_weights(patients, settings.n_resamples, settings.seed)
-    return {
-        "detected": compare(masks["source"], masks["final"]),
-        "true": compare(masks["true"], masks["final"]),
-        "ruler": compare(masks["true"], masks["source"]),
-        "change_inside": None if inside is None else numbers(interval(mean_samples(inside, weights))),
-        "minimum_overlap": settings.minimum_overlap,
-        "minimum_area_pixels": area,
-    }
+    def _foreign_objects(self) -> dict[str, Any]:
+        """Foreign-object preservation, final explanation against image.
 
+        `detected`: devices that the segmenter finds in the image, and in the explanation. `true` (phantom): the true
+        devices, and what the segmenter finds in the explanation; `ruler` is the same for the images themselves, the
+        most that an explainer can reach with this segmenter. `change_inside`: mean change of the devices' pixels, grey
+        levels.
+        """
+        area = max(1, round(MINIMUM_DEVICE_AREA * math.prod(self.size)))
+        out: dict[str, Any] = {"minimum_overlap": MINIMUM_OVERLAP, "minimum_area_pixels": area}
+        kinds = {"detected": ("source", "final"), "true": ("true", "final"), "ruler": ("true", "source")}
+        for name, pair in kinds.items():
+            before, after = (self._masks("devices", kind) for kind in pair)
+            out[name] = None
+            if before is not None and after is not None:
+                out[name] = foreign_object_preservation(
+                    before, after, minimum_overlap=MINIMUM_OVERLAP, minimum_area=area, **self._bootstrap
+                )
+        inside = self.records.get("change_in_devices")
+        return {**out, "change_inside": None if inside is None else self._mean(inside)}
 
-def anatomy(records: Records, patients: Sequence, settings: SummarySettings) -> dict[str, Any]:
-    """Cardiothoracic ratio and costophrenic score, final explanation minus image, two-sided paired tests per decision.
+    def _anatomy(self) -> dict[str, Any]:
+        """Cardiothoracic ratio and costophrenic score, final explanation minus image, paired tests per decision.
 
-    Both sides by the same segmenter, also where the true value of the image is known: its bias then cancels.
-    `series` is the mean per target and decision, to be drawn.
-    """
-    out: dict[str, Any] = {}
-    groups = decision_groups(records["source_posterior"], settings.threshold)
-    for name in MEASURES:
-        if f"{name}/series" not in records:
-            continue
-        before, series = records[f"{name}/source"], records[f"{name}/series"]
-        after = series[np.arange(len(series)), records["final"]]
-        changes = change_by_decision(
-            before,
-            after,
-            records["source_posterior"],
-            threshold=settings.threshold,
-            patients=patients,
-            **settings.bootstrap,
-        )
-        out[name] = {group: paired_dict(change) for group, change in changes.items()}
-        for group, rows in groups.items():
-            out[name][group]["series"] = [
-                numbers([column[~np.isnan(column)].mean()])[0] if (~np.isnan(column)).any() else None
-                for column in series[rows].T
-            ]
-    return out
+        Both sides by the same segmenter, also where the true value of the image is known: its bias then cancels.
+        `series` is the mean per target and decision, to be drawn.
+        """
+        out: dict[str, Any] = {}
+        for name in MEASURES:
+            if f"{name}/series" not in self.records:
+                continue
+            changes = change_by_decision(
+                self.records[f"{name}/source"],
+                self._final(f"{name}/series"),
+                self.records["source_posterior"],
+                threshold=self.threshold,
+                **self._bootstrap,
+            )
+            out[name] = {}
+            for group, change in changes.items():
+                row = vars(change) | {"series": []}
+                del row["alternative"]
+                for column in self.records[f"{name}/series"][self._groups[group]].T:
+                    known = column[~np.isnan(column)]
+                    row["series"].append(known.mean() if len(known) else None)
+                out[name][group] = plain(row)
+                for test in ("t_p", "wilcoxon_p"):  # three digits, however small
+                    p = getattr(change, test)
+                    out[name][group][test] = None if math.isnan(p) else float(f"{p:.3g}")
+        return out
 
-
-def paired_dict(change: PairedChange) -> dict[str, Any]:
-    """A paired change in JSON's types; p with three digits, however small."""
-    return {
-        "pairs": change.pairs,
-        "undefined": change.undefined,
-        "patients": change.patients,
-        "before": numbers([change.before])[0],
-        "after": numbers([change.after])[0],
-        "change": numbers(change.change),
-        "direction": change.direction,
-        "t_p": _p_value(change.t_p),
-        "wilcoxon_p": _p_value(change.wilcoxon_p),
-    }
-
-
-def patient_identity(
-    records: Records, patients: Sequence, settings: SummarySettings
-) -> dict[str, Any] | None:
-    """Distance of embeddings, and whether an explanation finds its own image among other patients' images."""
-    if "embedding/source" not in records:
-        return None
-    pair = records["embedding/source"], records["embedding/final"]
-    return {
-        **_preserved(*pair, patients, settings),
-        "feature_extractor": settings.feature_extractor,
-    }
-
-
-def appearance_identity(
-    records: Records, patients: Sequence, settings: SummarySettings
-) -> dict[str, Any] | None:
-    """The same by eigen-radiographs of the images evaluated, which no classifier had a part in; None below 3 images."""
-    if len(patients) < 3:
-        return None
-    pair = eigen_radiographs(records["appearance/source"], records["appearance/final"])
-    words = f"{pair[0].shape[1]} eigen-radiographs of the images evaluated"
-    return {**_preserved(*pair, patients, settings), "feature_extractor": words}
-
-
-def _preserved(
-    before: np.ndarray, after: np.ndarray, patients: Sequence, settings: SummarySettings
-) -> dict[str, Any]:
-    number = settings.num_distractors
-    if number is not None:  # no more than every row has
-        _, counts = np.unique(np.asarray(patients), return_counts=True)
-        number = min(number, len(patients) - int(counts.max())) or None
-    found = identity_preservation(
-        before, after, patients=patients, n_distractors=number, **settings.bootstrap
-    )
-    return {k: v if isinstance(v, int) else numbers(v) for k, v in found.items()}
-
-
-def frechet(
-    records: Records, source: np.ndarray, last: np.ndarray, settings: SummarySettings
-) -> dict[str, Any] | None:
-    """Fréchet distance of final explanations to real images with the decision they reached, without interval.
-
-    `between_decisions`, real images of one decision against real ones of the other, equal numbers, is the yard-stick.
-    """
-    if "embedding/source" not in records:
-        return None
-    real, made = records["embedding/source"], records["embedding/final"]
-    found = decision_frechet_distance(
-        real, made, source, last, threshold=settings.threshold, seed=settings.seed
-    )
-    out: dict[str, Any] = {
-        name: {
-            "distance": numbers([group.distance])[0],
-            "real": group.real,
-            "explanations": group.explanations,
+    def _patient_identity(self) -> dict[str, Any] | None:
+        """Distance of embeddings, and whether an explanation finds its own image among other patients' images."""
+        if "embedding/source" not in self.records:
+            return None
+        pair = (self.records[f"embedding/{kind}"] for kind in ("source", "final"))
+        return {
+            **identity_preservation(*pair, **self._bootstrap),
+            "feature_extractor": self.feature_extractor,
         }
-        for name, group in found.items()
-    }
-    groups = decision_groups(source, settings.threshold)
-    number = min(int(rows.sum()) for rows in groups.values())
-    rng = np.random.default_rng(settings.seed)
-    sides = [real[rng.permutation(np.flatnonzero(rows))[:number]] for rows in groups.values()]
-    between = frechet_distance(*sides) if number >= 2 else math.nan
-    return {
-        **out,
-        "between_decisions": numbers([between])[0],
-        "feature_extractor": settings.feature_extractor,
-    }
 
+    def _appearance_identity(self) -> dict[str, Any] | None:
+        """The same by eigen-radiographs of the images, which no classifier had a part in; None below 3 images."""
+        if len(self.patients) < 3:
+            return None
+        pair = eigen_radiographs(self.records["appearance/source"], self.records["appearance/final"])
+        words = f"{pair[0].shape[1]} eigen-radiographs of the images evaluated"
+        return {**identity_preservation(*pair, **self._bootstrap), "feature_extractor": words}
 
-def ruler(records: Records, patients: Sequence, settings: SummarySettings) -> dict[str, Any] | None:
-    """How wrong the instruments are, on the images, where a phantom knows the truth; else None.
+    def _frechet(self) -> dict[str, Any] | None:
+        """Fréchet distance of final explanations to real images with the decision they reached, without interval.
 
-    `dice` per label (NaN rows: neither mask has a pixel). Per measurement `segmenter` (from predicted masks) and
-    `true_masks` (from the phantom's masks: the metric's own error): `bias`, `mae` and `correlation` against the exact
-    value, and `images` on which it is defined.
-    """
-    if "cardiothoracic_ratio/true" not in records:
-        return None
-    weights = patient_weights(patients, settings.n_resamples, settings.seed)
-    dice = {}
-    for label in LABELS:
-        pair = [unpacked(records, label, kind, settings.size) for kind in ("source", "true")]
-        if pair[0] is not None and pair[1] is not None:
-            overlap = 2.0 * (pair[0] & pair[1]).sum((1, 2))
-            total = sum(mask.sum((1, 2)) for mask in pair)
-            values = np.where(total > 0, overlap / np.maximum(total, 1), np.nan)
-            dice[label] = numbers(interval(mean_samples(values, weights)))
-    out: dict[str, Any] = {"dice": dice}
-    for name in MEASURES:
-        true = records[f"{name}/true"].astype(float)
-        out[name] = {
-            who: _error(records[f"{name}/{key}"].astype(float), true, weights)
-            for who, key in (("segmenter", "source"), ("true_masks", "true_masks"))
-            if f"{name}/{key}" in records
+        `between_decisions`, real images of one decision against the other's, equal numbers, is the yard-stick.
+        """
+        if "embedding/source" not in self.records:
+            return None
+        real, made = self.records["embedding/source"], self.records["embedding/final"]
+        found = decision_frechet_distance(
+            real,
+            made,
+            self.records["source_posterior"],
+            self._final("reached"),
+            threshold=self.threshold,
+            seed=self.seed,
+        )
+        number = min(int(rows.sum()) for rows in self._groups.values())
+        rng = np.random.default_rng(self.seed)
+        sides = [real[rng.permutation(np.flatnonzero(rows))[:number]] for rows in self._groups.values()]
+        return {
+            **found,
+            "between_decisions": frechet_distance(*sides) if number >= 2 else None,
+            "feature_extractor": self.feature_extractor,
         }
-    return out
 
+    def _ruler(self) -> dict[str, Any] | None:
+        """How wrong the instruments are, on the images, where a phantom knows the truth; else None.
 
-def _error(found: np.ndarray, true: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
-    known = ~np.isnan(found)
-    spread = known.sum() > 1 and np.ptp(found[known]) > 0 and np.ptp(true[known]) > 0
-    correlation = np.corrcoef(found[known], true[known])[0, 1] if spread else math.nan
-    return {
-        "images": int(known.sum()),
-        "bias": numbers(interval(mean_samples(found - true, weights))),
-        "mae": numbers(interval(mean_samples(np.abs(found - true), weights))),
-        "correlation": numbers([correlation])[0],
-    }
+        `dice` per label (NaN rows: neither mask has a pixel). Per measurement `segmenter` (from predicted masks) and
+        `true_masks` (from the phantom's masks: the metric's own error): `bias`, `mae` and `correlation` against the
+        exact value, and `images` on which it is defined.
+        """
+        if "cardiothoracic_ratio/true" not in self.records:
+            return None
+        dice = {}
+        for label in LABELS:
+            found, true = (self._masks(label, kind) for kind in ("source", "true"))
+            if found is not None and true is not None:
+                total = found.sum((1, 2)) + true.sum((1, 2))
+                overlap = 2.0 * (found & true).sum((1, 2)) / np.maximum(total, 1)
+                dice[label] = self._mean(np.where(total > 0, overlap, np.nan))
+        out: dict[str, Any] = {"dice": dice}
+        for name in MEASURES:
+            out[name] = {
+                who: self._error(name, record)
+                for who, record in (("segmenter", "source"), ("true_masks", "true_masks"))
+                if f"{name}/{record}" in self.records
+            }
+        return out
 
-
-def _p_value(value: float) -> float | None:
-    return None if math.isnan(value) else float(f"{value:.3g}")
-
-
-__all__ = ["SCHEMA_VERSION", "SummarySettings", "summarise"]
+    def _error(self, name: str, record: str) -> dict[str, Any]:
+        found, true = (self.records[f"{name}/{kind}"].astype(float) for kind in (record, "true"))
+        known = ~np.isnan(found)
+        spread = known.sum() > 1 and np.ptp(found[known]) > 0 and np.ptp(true[known]) > 0
+        return {
+            "images": known.sum(),
+            "bias": self._mean(found - true),
+            "mae": self._mean(np.abs(found - true)),
+            "correlation": np.corrcoef(found[known], true[known])[0, 1] if spread else None,
+        }

@@ -1,29 +1,27 @@
-"""What the pictures share: style, palette, title, caption, legend, the note on the judge, axes and numbers."""
+"""What the pictures share: style, palette, title, caption, legend, the note on the judge, axes, numbers, PNG files."""
 
 from __future__ import annotations
 
 import functools
+import io
 import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import matplotlib
 import matplotlib.style
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
-PALETTE = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#CC79A7",
-    "#D55E00",
-    "#56B4E9",
-    "#7A5C00",
-    "#444444",
-)  # Okabe, Ito
-REAL = "#9A9A9A"
+from ...visualization.drawing import DIFFERENCE_COLOURS
+
+MAX_BYTES = 250_000
+PALETTE = "#0072B2 #E69F00 #009E73 #CC79A7 #D55E00 #56B4E9 #7A5C00 #444444".split()  # Okabe, Ito
+REAL, CAPTION = "#9A9A9A", "#444444"
 TRAINING_JUDGE_NOTE = (
     "Judge was used in training: it grades its own pupil, these numbers are not independent."
 )
@@ -44,6 +42,16 @@ _STYLE = {
 }
 
 
+def colour(index: int) -> str:
+    """The palette, again and again."""
+    return PALETTE[index % len(PALETTE)]
+
+
+def as_interval(value: Any) -> tuple[float, float, float]:
+    """(estimate, low, high) of results as floats; None anywhere becomes NaN."""
+    return tuple(np.array(value if value is not None else [None] * 3, float).tolist())
+
+
 def styled(function: Callable) -> Callable:
     """Runs a drawing function in the package's style, whatever style the user has set."""
 
@@ -55,50 +63,45 @@ def styled(function: Callable) -> Callable:
     return wrapper
 
 
+def blank_figure(
+    width: float, height: float, results: Mapping[str, Any], caption: str
+) -> tuple[Figure, float, float]:
+    """A figure of `height` inches and room for the note above and the caption below, which are written.
+
+    The note says that the judge was used in training, where it was.
+
+    Returns:
+        figure; inches above and below.
+    """
+    note = (results.get("identity") or {}).get("judge_is_training_classifier") is True
+    lines = textwrap.wrap(caption, int(15.5 * width))
+    above, below = 0.28 * note, 0.15 * len(lines) + 0.07 * bool(lines)
+    height += above + below
+    figure = Figure(figsize=(width, height), dpi=100)
+    FigureCanvasAgg(figure)
+    if note:
+        figure.text(
+            0.5, 1 - 0.15 / height, TRAINING_JUDGE_NOTE, ha="center", va="center", color="#8A2C00", fontsize=9.5,
+            fontweight="bold", bbox={"facecolor": "#FFE0CC", "edgecolor": "none", "pad": 3},
+        )  # fmt: skip
+    figure.text(0.008, 0.05 / height, "\n".join(lines), va="bottom", fontsize=8, color=CAPTION)
+    return figure, above, below
+
+
 def new_figure(
     height: float, results: Mapping[str, Any], title: str = "", caption: str = "", legend: Sequence[str] = ()
 ) -> Figure:
-    """An empty figure: around the `height` inches for axes, room for note and title above, legend and caption below.
-
-    The note says that the judge was used in training, where it was.
-    """
-    note = judged_by_training(results)
-    lines = textwrap.wrap(caption, 140)
-    above = 0.28 * note + 0.27 * bool(title)
-    caption_height = 0.15 * len(lines) + 0.07 * bool(lines)
-    below = caption_height + 0.07 * bool(legend) + 0.2 * _legend_rows(legend)
-    height += above + below
-    figure = Figure(figsize=(WIDTH, height), dpi=100)
-    FigureCanvasAgg(figure)
-    rect = (0, below / height, 1, 1 - (above + below) / height)
+    """An empty figure: around the `height` inches for axes, room for note, title, legend and caption."""
+    legend_height = 0.07 * bool(legend) + 0.2 * _legend_rows(legend)
+    figure, above, below = blank_figure(WIDTH, height + 0.27 * bool(title) + legend_height, results, caption)
+    total, above = figure.get_figheight(), above + 0.27 * bool(title)
+    figure.legend_bottom = below / total
+    below += legend_height
+    rect = (0, below / total, 1, 1 - (above + below) / total)
     figure.set_layout_engine("constrained", rect=rect, w_pad=0.06, h_pad=0.05)
-    figure.legend_bottom = caption_height / height
-    if note:
-        add_judge_note(figure)
     if title:
-        figure.text(0.5, 1 - (above - 0.14) / height, title, ha="center", va="center", fontsize=11)
-    figure.text(0.008, 0.05 / height, "\n".join(lines), va="bottom", fontsize=8, color="#444444")
+        figure.text(0.5, 1 - (above - 0.14) / total, title, ha="center", va="center", fontsize=11)
     return figure
-
-
-def judged_by_training(results: Mapping[str, Any]) -> bool:
-    """Whether the results say that their judge took part in training."""
-    return (results.get("identity") or {}).get("judge_is_training_classifier") is True
-
-
-def add_judge_note(figure: Figure) -> None:
-    """Writes `TRAINING_JUDGE_NOTE` across the top."""
-    figure.text(
-        0.5,
-        1 - 0.15 / figure.get_figheight(),
-        TRAINING_JUDGE_NOTE,
-        ha="center",
-        va="center",
-        color="#8A2C00",
-        fontsize=9.5,
-        fontweight="bold",
-        bbox={"facecolor": "#FFE0CC", "edgecolor": "none", "pad": 3},
-    )
 
 
 def _legend_rows(labels: Sequence[str]) -> int:
@@ -107,29 +110,24 @@ def _legend_rows(labels: Sequence[str]) -> int:
 
 def add_legend(figure, handles, labels) -> None:
     """A legend in as many rows as its labels need, in the room that `new_figure` left above the caption."""
-    figure.legend(
-        handles,
-        labels,
-        loc="lower center",
-        bbox_to_anchor=(0.5, figure.legend_bottom),
-        ncols=math.ceil(len(labels) / _legend_rows(labels)),
-        borderaxespad=0.2,
-    ).set_in_layout(False)
+    columns = math.ceil(len(labels) / _legend_rows(labels))
+    place = {"loc": "lower center", "bbox_to_anchor": (0.5, figure.legend_bottom), "borderaxespad": 0.2}
+    figure.legend(handles, labels, ncols=columns, **place).set_in_layout(False)
 
 
-def zero_axis(axes, which: str, values) -> bool:
-    """An axis from zero to beyond the largest value; if that is far off, logarithmic above 1. Says whether it is."""
+def zero_axis(axes, values) -> bool:
+    """x from zero to beyond the largest value; if that is far off, logarithmic above 1. Says whether it is."""
     finite = np.asarray(values, float)
     finite = finite[np.isfinite(finite)]
     top, low = finite.max(initial=0.0) or 1.0, finite.min(initial=0.0)
     if top > 25:
-        getattr(axes, f"set_{which}scale")("symlog", linthresh=1.0, linscale=0.5)
+        axes.set_xscale("symlog", linthresh=1.0, linscale=0.5)
         ticks = [t for t in (0, 1, 3, 10, 30, 100, 300, 1000) if t <= 1.5 * top]
-        getattr(axes, f"set_{which}ticks")(ticks, [f"{t}" for t in ticks])
-        getattr(axes, f"set_{which}lim")(-0.15, 1.5 * top)
+        axes.set_xticks(ticks, [f"{t}" for t in ticks])
+        axes.set_xlim(-0.15, 1.5 * top)
     else:
-        getattr(axes, f"set_{which}lim")(low - 0.06 * top, 1.12 * top)
-    (axes.axvline if which == "x" else axes.axhline)(0, color="black", linewidth=0.8, zorder=0)
+        axes.set_xlim(low - 0.06 * top, 1.12 * top)
+    axes.axvline(0, color="black", linewidth=0.8, zorder=0)
     return bool(top > 25)
 
 
@@ -143,3 +141,43 @@ def number_text(value: float, largest: float = 1.0) -> str:
 def wrapped(text: str, width: int) -> str:
     """At most two lines of `width` characters."""
     return "\n".join(textwrap.wrap(text, width)[:2])
+
+
+@styled
+def write_png(
+    path: Path, figure: Figure, ladder=((160, None), (160, 256), (100, 128), (100, 48), (60, 24))
+) -> Path:
+    """Saves as PNG, on opaque white, with the first (dots per inch, colours) of the ladder that `MAX_BYTES` hold.
+
+    Colours: None for all, a number for an adaptive palette, "maps" for greys and the colours of difference maps.
+    """
+    for dpi, colours in ladder:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
+        image = Image.open(buffer).convert("RGB")
+        if colours == "maps":
+            image = _in_map_palette(image)
+        elif colours:
+            image = image.quantize(colours)
+        buffer = io.BytesIO()
+        image.save(buffer, format="png", optimize=True)
+        if buffer.tell() <= MAX_BYTES:
+            break
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(buffer.getvalue())
+    return path
+
+
+def _in_map_palette(image: Image.Image) -> Image.Image:
+    """An RGB image in 120 greys, 128 steps of the difference maps' colours, and the colours of the note."""
+    greys = np.repeat(np.linspace(0, 255, 120)[:, None], 3, axis=1)
+    maps = 255 * matplotlib.colormaps[DIFFERENCE_COLOURS](np.linspace(0, 1, 128))[:, :3]
+    note = np.linspace([255, 224, 204], [138, 44, 0], 8)
+    palette = np.concatenate([greys, maps, note]).round()
+    pixels = np.asarray(image).reshape(-1, 3).astype(np.int64) @ [65536, 256, 1]
+    colours, index = np.unique(pixels, return_inverse=True)
+    rgb = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], 1).astype(float)
+    nearest = ((palette**2).sum(1) - 2 * rgb @ palette.T).argmin(1).astype(np.uint8)[index.ravel()]
+    out = Image.fromarray(nearest.reshape(image.height, image.width)).convert("P")
+    out.putpalette(palette.astype(np.uint8).tobytes())
+    return out

@@ -38,10 +38,6 @@ class AnatomySegmenterConfig(CXRConfig):
     standardize: bool = True
     dice_weight: float | int = bounded(1.0, 0, 1e6)
 
-    def __post_init__(self, **kwargs):
-        self.labels, self.widths = list(self.labels), list(self.widths)
-        super().__post_init__(**kwargs)
-
     @property
     def total_stride(self) -> int:
         """Down-sampling factor of the lowest resolution; sides must be multiples of it."""

@@ -46,10 +46,6 @@ class AnatomySegmenterModel(UNetCheckpointingMixin, CXRPreTrainedModel):
     config_class = AnatomySegmenterConfig
     config: AnatomySegmenterConfig
     base_model_prefix = "anatomy_segmenter"
-    main_input_name = "pixel_values"
-    input_modalities = ("image",)
-    supports_gradient_checkpointing = True
-    accepts_loss_kwargs = False
     _can_record_outputs = {"hidden_states": UNetResnetBlock}
 
     def __init__(self, config: AnatomySegmenterConfig):

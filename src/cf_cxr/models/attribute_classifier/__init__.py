@@ -1,11 +1,11 @@
 """q(attributes | image): one trunk, a head per attribute, calibrated posteriors."""
 
 from .configuration_attribute_classifier import AttributeClassifierConfig
+from .heads import attribute_heads, split_attribute_logits
 from .modeling_attribute_classifier import (
     AttributeClassifierModel,
     AttributeClassifierOutput,
     AttributePosterior,
-    split_attribute_logits,
 )
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "AttributeClassifierModel",
     "AttributeClassifierOutput",
     "AttributePosterior",
+    "attribute_heads",
     "split_attribute_logits",
 ]

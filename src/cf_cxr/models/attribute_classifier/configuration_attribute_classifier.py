@@ -94,7 +94,6 @@ class AttributeClassifierConfig(CXRConfig):
         self.temperature = {k: float(v) for k, v in (self.temperature or {}).items()}
         if self.attributes:
             self.attributes = AttributeSchema(self.attributes).to_list()
-        self.attributes = list(self.attributes)
         self._check_values()
         super().__post_init__(**kwargs)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -11,14 +10,14 @@ from torch.nn import functional as F
 from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
 
-from ...attributes import Attribute, AttributeSchema
+from ...attributes import AttributeSchema
 from ..forward_arguments import check_forward_arguments
 from ..weight_files import CXRPreTrainedModel
 from .configuration_attribute_classifier import AttributeClassifierConfig
+from .heads import attribute_heads, split_attribute_logits
 
-# Log standard deviation of a continuous attribute, normalised to [-1, 1]: 0.25 to 370 years on a range of 100.
-LOG_SIGMA_RANGE = (-5.3, 2.0)
 # Variance below which an image counts as constant; one 8-bit grey level in one pixel of 128x128 has 4e-9.
 _MIN_VARIANCE = 1e-10
 
@@ -57,66 +56,13 @@ class AttributePosterior(dict):
 
     def mode(self) -> Tensor:
         """Most probable raw values `(B, n)`: class index, or the mean clamped to the attribute's range."""
-        columns = []
-        for a in self.schema:
-            value = self[a.name]
-            if a.kind == "continuous":
-                columns.append(value[0].clamp(a.minimum, a.maximum))
-            elif a.kind == "binary":
-                columns.append((value > 0.5).to(value.dtype))
-            else:
-                columns.append(value.argmax(-1).to(value.dtype))
-        return torch.stack(columns, dim=1)
+        heads = attribute_heads(self.schema)
+        return torch.stack([head.mode(self[name]) for name, head in heads.items()], dim=1)
 
-
-def logit_width(attribute: Attribute) -> int:
-    """Number of head outputs of one attribute: C, 1 or 2 for categorical, binary, continuous."""
-    return {"binary": 1, "continuous": 2}.get(attribute.kind, attribute.n_classes)
-
-
-def split_attribute_logits(logits: Tensor, schema: AttributeSchema) -> dict[str, Tensor]:
-    """Splits `(B, L)` head outputs by attribute, in float32 and uncalibrated.
-
-    Returns:
-        name to `(B,)` for binary, `(B, C)` for categorical, `(B, 2)` for continuous: mean and clamped log
-        standard deviation on the attribute's range mapped to [-1, 1].
-
-    Raises:
-        ValueError: if L does not fit the schema.
-    """
-    widths = [logit_width(a) for a in schema]
-    if logits.ndim != 2 or logits.shape[1] != sum(widths):
-        raise ValueError(
-            f"Expected logits of shape (batch, {sum(widths)}) for {', '.join(schema.names)}, got "
-            f"{tuple(logits.shape)}."
-        )
-    out = {}
-    for a, part in zip(schema, logits.float().split(widths, dim=1)):
-        if a.kind == "binary":
-            part = part[:, 0]
-        elif a.kind == "continuous":
-            part = torch.stack([part[:, 0], part[:, 1].clamp(*LOG_SIGMA_RANGE)], dim=1)
-        out[a.name] = part
-    return out
-
-
-def attribute_nll(logits: Tensor, value: Tensor, attribute: Attribute) -> Tensor:
-    """Negative log-likelihood `(B,)` in nats of raw values under one attribute's split logits.
-
-    A continuous attribute's density is that of the value mapped to [-1, 1]. NaN values give 0, without gradient.
-    """
-    known = ~value.isnan()
-    value = value.nan_to_num(0.0).float()
-    if attribute.kind == "binary":
-        nll = F.binary_cross_entropy_with_logits(logits, value, reduction="none")
-    elif attribute.kind == "categorical":
-        nll = F.cross_entropy(logits, value.long(), reduction="none")
-    else:
-        target = (value - attribute.minimum) / (attribute.maximum - attribute.minimum) * 2 - 1
-        target = torch.where(known, target, logits[:, 0].detach())
-        mean, log_sigma = logits.unbind(1)
-        nll = 0.5 * ((target - mean) * torch.exp(-log_sigma)) ** 2 + log_sigma + 0.5 * math.log(2 * math.pi)
-    return torch.where(known, nll, torch.zeros_like(nll))
+    def records(self) -> list[dict[str, dict[str, float]]]:
+        """One dictionary per image, by attribute: `{class: probability}`, or `{"mean", "std"}` in units."""
+        columns = {name: head.records(self[name]) for name, head in attribute_heads(self.schema).items()}
+        return [dict(zip(columns, row)) for row in zip(*columns.values())]
 
 
 def standardize_images(pixel_values: Tensor) -> Tensor:
@@ -148,13 +94,12 @@ class AttributeClassifierModel(CXRPreTrainedModel):
     config_class = AttributeClassifierConfig
     config: AttributeClassifierConfig
     base_model_prefix = "attribute_classifier"
-    main_input_name = "pixel_values"
-    input_modalities = ("image",)
-    accepts_loss_kwargs = False
+    supports_gradient_checkpointing = False  # that of the backbone, see below
 
     def __init__(self, config: AttributeClassifierConfig):
         super().__init__(config)
         self.schema = config.schema
+        self.attribute_heads = attribute_heads(self.schema)  # what the outputs of `heads` mean
         # In the type that everything else is built in, whatever the backbone was saved in.
         self.backbone = AutoModel.from_config(config.backbone_config).to(torch.get_default_dtype())
         # The convolutional backbones of transformers have no checkpointing hooks; ViT and Swin do.
@@ -168,7 +113,7 @@ class AttributeClassifierModel(CXRPreTrainedModel):
             )
             width = config.projection_dim
         self.dropout = nn.Dropout(config.dropout)
-        self.heads = nn.ModuleList(nn.Linear(width, logit_width(a)) for a in self.schema)
+        self.heads = nn.ModuleList(nn.Linear(width, h.width) for h in self.attribute_heads.values())
         self.post_init()
 
     @torch.no_grad()
@@ -180,12 +125,12 @@ class AttributeClassifierModel(CXRPreTrainedModel):
         else:
             super()._init_weights(module)
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values: Tensor,
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
         **kwargs,
     ) -> AttributeClassifierOutput | tuple:
         """Raw logits, and the loss where labels are given.
@@ -194,7 +139,6 @@ class AttributeClassifierModel(CXRPreTrainedModel):
             pixel_values: `(B, num_channels, H, W)`, in [-1, 1].
             labels: `(B, n)` raw attribute values in schema order, NaN where unknown.
             output_hidden_states: also return the backbone's hidden states.
-            return_dict: a tuple if False.
 
         Raises:
             ValueError: for the wrong number of channels, images smaller than the backbone's stride, or labels of
@@ -202,7 +146,6 @@ class AttributeClassifierModel(CXRPreTrainedModel):
         """
         check_forward_arguments(self, kwargs)
         self._check_pixel_values(pixel_values)
-        return_dict = return_dict if return_dict is not None else self.config.return_dict
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         if self.config.standardize:
@@ -219,14 +162,13 @@ class AttributeClassifierModel(CXRPreTrainedModel):
             dropped = self.dropout(embedding)
             logits = torch.cat([head(dropped) for head in self.heads], dim=1)
             losses = None if labels is None else self._losses(logits, labels)
-        output = AttributeClassifierOutput(
+        return AttributeClassifierOutput(
             loss=None if losses is None else losses.sum(),
             losses=losses,
             logits=logits,
             embedding=embedding,
             hidden_states=features.hidden_states if output_hidden_states else None,
         )
-        return output if return_dict else output.to_tuple()
 
     def split_logits(self, logits: Tensor) -> dict[str, Tensor]:
         """Uncalibrated logits by attribute; see `split_attribute_logits`."""
@@ -239,27 +181,14 @@ class AttributeClassifierModel(CXRPreTrainedModel):
         """
         out = self.split_logits(logits)
         for name, value in self.config.temperature.items():
-            if self.schema[name].is_discrete:
-                out[name] = out[name] / value
-            else:
-                mean, log_sigma = out[name].unbind(1)
-                out[name] = torch.stack([mean, log_sigma + math.log(value)], dim=1)
+            out[name] = self.attribute_heads[name].calibrate(out[name], value)
         return out
 
     def posterior_from_logits(self, logits: Tensor) -> AttributePosterior:
         """Calibrated posterior of raw logits `(B, L)`; differentiable."""
-        values = {}
-        for name, part in self.calibrated_logits(logits).items():
-            a = self.schema[name]
-            if a.kind == "binary":
-                values[name] = part.sigmoid()
-            elif a.kind == "categorical":
-                values[name] = part.softmax(-1)
-            else:
-                half_range = (a.maximum - a.minimum) / 2
-                mean, log_sigma = part.unbind(1)
-                values[name] = ((mean + 1) * half_range + a.minimum, log_sigma.exp() * half_range)
-        return AttributePosterior(values, self.schema)
+        parts = self.calibrated_logits(logits)
+        posterior = {name: self.attribute_heads[name].posterior(part) for name, part in parts.items()}
+        return AttributePosterior(posterior, self.schema)
 
     @torch.no_grad()
     def predict(self, pixel_values: Tensor) -> AttributePosterior:
@@ -280,7 +209,7 @@ class AttributeClassifierModel(CXRPreTrainedModel):
         losses = []
         for (name, part), value in zip(self.split_logits(logits).items(), labels.unbind(1)):
             known = (~value.isnan()).sum().clamp_min(1)
-            losses.append(attribute_nll(part, value, self.schema[name]).sum() / known)
+            losses.append(self.attribute_heads[name].nll(part, value).sum() / known)
         return torch.stack(losses)
 
     def _check_pixel_values(self, pixel_values: Tensor) -> None:
@@ -336,8 +265,5 @@ __all__ = [
     "AttributeClassifierModel",
     "AttributeClassifierOutput",
     "AttributePosterior",
-    "attribute_nll",
-    "logit_width",
-    "split_attribute_logits",
     "standardize_images",
 ]

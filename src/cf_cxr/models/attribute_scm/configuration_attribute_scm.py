@@ -58,7 +58,6 @@ class AttributeSCMConfig(CXRConfig):
         graph = CausalGraph(self.graph, schema.names)
         # In column order: JSON sorts keys, and the order of sampling must survive a save and load.
         self.graph = {name: list(graph.parents(name)) for name in schema.names}
-        self.hidden_sizes = list(self.hidden_sizes)
         mechanisms, widest = len(schema.names) * self.num_transforms, max([*self.hidden_sizes, schema.dim])
         check_weights(
             "hidden_sizes",

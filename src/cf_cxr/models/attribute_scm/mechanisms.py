@@ -6,6 +6,9 @@ A mechanism writes its variable as a function of the parents and of exogenous no
 arithmetic is float64 (float32 on MPS, which has nothing wider), because a null intervention must be exact.
 """
 
+from __future__ import annotations
+
+import math
 from collections.abc import Sequence
 
 import torch
@@ -14,6 +17,9 @@ from torch import Tensor, nn
 from torch.distributions import AffineTransform, Normal, SigmoidTransform, Transform
 from transformers.activations import ACT2FN
 from zuko.transforms import MonotonicRQSTransform
+
+from ...attributes import Attribute
+from .configuration_attribute_scm import AttributeSCMConfig
 
 
 def precise_dtype(device: torch.device) -> torch.dtype:
@@ -71,9 +77,11 @@ class GumbelMaxMechanism(nn.Module):
     noise nor the answer changes when a constant is added to all logits.
     """
 
-    def __init__(self, parent_dim: int, n_classes: int, hidden_sizes: Sequence[int], hidden_act: str):
+    def __init__(self, attribute: Attribute, parent_dim: int, config: AttributeSCMConfig):
         super().__init__()
-        self.conditioner = Conditioner(parent_dim, n_classes, hidden_sizes, hidden_act)
+        self.conditioner = Conditioner(
+            parent_dim, attribute.n_classes, config.hidden_sizes, config.hidden_act
+        )
 
     def forward(self, parents: Tensor) -> Tensor:
         """Logits `(B, n_classes)` given the encoded parents `(B, parent_dim)`."""
@@ -112,20 +120,13 @@ class SplineFlowMechanism(nn.Module):
 
     edge = 0.01
 
-    def __init__(
-        self,
-        parent_dim: int,
-        minimum: float,
-        maximum: float,
-        hidden_sizes: Sequence[int],
-        hidden_act: str,
-        num_transforms: int,
-        num_bins: int,
-    ):
+    def __init__(self, attribute: Attribute, parent_dim: int, config: AttributeSCMConfig):
         super().__init__()
-        self.minimum, self.maximum = minimum, maximum
-        self.shape, self.parts = (num_transforms, 3 * num_bins - 1), (num_bins, num_bins, num_bins - 1)
-        self.conditioner = Conditioner(parent_dim, self.shape[0] * self.shape[1], hidden_sizes, hidden_act)
+        self.minimum, self.maximum, bins = attribute.minimum, attribute.maximum, config.num_bins
+        self.shape, self.parts = (config.num_transforms, 3 * bins - 1), (bins, bins, bins - 1)
+        self.conditioner = Conditioner(
+            parent_dim, math.prod(self.shape), config.hidden_sizes, config.hidden_act
+        )
 
     def forward(self, parents: Tensor) -> list[Transform]:
         """The maps that lead from value to noise, one after the other, given the encoded parents `(B, parent_dim)`."""
@@ -164,3 +165,10 @@ class SplineFlowMechanism(nn.Module):
         for transform in reversed(self(parents)):
             value = transform.inv(value)
         return value.clamp(self.minimum, self.maximum)
+
+
+MECHANISMS = {
+    "binary": GumbelMaxMechanism,
+    "categorical": GumbelMaxMechanism,
+    "continuous": SplineFlowMechanism,
+}

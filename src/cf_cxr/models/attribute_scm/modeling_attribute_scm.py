@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
 
 from ...attributes import Attribute, AttributeValueError
 from ..forward_arguments import check_forward_arguments
 from ..weight_files import CXRPreTrainedModel
 from .configuration_attribute_scm import AttributeSCMConfig
-from .mechanisms import Conditioner, GumbelMaxMechanism, SplineFlowMechanism
+from .mechanisms import MECHANISMS, Conditioner, GumbelMaxMechanism, SplineFlowMechanism
 
 
 @dataclass
@@ -53,7 +54,7 @@ class AttributeSCMModel(CXRPreTrainedModel):
     base_model_prefix = "attribute_scm"
     main_input_name = "attributes"
     input_modalities = ("attributes",)
-    accepts_loss_kwargs = False
+    supports_gradient_checkpointing = False
     _no_split_modules = ["GumbelMaxMechanism", "SplineFlowMechanism"]
 
     def __init__(self, config: AttributeSCMConfig):
@@ -65,17 +66,7 @@ class AttributeSCMModel(CXRPreTrainedModel):
 
     def _build(self, attribute: Attribute) -> nn.Module:
         parent_dim = sum(self.schema[parent].size for parent in self.graph.parents(attribute.name))
-        network = {"hidden_sizes": self.config.hidden_sizes, "hidden_act": self.config.hidden_act}
-        if attribute.is_discrete:
-            return GumbelMaxMechanism(parent_dim, attribute.n_classes, **network)
-        return SplineFlowMechanism(
-            parent_dim,
-            attribute.minimum,
-            attribute.maximum,
-            num_transforms=self.config.num_transforms,
-            num_bins=self.config.num_bins,
-            **network,
-        )
+        return MECHANISMS[attribute.kind](attribute, parent_dim, self.config)
 
     def _init_weights(self, module: nn.Module):
         if isinstance(module, nn.Linear):
@@ -115,19 +106,17 @@ class AttributeSCMModel(CXRPreTrainedModel):
             columns.append(torch.where(known, log_prob, 0.0))
         return torch.stack(columns, dim=1).float()
 
+    @can_return_tuple
     def forward(
         self,
         attributes: Tensor,
-        return_dict: bool | None = None,
         **kwargs,
     ) -> AttributeSCMOutput | tuple[Tensor, Tensor]:
         """Loss and log likelihoods of raw attributes `(B, n)`; see `AttributeSCMOutput` and `log_prob`."""
         check_forward_arguments(self, kwargs)
         log_prob = self.log_prob(attributes)
         counts = (~attributes.isnan()).sum(0).clamp_min(1)
-        output = AttributeSCMOutput(loss=-(log_prob.sum(0) / counts).sum(), log_prob=log_prob)
-        return_dict = self.config.return_dict if return_dict is None else return_dict
-        return output if return_dict else output.to_tuple()
+        return AttributeSCMOutput(loss=-(log_prob.sum(0) / counts).sum(), log_prob=log_prob)
 
     @torch.no_grad()
     def sample(self, num_samples: int, generator: torch.Generator | None = None) -> Tensor:
@@ -193,8 +182,8 @@ class AttributeSCMModel(CXRPreTrainedModel):
             before, after = self.encode_parents(name, factual), self.encode_parents(name, result)
             value = self.mechanism(name).decode(noise[name], after)
             value = value.masked_fill(noise[name].view(len(value), -1).isnan().any(1), torch.nan).to(result)
-            if not self.schema[name].is_discrete:  # spares an unchanged value the rounding of a round trip
-                value = torch.where((before == after).all(1), attributes[:, self.schema.index(name)], value)
+            # spares an unchanged value the rounding of a round trip
+            value = torch.where((before == after).all(1), attributes[:, self.schema.index(name)], value)
             result[:, self.schema.index(name)] = value
         return result
 

@@ -43,11 +43,6 @@ class CausalFlowConfig(CXRConfig):
     num_inference_steps: int = bounded(16, 1, 1000)
     guidance_scale: float | int | dict[str, float | int] = bounded(1.0, -1000, 1000)
 
-    def __post_init__(self, **kwargs):
-        self.attribute_names, self.attribute_sizes = list(self.attribute_names), list(self.attribute_sizes)
-        self.block_out_channels = list(self.block_out_channels)
-        super().__post_init__(**kwargs)
-
     @property
     def context_dim(self) -> int:
         """Width of the parent vector."""

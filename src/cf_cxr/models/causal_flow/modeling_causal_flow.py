@@ -26,8 +26,8 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput, logging
 from transformers.utils.output_capturing import capture_outputs
 
-from ...tensor_checks import check_pixel_values
 from ..forward_arguments import check_forward_arguments
+from ..image_mechanism import check_mechanism_inputs, random_numbers
 from ..unet import UNetCheckpointingMixin, UNetResnetBlock, make_unet
 from ..weight_files import CXRPreTrainedModel
 from .configuration_causal_flow import CausalFlowConfig
@@ -88,15 +88,11 @@ class AttributeEmbedding(nn.Module):
         for code, network, unknown in zip(parents.split(self.sizes, dim=1), self.values, self.unknown.weight):
             hidden = code.isnan().any(1, keepdim=True)
             if self.training and self.dropout:
-                hidden = hidden | (random_like(code[:, :1], torch.rand, generator) < self.dropout)
+                hidden = hidden | (
+                    random_numbers((len(code), 1), code.device, generator, torch.rand) < self.dropout
+                )
             out = out + torch.where(hidden, unknown, network(code.nan_to_num()))
         return out
-
-
-def random_like(values: Tensor, draw: Callable[..., Tensor], generator: torch.Generator | None) -> Tensor:
-    """Random numbers of the shape of `values`, drawn in float32 on the generator's device."""
-    device = values.device if generator is None else generator.device
-    return draw(values.shape, generator=generator, device=device).to(values.device)
 
 
 class CausalFlowModel(UNetCheckpointingMixin, CXRPreTrainedModel):
@@ -113,10 +109,6 @@ class CausalFlowModel(UNetCheckpointingMixin, CXRPreTrainedModel):
     config: CausalFlowConfig
     config_class = CausalFlowConfig
     base_model_prefix = "causal_flow"
-    main_input_name = "pixel_values"
-    input_modalities = ("image",)
-    supports_gradient_checkpointing = True
-    accepts_loss_kwargs = False
     _can_record_outputs = {"hidden_states": UNetResnetBlock}
 
     abduct_options = ("num_inference_steps", "show_progress")
@@ -197,10 +189,10 @@ class CausalFlowModel(UNetCheckpointingMixin, CXRPreTrainedModel):
             generator: source of times, noise and hidden attributes.
         """
         check_forward_arguments(self, kwargs)
-        self._check(pixel_values, parents)
+        check_mechanism_inputs(self.config, pixel_values, parents)
         x = pixel_values.float()
-        time = (TIME_SPREAD * random_like(x[:, 0, 0, 0], torch.randn, generator)).sigmoid()
-        epsilon = random_like(x, torch.randn, generator)
+        time = (TIME_SPREAD * random_numbers((len(x),), x.device, generator)).sigmoid()
+        epsilon = random_numbers(x.shape, x.device, generator)
         t = time[:, None, None, None]
         x_t = torch.lerp(x, epsilon, t)
         velocity = self.velocity(x_t, time, self.attribute_embedding(parents.to(self.dtype), generator))
@@ -342,7 +334,7 @@ class CausalFlowModel(UNetCheckpointingMixin, CXRPreTrainedModel):
                 "A causal flow has no posterior: an image has one noise, and its counterfactual no spread. Ask for "
                 "one sample."
             )
-        self._check(pixel_values, parents)
+        check_mechanism_inputs(self.config, pixel_values, parents)
         steps = self._steps(num_inference_steps)
         x, parents = pixel_values.float(), parents.to(self.dtype)
         field = self._field(parents)
@@ -396,24 +388,9 @@ class CausalFlowModel(UNetCheckpointingMixin, CXRPreTrainedModel):
         """New images given parents `(B, context_dim)`, NaN where unknown: noise of this standard deviation, decoded."""
         c = self.config
         shape = (len(parents), c.num_channels, c.image_size, c.image_size)
-        x = temperature * random_like(parents.new_empty(1).expand(shape), torch.randn, generator)
+        x = temperature * random_numbers(shape, parents.device, generator)
         field, times = self._field(parents.to(self.dtype)), self.times(self._steps(num_inference_steps))
         return self.integrate(field, x, field(x, 1.0), times[::-1], show_progress)[0].clamp(-1, 1)
-
-    def _check(self, pixel_values: Tensor, parents: Tensor) -> None:
-        c = self.config
-        expected = (c.num_channels, c.image_size, c.image_size)
-        if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != expected:
-            raise ValueError(
-                f"pixel_values must be (batch, {', '.join(map(str, expected))}), got {tuple(pixel_values.shape)}; "
-                "prepare images with CXRImageProcessor."
-            )
-        check_pixel_values(pixel_values, c.num_channels, c.size_multiple)
-        if parents.shape != (len(pixel_values), c.context_dim):
-            raise ValueError(
-                f"parents must be ({len(pixel_values)}, {c.context_dim}), got {tuple(parents.shape)}; make them with "
-                "AttributeSchema.encode."
-            )
 
 
 __all__ = ["CausalFlowModel", "CausalFlowNoise", "CausalFlowOutput"]

@@ -79,10 +79,6 @@ class CausalHVAEConfig(CXRConfig):
     beta: float | int = bounded(1.0, 0, 1e6)
     free_bits: float | int = bounded(0.0, 0, 1e6)
 
-    def __post_init__(self, **kwargs):
-        self.widths = list(self.widths)
-        super().__post_init__(**kwargs)
-
     def validate_architecture(self):
         """Part of the `@strict` validation: the block strings must describe a network that fits together."""
         if self.x_like not in ("diag_dgauss", "shared_dgauss", "fixed_dgauss"):

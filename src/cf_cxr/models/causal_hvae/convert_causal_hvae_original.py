@@ -22,6 +22,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 
+from ...files import write_json
 from .configuration_causal_hvae import CausalHVAEConfig
 from .modeling_causal_hvae import CausalHVAEModel
 
@@ -304,10 +305,10 @@ def convert_checkpoint(
     model.eval()
     record = {
         "source": Path(path).name,
-        "step": _plain(checkpoint.get("step")),
-        "epoch": _plain(checkpoint.get("epoch")),
-        "parents": _plain(hparams.get("parents_x")),
-        "context_norm": _plain(hparams.get("context_norm")),
+        "step": checkpoint.get("step"),
+        "epoch": checkpoint.get("epoch"),
+        "parents": hparams.get("parents_x"),
+        "context_norm": hparams.get("context_norm"),
         "notes": notes + more_notes,
     }
     _save(model, record, output_dir)
@@ -342,19 +343,10 @@ def _save(model: CausalHVAEModel, record: dict, output_dir: Path) -> None:
     output_dir.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=f".{output_dir.name}-") as temporary:
         model.save_pretrained(temporary)
-        (Path(temporary) / "conversion.json").write_text(
-            json.dumps(record, indent=2) + "\n", encoding="utf-8"
-        )
+        write_json(Path(temporary) / "conversion.json", record)
         output_dir.mkdir(exist_ok=True)
         for file in Path(temporary).iterdir():
             os.replace(file, output_dir / file.name)
-
-
-def _plain(value):
-    """A JSON value: numbers, text and lists as they are, anything else as text."""
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
 def _listing(names: Iterable, limit: int = 12) -> str:

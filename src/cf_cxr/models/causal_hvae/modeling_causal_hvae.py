@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +20,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 from transformers.utils.output_capturing import capture_outputs
 
-from ...tensor_checks import has_values
 from ..forward_arguments import check_forward_arguments
-from ..image_mechanism import repeat_noise
+from ..image_mechanism import check_mechanism_inputs, random_numbers, repeat_noise
 from ..weight_files import CXRPreTrainedModel
 from .configuration_causal_hvae import CausalHVAEConfig, DecoderBlockSpec, EncoderBlockSpec
 
@@ -281,10 +280,8 @@ class CausalHVAEDecoder(nn.Module):
             latent = next(given) if given is not None and block.stochastic else None
             epsilon = None
             if block.stochastic and latent is None and sample:
-                shape = (parents.shape[0], block.z_dim, r, r)
-                device = generator.device if generator is not None else parents.device
-                epsilon = torch.randn(shape, generator=generator, device=device, dtype=torch.float32)
-                epsilon = epsilon.to(parents)
+                shape = (len(parents), block.z_dim, r, r)
+                epsilon = random_numbers(shape, parents.device, generator).to(parents.dtype)
             hidden, z, sampled, *moments = block(
                 hidden, z, parents, features, epsilon, latent, math.log(temperature)
             )
@@ -328,18 +325,32 @@ class DiscretizedGaussian(nn.Module):
         return probability.clamp(min=1e-12).log()
 
 
-class CausalHVAEPreTrainedModel(CXRPreTrainedModel):
-    """Weight initialisation and the plumbing of `PreTrainedModel`."""
+class CausalHVAEModel(CXRPreTrainedModel):
+    """Hierarchical VAE of images given causal parents (H, section 3; A, section 2).
+
+    The counterfactual of an image x with parents pa under parents pa* (A, the formula of x*):
+
+        z ~ q(z | x, pa) or its mean;  (mu, sigma) = decode(z, pa);  u = (x - mu) / sigma
+        (mu*, sigma*) = decode(z, pa*);  x* = clamp(mu* + sigma* u, -1, 1)
+
+    `abduct` gives (z, u) with one encoder and one decoder pass; `decode` costs one decoder pass.
+    """
 
     config_class = CausalHVAEConfig
     config: CausalHVAEConfig
     base_model_prefix = "causal_hvae"
-    main_input_name = "pixel_values"
-    input_modalities = ("image",)
-    supports_gradient_checkpointing = True
-    accepts_loss_kwargs = False
     _no_split_modules = ["CausalHVAEEncoderBlock", "CausalHVAEDecoderBlock"]
     _can_record_outputs = {"hidden_states": CausalHVAEEncoderBlock}
+
+    #: names of the layers that read the parents
+    parent_layers = ("z_proj",)
+
+    def __init__(self, config: CausalHVAEConfig):
+        super().__init__(config)
+        self.encoder = CausalHVAEEncoder(config)
+        self.decoder = CausalHVAEDecoder(config)
+        self.likelihood = DiscretizedGaussian(config)
+        self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -355,28 +366,6 @@ class CausalHVAEPreTrainedModel(CXRPreTrainedModel):
         elif isinstance(module, nn.ParameterList):
             for parameter in module:
                 init.zeros_(parameter)
-
-
-class CausalHVAEModel(CausalHVAEPreTrainedModel):
-    """Hierarchical VAE of images given causal parents (H, section 3; A, section 2).
-
-    The counterfactual of an image x with parents pa under parents pa* (A, the formula of x*):
-
-        z ~ q(z | x, pa) or its mean;  (mu, sigma) = decode(z, pa);  u = (x - mu) / sigma
-        (mu*, sigma*) = decode(z, pa*);  x* = clamp(mu* + sigma* u, -1, 1)
-
-    `abduct` gives (z, u) with one encoder and one decoder pass; `decode` costs one decoder pass.
-    """
-
-    #: names of the layers that read the parents
-    parent_layers = ("z_proj",)
-
-    def __init__(self, config: CausalHVAEConfig):
-        super().__init__(config)
-        self.encoder = CausalHVAEEncoder(config)
-        self.decoder = CausalHVAEDecoder(config)
-        self.likelihood = DiscretizedGaussian(config)
-        self.post_init()
 
     @capture_outputs
     def forward(
@@ -400,7 +389,7 @@ class CausalHVAEModel(CausalHVAEPreTrainedModel):
             generator: source of the posterior noise.
         """
         check_forward_arguments(self, kwargs)
-        self._check(pixel_values, parents)
+        check_mechanism_inputs(self.config, pixel_values, parents)
         if sample_posterior is None:
             sample_posterior = self.training or generator is not None
         pixel_values, parents = pixel_values.to(self.dtype), parents.to(self.dtype)
@@ -442,7 +431,7 @@ class CausalHVAEModel(CausalHVAEPreTrainedModel):
             nll and kl, each `(B,)` in nats per dimension, with one draw of z per image. Their means are the `nll`
             and `kl` of `forward` (without free bits, which are defined on the batch).
         """
-        self._check(pixel_values, parents)
+        check_mechanism_inputs(self.config, pixel_values, parents)
         pixel_values, parents = pixel_values.to(self.dtype), parents.to(self.dtype)
         state = self.decoder(parents, self.encoder(pixel_values), generator=generator)
         nll = -self.likelihood.log_prob(pixel_values, *self.likelihood(state.hidden)).flatten(1).mean(1)
@@ -486,7 +475,7 @@ class CausalHVAEModel(CausalHVAEPreTrainedModel):
         Raises:
             ValueError: for a wrong shape, NaN, or values outside [-1, 1].
         """
-        self._check(pixel_values, parents)
+        check_mechanism_inputs(self.config, pixel_values, parents)
         pixel_values, parents = pixel_values.to(self.dtype), parents.to(self.dtype)
         state = self.decoder(
             parents, self.encoder(pixel_values), sample=sample, generator=generator, temperature=temperature
@@ -534,13 +523,7 @@ class CausalHVAEModel(CausalHVAEPreTrainedModel):
             loc = alpha * q_loc + (1 - alpha) * p_loc
             scale = (alpha * q_scale.square() + (1 - alpha) * (2 * p_logscale).exp()).sqrt() * temperature
             latents.append(torch.where(changed, loc + scale * (z - q_loc) / q_scale, z))
-        return CausalHVAENoise(
-            latents=tuple(latents),
-            residual=noise.residual,
-            posterior_locs=noise.posterior_locs,
-            posterior_scales=noise.posterior_scales,
-            parents=noise.parents,
-        )
+        return replace(noise, latents=tuple(latents))
 
     def sample(
         self,
@@ -559,31 +542,8 @@ class CausalHVAEModel(CausalHVAEPreTrainedModel):
         state = self.decoder(parents, generator=generator, temperature=temperature)
         loc, logscale = self.likelihood(state.hidden)
         if not return_loc:
-            device = generator.device if generator is not None else loc.device
-            loc = loc + logscale.exp() * torch.randn(loc.shape, generator=generator, device=device).to(loc)
+            loc = loc + logscale.exp() * random_numbers(loc.shape, loc.device, generator)
         return loc.clamp(-1, 1)
-
-    def _check(self, pixel_values: Tensor, parents: Tensor) -> None:
-        c = self.config
-        expected = (c.num_channels, c.image_size, c.image_size)
-        if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != expected:
-            raise ValueError(
-                f"pixel_values must be (batch, {', '.join(map(str, expected))}), got {tuple(pixel_values.shape)}; "
-                "prepare images with CXRImageProcessor."
-            )
-        if parents.ndim != 2 or parents.shape != (pixel_values.shape[0], c.context_dim):
-            raise ValueError(
-                f"parents must be ({pixel_values.shape[0]}, {c.context_dim}), got {tuple(parents.shape)}; "
-                "make them with AttributeSchema.encode."
-            )
-        if not has_values(pixel_values):
-            return
-        low, high = pixel_values.aminmax()
-        if not (low >= -1.001 and high <= 1.001):
-            raise ValueError(
-                f"pixel_values must be finite and in [-1, 1], got a range of [{low.item():g}, {high.item():g}]; "
-                "prepare images with CXRImageProcessor."
-            )
 
 
 __all__ = ["CausalHVAEModel", "CausalHVAENoise", "CausalHVAEOutput"]

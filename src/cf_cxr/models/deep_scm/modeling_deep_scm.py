@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
 
 from ..attribute_classifier import AttributeClassifierModel
 from ..attribute_scm import AttributeSCMModel
@@ -88,10 +89,6 @@ class DeepSCMModel(UNetCheckpointingMixin, CXRPreTrainedModel):
     config: DeepSCMConfig
     config_class = DeepSCMConfig
     base_model_prefix = "deep_scm"
-    main_input_name = "pixel_values"
-    input_modalities = ("image",)
-    supports_gradient_checkpointing = True
-    accepts_loss_kwargs = False
 
     def __init__(self, config: DeepSCMConfig):
         super().__init__(config)
@@ -132,18 +129,17 @@ class DeepSCMModel(UNetCheckpointingMixin, CXRPreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Each part initialises its own modules."""
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values: Tensor,
         attributes: Tensor,
         generator: torch.Generator | None = None,
         output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
         **kwargs,
     ) -> DeepSCMOutput | tuple:
         """Joint loss of images `(B, C, H, W)` in [-1, 1] and raw attributes `(B, n)`."""
         check_forward_arguments(self, kwargs)
-        return_dict = self.config.return_dict if return_dict is None else return_dict
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         keep = getattr(self.image_mechanism, "takes_unknown_parents", False)
@@ -155,7 +151,7 @@ class DeepSCMModel(UNetCheckpointingMixin, CXRPreTrainedModel):
         classifier = self.classifier(
             pixel_values, labels=attributes, output_hidden_states=output_hidden_states, return_dict=True
         )
-        output = DeepSCMOutput(
+        return DeepSCMOutput(
             loss=image.loss + scm.loss + classifier.loss,
             image_loss=image.loss,
             attribute_loss=scm.loss,
@@ -164,7 +160,6 @@ class DeepSCMModel(UNetCheckpointingMixin, CXRPreTrainedModel):
             reconstruction=image.get("reconstruction"),
             hidden_states=classifier.hidden_states,
         )
-        return output if return_dict else output.to_tuple()
 
     @torch.no_grad()
     def infer_attributes(self, pixel_values: Tensor) -> Tensor:

@@ -28,10 +28,6 @@ class ExplainerDiscriminatorConfig(CXRConfig):
     num_bins: int = bounded(10, 2, MAX_SIZE)
     widths: list[int] | tuple[int, ...] = bounded((64, 128, 256, 512, 1024, 1024), 1, MAX_SIZE, shortest=2)
 
-    def __post_init__(self, **kwargs):
-        self.widths = list(self.widths)
-        super().__post_init__(**kwargs)
-
     @property
     def total_stride(self) -> int:
         """Down-sampling factor before the sum pooling."""

@@ -57,10 +57,6 @@ class ProgressiveExplainerConfig(CXRConfig):
     threshold: float | int = 0.5
     operating_point: float | None = None
 
-    def __post_init__(self, **kwargs):
-        self.widths = list(self.widths)
-        super().__post_init__(**kwargs)
-
     @property
     def total_stride(self) -> int:
         """Down-sampling factor from image to embedding."""

@@ -83,10 +83,7 @@ class ExplainerDiscriminator(CXRPreTrainedModel):
     config_class = ExplainerDiscriminatorConfig
     config: ExplainerDiscriminatorConfig
     base_model_prefix = "explainer_discriminator"
-    main_input_name = "pixel_values"
-    input_modalities = ("image",)
     supports_gradient_checkpointing = False
-    accepts_loss_kwargs = False
     _can_record_outputs = {
         "hidden_states": OutputRecorder(DiscriminatorBlock, capture_initial_hidden_state=False)
     }

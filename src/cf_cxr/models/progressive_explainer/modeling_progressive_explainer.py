@@ -85,10 +85,6 @@ class ProgressiveExplainerModel(CXRPreTrainedModel):
     config_class = ProgressiveExplainerConfig
     config: ProgressiveExplainerConfig
     base_model_prefix = "progressive_explainer"
-    main_input_name = "pixel_values"
-    input_modalities = ("image",)
-    supports_gradient_checkpointing = True
-    accepts_loss_kwargs = False
     _no_split_modules = ["ExplainerBlock"]
     _can_record_outputs = {"hidden_states": ExplainerBlock}
 

@@ -8,7 +8,8 @@ inverted (bone stays bright), and images are never mirrored (the heart lies on o
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 from ..augmentation import AugmentationConfig, CXRAugmentation
 
 _SEGMENTS = 16  # straight pieces of a wire
-_GLYPH = (5, 3)  # rows and columns of a letter's cells
+_TONE_KNOTS = 8
 
 
 def uniform(shape: tuple[int, ...], low: float, high: float, generator: Generator | None = None) -> Tensor:
@@ -83,20 +84,17 @@ def lettering(
         for _ in range(int(torch.randint(1, most + 1, (), generator=generator))):
             cell = int(torch.randint(1, largest + 1, (), generator=generator))
             letters = int(torch.randint(1, 8, (), generator=generator))
-            letters = max(1, min(letters, width // (cell * (_GLYPH[1] + 1)) - 1))
-            glyphs = torch.rand(letters, *_GLYPH, generator=generator) < 0.6
-            word = torch.nn.functional.pad(glyphs, (0, 1)).permute(1, 0, 2).flatten(1).float()
+            letters = max(1, min(letters, width // (cell * 4) - 1))
+            glyphs = torch.rand(letters, 5, 3, generator=generator) < 0.6
+            word = F.pad(glyphs, (0, 1)).permute(1, 0, 2).flatten(1).float()
             word = word.repeat_interleave(cell, 0).repeat_interleave(cell, 1)[:height, :width]
             h, w = word.shape
-            free = max(0, height - h)
-            where = torch.rand(3, generator=generator).tolist()
-            band = free if where[2] < 0.2 else min(free, round(0.18 * height))
-            top = round(band * where[0])
-            top = free - top if where[2] > 0.6 else top
-            left = round((width - w) * where[1])
-            written[row, 0, top : top + h, left : left + w] = torch.maximum(
-                written[row, 0, top : top + h, left : left + w], word
-            )
+            free = height - h
+            down, across, place = torch.rand(3, generator=generator).tolist()
+            top = round((free if place < 0.2 else min(free, round(0.18 * height))) * down)
+            top = free - top if place > 0.6 else top
+            left = round((width - w) * across)
+            written[row, 0, top : top + h, left : left + w].clamp_(min=word)
     dark = torch.rand(count, 1, 1, 1, generator=generator) < 0.15
     bright = uniform((count, 1, 1, 1), 0.8, 1.0, generator)
     return written, torch.where(dark, 1 - bright, bright)
@@ -110,13 +108,12 @@ def _coordinates(size: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
 def _distance_to_curve(x: Tensor, y: Tensor, curve: Tensor) -> Tensor:
     """Distance `(B, H, W)` of every pixel to a chain of straight pieces through `(B, K, 2)` points."""
-    nearest = None
+    nearest = torch.tensor(math.inf)
     for start, end in zip(curve[:, :-1].unbind(1), curve[:, 1:].unbind(1)):
         dx, dy = ((end - start)[:, i, None, None] for i in range(2))
         px, py = x - start[:, 0, None, None], y - start[:, 1, None, None]
         along = ((px * dx + py * dy) / (dx**2 + dy**2).clamp_min(1e-12)).clamp(0, 1)
-        square = (px - along * dx) ** 2 + (py - along * dy) ** 2
-        nearest = square if nearest is None else torch.minimum(nearest, square)
+        nearest = torch.minimum(nearest, (px - along * dx) ** 2 + (py - along * dy) ** 2)
     return nearest.sqrt()
 
 
@@ -125,36 +122,18 @@ def _coverage(distance: Tensor, reach: Tensor, pixel: float) -> Tensor:
     return ((reach - distance) / pixel + 0.5).clamp(0, 1)
 
 
-_TONE_KNOTS = 8
-_FRACTIONS = (
-    "translation",
-    "bias_field",
-    "blur",
-    "text_probability",
-    "wire_probability",
-    "shutter_probability",
-)
-_HIGHEST = {**dict.fromkeys(_FRACTIONS, 1.0), "crop": 0.4, "shutter_width": 0.25}
-
-
 @dataclass(frozen=True)
-class RandomisationConfig:
+class RandomisationConfig(AugmentationConfig):
     """Ranges; 0 switches a part off. Parameters are drawn per image, uniformly unless said otherwise.
 
-    Args:
+    Args (besides those of `AugmentationConfig`):
         crop: largest share of the image cut off at each of the four sides, independently, hence also a change of
             proportions: real films are framed more tightly than phantoms, and patients differ in build.
-        rotation: largest rotation, degrees, either way.
-        translation: largest shift, fraction of the side, per axis.
-        scale: largest |log| of the zoom factor; beyond the border the last pixels are repeated.
         tone: standard deviation of the log slopes of the 8 pieces of an increasing tone curve from black to white.
-        gamma, contrast, brightness, bias_field: as in `AugmentationConfig`.
         local_contrast: largest gain of the difference from a local mean over a quarter of the side (as in films
             processed for display).
         resolution_loss: largest factor, minus 1, by which the image is shrunk and enlarged again.
-        blur: largest weight of a 3x3 binomial blur, in [0, 1].
-        noise: largest standard deviation of white noise, on intensities in [0, 1].
-        grain: the same for noise that is smooth over 2 to 4 pixels.
+        grain: largest standard deviation of noise that is smooth over 2 to 4 pixels, on intensities in [0, 1].
         shutter_probability, shutter_width: of a collimated film; largest width per side, fraction of the side.
         text_probability: of one to three burnt-in words or markers.
         wire_probability: of one to three wires with or without electrodes.
@@ -165,83 +144,36 @@ class RandomisationConfig:
     """
 
     crop: float = 0.0
-    rotation: float = 0.0
-    translation: float = 0.0
-    scale: float = 0.0
     tone: float = 0.0
-    gamma: float = 0.0
-    contrast: float = 0.0
-    brightness: float = 0.0
-    bias_field: float = 0.0
     local_contrast: float = 0.0
     resolution_loss: float = 0.0
-    blur: float = 0.0
-    noise: float = 0.0
     grain: float = 0.0
     shutter_probability: float = 0.0
     shutter_width: float = 0.12
     text_probability: float = 0.0
     wire_probability: float = 0.0
 
-    def __post_init__(self):
-        for field in fields(self):
-            value = getattr(self, field.name)
-            high = _HIGHEST.get(field.name, math.inf)
-            if not (math.isfinite(value) and 0 <= value <= high):
-                allowed = f"in [0, {high:g}]" if math.isfinite(high) else "finite and not negative"
-                raise ValueError(f"Randomisation range {field.name} must be {allowed}, got {value}.")
-
-    @classmethod
-    def from_preset(cls, name: str) -> RandomisationConfig:
-        """`"none"`, `"light"` or `"strong"`; raises ValueError for another name."""
-        if name not in RANDOMISATION_PRESETS:
-            raise ValueError(
-                f"Unknown randomisation preset {name!r}; choose one of {', '.join(RANDOMISATION_PRESETS)}."
-            )
-        return RANDOMISATION_PRESETS[name]
+    HIGHEST: ClassVar[dict[str, float]] = {
+        **AugmentationConfig.HIGHEST,
+        **dict.fromkeys(("bias_field", "text_probability", "wire_probability", "shutter_probability"), 1.0),
+        "crop": 0.4,
+        "shutter_width": 0.25,
+    }
 
 
 RANDOMISATION_PRESETS: dict[str, RandomisationConfig] = {
     "none": RandomisationConfig(),
     "light": RandomisationConfig(
-        crop=0.06,
-        rotation=5.0,
-        translation=0.04,
-        scale=0.1,
-        tone=0.3,
-        gamma=0.2,
-        contrast=0.2,
-        brightness=0.06,
-        bias_field=0.05,
-        local_contrast=0.3,
-        resolution_loss=0.3,
-        blur=0.5,
-        noise=0.015,
-        grain=0.015,
-        shutter_probability=0.2,
-        text_probability=0.3,
-        wire_probability=0.2,
+        crop=0.06, rotation=5.0, translation=0.04, scale=0.1, tone=0.3, gamma=0.2, contrast=0.2, brightness=0.06,
+        bias_field=0.05, local_contrast=0.3, resolution_loss=0.3, blur=0.5, noise=0.015, grain=0.015,
+        shutter_probability=0.2, text_probability=0.3, wire_probability=0.2,
     ),
     "strong": RandomisationConfig(
-        crop=0.15,
-        rotation=12.0,
-        translation=0.08,
-        scale=0.22,
-        tone=0.6,
-        gamma=0.4,
-        contrast=0.4,
-        brightness=0.12,
-        bias_field=0.15,
-        local_contrast=0.8,
-        resolution_loss=0.8,
-        blur=1.0,
-        noise=0.04,
-        grain=0.04,
-        shutter_probability=0.4,
-        text_probability=0.5,
-        wire_probability=0.4,
+        crop=0.15, rotation=12.0, translation=0.08, scale=0.22, tone=0.6, gamma=0.4, contrast=0.4, brightness=0.12,
+        bias_field=0.15, local_contrast=0.8, resolution_loss=0.8, blur=1.0, noise=0.04, grain=0.04,
+        shutter_probability=0.4, text_probability=0.5, wire_probability=0.4,
     ),
-}
+}  # fmt: skip
 
 
 class DomainRandomisation:
@@ -250,27 +182,20 @@ class DomainRandomisation:
     Args:
         config: ranges, or the name of a preset.
         devices: position of the devices among the masks, which wires join; None draws no wires.
-
-    Raises:
-        ValueError: for an unknown preset.
     """
 
     def __init__(self, config: RandomisationConfig | str = "strong", devices: int | None = None):
-        self.config = RandomisationConfig.from_preset(config) if isinstance(config, str) else config
+        self.config = RANDOMISATION_PRESETS[config] if isinstance(config, str) else config
         self.devices = devices
-        c = self.config
-        self._geometry = CXRAugmentation(
-            AugmentationConfig(rotation=c.rotation, translation=c.translation, scale=c.scale)
-        )
-        self._exposure = CXRAugmentation(
-            AugmentationConfig(
-                gamma=c.gamma, contrast=c.contrast, brightness=c.brightness, bias_field=c.bias_field
+
+        self._geometry, self._exposure, self._texture = (
+            CXRAugmentation(AugmentationConfig(**{name: getattr(self.config, name) for name in names}))
+            for names in (
+                ("rotation", "translation", "scale", "flip_probability"),
+                ("gamma", "contrast", "brightness", "bias_field"),
+                ("blur", "noise", "erasing_probability", "erasing_size"),
             )
         )
-        self._texture = CXRAugmentation(AugmentationConfig(blur=c.blur, noise=c.noise))
-
-    def __repr__(self) -> str:
-        return f"DomainRandomisation({self.config}, devices={self.devices})"
 
     @torch.no_grad()
     def __call__(
@@ -286,35 +211,13 @@ class DomainRandomisation:
         Returns:
             Images in [-1, 1] and masks in [0, 1], float32, of the same shapes. Where geometry moved an edge, a mask
             says which part of the pixel it covers.
-
-        Raises:
-            ValueError: for tensors of other shapes, or masks of other images.
         """
-        if pixel_values.ndim != 4 or pixel_values.shape[1] != 1 or not pixel_values.is_floating_point():
-            raise ValueError(
-                "pixel_values must be floating-point images (batch, 1, height, width), got "
-                f"{tuple(pixel_values.shape)} of {pixel_values.dtype}."
-            )
-        if (
-            masks.ndim != 4
-            or masks.shape[0] != len(pixel_values)
-            or masks.shape[2:] != pixel_values.shape[2:]
-        ):
-            raise ValueError(
-                f"masks must be (batch, labels, height, width) of the images {tuple(pixel_values.shape)}, got "
-                f"{tuple(masks.shape)}."
-            )
-        together = torch.cat([pixel_values.float(), masks.float() * 2 - 1], dim=1)
-        together = self._crop(together, generator)
-        x, masks = self._geometry(together, generator).split([1, masks.shape[1]], dim=1)
-        x, masks = (x + 1) / 2, (masks + 1) / 2
-        x, masks = self._wires(x, masks, generator)
-        x = self._tone(x, generator)
-        x = (self._exposure(x * 2 - 1, generator) + 1) / 2
-        x = self._local_contrast(x, generator)
-        x = self._lose_resolution(x, generator)
-        x = (self._texture(x * 2 - 1, generator) + 1) / 2
-        x = self._grain(x, generator)
+        together = self._crop(torch.cat([pixel_values.float(), masks.float() * 2 - 1], dim=1), generator)
+        together = (self._geometry(together, generator) + 1) / 2
+        x, masks = self._wires(together[:, :1], together[:, 1:], generator)
+        x = (self._exposure(self._tone(x, generator) * 2 - 1, generator) + 1) / 2
+        x = self._lose_resolution(self._local_contrast(x, generator), generator)
+        x = self._grain((self._texture(x * 2 - 1, generator) + 1) / 2, generator)
         x, masks = self._shutters(x, masks, generator)
         x = self._text(x, generator)
         return x.clamp(0, 1) * 2 - 1, masks
@@ -324,9 +227,7 @@ class DomainRandomisation:
         if not self.config.crop:
             return together
         low, high = uniform((2, len(together), 2), 0, self.config.crop, generator)
-        theta = torch.zeros(len(together), 2, 3)
-        theta[:, 0, 0], theta[:, 1, 1] = (1 - low - high).unbind(1)
-        theta[:, :, 2] = low - high
+        theta = torch.cat([torch.diag_embed(1 - low - high), (low - high)[:, :, None]], dim=2)
         grid = F.affine_grid(theta.to(together.device), list(together.shape), align_corners=False)
         return F.grid_sample(together, grid, padding_mode="border", align_corners=False)
 
@@ -352,13 +253,12 @@ class DomainRandomisation:
         return torch.lerp(low, high, position - piece).view_as(x)
 
     def _local_contrast(self, x: Tensor, generator: Generator | None) -> Tensor:
+        """More, or less, of the difference from the mean of a window, taken one axis after the other: many times faster."""
         if not self.config.local_contrast:
             return x
-        cells = [max(2, side // 4) for side in x.shape[2:]]
-        window = [2 * (cell // 2) + 1 for cell in cells]
-        mean = x
-        for kernel in ((window[0], 1), (1, window[1])):  # one axis after the other: many times faster
-            mean = F.avg_pool2d(mean, kernel, 1, [k // 2 for k in kernel], count_include_pad=False)
+        rows, columns = (max(2, side // 4) // 2 for side in x.shape[2:])
+        mean = F.avg_pool2d(x, (2 * rows + 1, 1), 1, (rows, 0), count_include_pad=False)
+        mean = F.avg_pool2d(mean, (1, 2 * columns + 1), 1, (0, columns), count_include_pad=False)
         gain = uniform((len(x), 1, 1, 1), 0, self.config.local_contrast, generator).to(x.device)
         return (x + gain * (x - mean)).clamp(0, 1)
 
@@ -384,23 +284,18 @@ class DomainRandomisation:
         rows = _chosen(x, self.config.shutter_probability, generator)
         if not len(rows) or not self.config.shutter_width:
             return x, masks
-        covered = shutters(len(rows), x.shape[2:], self.config.shutter_width, generator=generator).to(
-            x.device
-        )
-        black = uniform((len(rows), 1, 1, 1), 0, 0.1, generator).to(x.device)
-        x, masks = x.clone(), masks.clone()
-        x[rows] = torch.lerp(x[rows], black.expand_as(x[rows]), covered)
-        masks[rows] *= 1 - covered
-        return x, masks
+        covered = shutters(len(rows), x.shape[2:], self.config.shutter_width, generator=generator)
+        black = uniform((len(rows), 1, 1, 1), 0, 0.1, generator)
+        masks = masks.clone()
+        masks[rows] *= 1 - covered.to(x.device)
+        return _covered(x, rows, black, covered), masks
 
     def _text(self, x: Tensor, generator: Generator | None) -> Tensor:
         rows = _chosen(x, self.config.text_probability, generator)
         if not len(rows):
             return x
-        written, level = (v.to(x.device) for v in lettering(len(rows), x.shape[2:], generator=generator))
-        x = x.clone()
-        x[rows] = torch.lerp(x[rows], level.expand_as(x[rows]), written)
-        return x
+        written, level = lettering(len(rows), x.shape[2:], generator=generator)
+        return _covered(x, rows, level, written)
 
 
 def _chosen(x: Tensor, probability: float, generator: Generator | None) -> Tensor:
@@ -410,12 +305,8 @@ def _chosen(x: Tensor, probability: float, generator: Generator | None) -> Tenso
     return (torch.rand(len(x), generator=generator) < probability).nonzero()[:, 0].to(x.device)
 
 
-__all__ = [
-    "DomainRandomisation",
-    "RANDOMISATION_PRESETS",
-    "RandomisationConfig",
-    "lettering",
-    "shutters",
-    "uniform",
-    "wires",
-]
+def _covered(x: Tensor, rows: Tensor, level: Tensor, cover: Tensor) -> Tensor:
+    """Images of which some go to a grey level `(R, 1, 1, 1)` where a map `(R, 1, H, W)` is 1."""
+    x = x.clone()
+    x[rows] = torch.lerp(x[rows], level.to(x.device).expand_as(x[rows]), cover.to(x.device))
+    return x

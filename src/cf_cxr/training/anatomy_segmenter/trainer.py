@@ -3,122 +3,107 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import set_seed
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import set_seed
 
 from ...images.grey_levels import image_grid
 from ...models.anatomy_segmenter import AnatomySegmenterConfig, AnatomySegmenterModel
-from ..loop.arguments import DataArguments, TrainerArguments, parse_arguments
-from ..loop.batches import MASK_COLUMNS, load_schema, make_masked_datasets
-from ..loop.trainer import CXRTrainer, build_accelerator
+from ..loop.arguments import CXRTrainingArguments, DataArguments, _choice, _option, parse_arguments
+from ..loop.batches import MASK_COLUMNS, load_schema, make_datasets
+from ..loop.trainer import CXRTrainer
 from .domain_randomisation import RANDOMISATION_PRESETS, DomainRandomisation
+
+_SAMPLES = 8  # images in the sample pictures
 
 
 @dataclass
-class SegmenterArguments:
-    """Architecture of the segmenter, and what is done to the images it learns from."""
+class SegmenterConfig(CXRTrainingArguments):
+    """Architecture of the segmenter, what is done to the images it learns from, and the training itself."""
 
     _argument_group_name = "Anatomy segmenter"
 
-    labels: list[str] = field(
-        default_factory=lambda: list(MASK_COLUMNS),
-        metadata={"help": "Masks to learn, of " + ", ".join(MASK_COLUMNS) + "."},
+    output_dir: str = "outputs/segmenter"
+    per_device_train_batch_size: int = 16
+    learning_rate: float = 2e-3
+    adam_beta2: float = 0.99
+    weight_decay: float = 0.01
+    lr_scheduler_type: str = "cosine"
+    warmup_steps: float = 50
+    max_grad_norm: float = 5.0
+    ema_decay: float = 0.99
+    labels: list[str] = _option([*MASK_COLUMNS], "Masks to learn, of " + ", ".join(MASK_COLUMNS) + ".")
+    widths: list[int] = _option(
+        [16, 24, 32, 32], "Channels per resolution; each one after the first halves it."
     )
-    widths: list[int] = field(
-        default_factory=lambda: [16, 24, 32, 32],
-        metadata={"help": "Channels per resolution; each one after the first halves it."},
+    randomisation: str = _choice(
+        "strong",
+        list(RANDOMISATION_PRESETS),
+        "Domain randomisation: strong for real films, light or none for images like the training ones.",
     )
-    layers_per_block: int = field(default=1, metadata={"help": "Residual blocks per resolution."})
-    dice_weight: float = field(
-        default=1.0, metadata={"help": "Weight of the soft Dice loss beside the cross-entropy."}
-    )
-    randomisation: str = field(
-        default="strong",
-        metadata={
-            "help": "Domain randomisation: strong for real films, light or none for images like the training ones.",
-            "choices": list(RANDOMISATION_PRESETS),
-        },
-    )
-    keep: str = field(
-        default="best",
-        metadata={
-            "help": "Final weights: best (highest mean Dice on validation images, as they are and randomised) or last; "
-            "averaged either way if EMA is on.",
-            "choices": ["best", "last"],
-        },
-    )
-    num_sample_images: int = field(default=8, metadata={"help": "Images in the sample pictures."})
+    metric_for_best_model: str | None = field(default="dice", init=False)
+    greater_is_better: bool | None = field(default=True, init=False)
 
 
 class SegmenterTrainer(CXRTrainer):
-    """Minimises cross-entropy + Dice loss per label on randomised images.
+    """Minimises cross-entropy + Dice loss per label on randomised images; the weights with the best Dice are kept.
 
     Batches have `"pixel_values"` and `"masks"` `(B, L, S, S)`, in the order of the model's labels.
     """
 
-    greater_is_better = True
+    args: SegmenterConfig
 
-    def __init__(self, *args: Any, stage_args: SegmenterArguments, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.stage_args = stage_args
         self.labels = list(self.model.config.labels)
         devices = self.labels.index("devices") if "devices" in self.labels else None
-        self.randomise = DomainRandomisation(stage_args.randomisation, devices)
-        self.best_metric = "dice" if stage_args.keep == "best" else None
+        self.randomise = DomainRandomisation(self.args.randomisation, devices)
 
-    def compute_loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+    def batch_loss(self, model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         """Loss on randomised images; logs one loss per label."""
-        pixels, masks = self.randomise(batch["pixel_values"], batch["masks"])
-        output = self.model(pixels, masks)
+        output = model(*self.randomise(batch["pixel_values"], batch["masks"]))
         logs = {f"loss_{n}": value for n, value in zip(self.labels, output.losses, strict=True)}
         return output.loss, logs
 
-    def evaluate(self) -> dict[str, float]:
+    def evaluation_metrics(self) -> dict[str, float]:
         """Dice per label on validation images as they are and (`_randomised`) under the training's randomisation.
 
         `dice_<label>` is the mean over images that have the label, `false_alarm_<label>` the share of the others in
         which any of it is found; `dice` the mean of all Dice values.
         """
-        plain = list(self._counts(randomised=False))
-        metrics = mask_metrics(self._joined(plain), self.labels)
-        if self.stage_args.randomisation != "none":
-            changed = mask_metrics(self._joined(list(self._counts(randomised=True))), self.labels)
+        metrics = mask_metrics(self._counts(lambda *batch: batch), self.labels)
+        if self.args.randomisation != "none":
+            changed = mask_metrics(self._counts(self.randomise), self.labels)
             metrics |= {f"{name}_randomised": value for name, value in changed.items()}
         dice = [value for name, value in metrics.items() if name.startswith("dice_")]
         return {"dice": float(np.mean(dice)) if dice else float("nan"), **metrics}
 
-    def _counts(self, randomised: bool) -> Iterator[Tensor]:
-        """Pixels `(B, L, 3)` of the intersection, the prediction and the truth, per validation batch."""
-        for batch in self.validation_batches():
-            pixels, masks = batch["pixel_values"], batch["masks"]
-            if randomised:
-                pixels, masks = self.randomise(pixels, masks)
+    def _counts(self, randomise: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Tensor:
+        """Pixels `(N, L, 3)` of the intersection, the prediction and the truth of the validation images."""
+        counts = []
+        for batch in self.eval_batches():
+            pixels, masks = randomise(batch["pixel_values"], batch["masks"])
             with self.accelerator.autocast():
                 found = self.model(pixels).logits > 0
             truth = masks > 0.5
-            yield torch.stack([(m.flatten(2)).sum(2) for m in (found & truth, found, truth)], dim=2).float()
-
-    def _joined(self, counts: Sequence[Tensor]) -> Tensor:
-        return self.gather_validation(torch.cat(list(counts))).cpu()
+            counts.append(
+                torch.stack([m.flatten(2).sum(2) for m in (found & truth, found, truth)], 2).float()
+            )
+        return self.gather_eval(torch.cat(counts)).cpu()
 
     def sample_images(self) -> dict[str, np.ndarray]:
         """Rows: randomised validation images, then per label its true and its found mask."""
-        source = self.val_dataset if self.val_dataset is not None else self.train_dataset
-        count = min(self.stage_args.num_sample_images, len(source))
-        batch = self.prepare_batch(self.collate_fn(source.__getitems__(list(range(count)))))
+        batch = self.first_images(_SAMPLES)
         pixels, masks = self.randomise(batch["pixel_values"], batch["masks"])
         with self.accelerator.autocast():
             found = self.model(pixels).logits.sigmoid()
-        rows = [pixels]
-        for label in range(len(self.labels)):
-            rows += [masks[:, label, None] * 2 - 1, found[:, label, None] * 2 - 1]
-        return {"masks": image_grid(rows)}
+        rows = [m[:, label, None] * 2 - 1 for label in range(len(self.labels)) for m in (masks, found)]
+        return {"masks": image_grid([pixels, *rows])}
 
 
 def mask_metrics(counts: Tensor, labels: Sequence[str]) -> dict[str, float]:
@@ -142,54 +127,18 @@ def mask_metrics(counts: Tensor, labels: Sequence[str]) -> dict[str, float]:
 
 
 def main(argv: Sequence[str] | None = None) -> AnatomySegmenterModel:
-    """Train from command-line arguments; returns the model with its last (not averaged) weights."""
-    stage, data, loop = parse_arguments(
-        (SegmenterArguments, DataArguments, TrainerArguments),
+    """Train from command-line arguments; returns the trained model."""
+    data, args = parse_arguments(
+        (DataArguments, SegmenterConfig),
         argv,
-        defaults={
-            "dataset": "phantom",
-            "output_dir": "outputs/segmenter",
-            "per_device_batch_size": 16,
-            "learning_rate": 2e-3,
-            "adam_beta2": 0.99,
-            "weight_decay": 0.01,
-            "lr_scheduler": "cosine",
-            "warmup_steps": 50,
-            "max_grad_norm": 5.0,
-            "ema_decay": 0.99,
-        },
+        defaults={"dataset": "phantom"},
         description="Train the segmenter of lungs, heart and devices on phantoms with domain randomisation.",
     )
-    accelerator = build_accelerator(loop)
     schema, _ = load_schema(data)
-    with accelerator.main_process_first():
-        train, validation, processor, info = make_masked_datasets(
-            data, schema, stage.labels, progress=accelerator.is_main_process
-        )
-    set_seed(loop.seed)
-    model = AnatomySegmenterModel(
-        AnatomySegmenterConfig(
-            labels=stage.labels,
-            image_size=data.resolution,
-            widths=stage.widths,
-            layers_per_block=stage.layers_per_block,
-            dice_weight=stage.dice_weight,
-        )
-    )
-    trainer = SegmenterTrainer(
-        model,
-        loop,
-        train,
-        validation,
-        accelerator=accelerator,
-        processor=processor,
-        num_workers=data.num_workers,
-        run_info={
-            "stage": dataclasses.asdict(stage),
-            "randomisation": dataclasses.asdict(RANDOMISATION_PRESETS[stage.randomisation]),
-            **info,
-        },
-        stage_args=stage,
-    )
-    trainer.train()
+    train, validation, processor, info = make_datasets(data, schema, args.labels)
+    set_seed(args.seed)
+    config = AnatomySegmenterConfig(labels=args.labels, image_size=data.resolution, widths=args.widths)
+    info |= {"randomisation": dataclasses.asdict(RANDOMISATION_PRESETS[args.randomisation])}
+    model = AnatomySegmenterModel(config)
+    SegmenterTrainer(model, args, train, validation, processing_class=processor, run_info=info).train()
     return model

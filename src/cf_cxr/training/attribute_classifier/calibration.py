@@ -7,22 +7,14 @@ calibration (design 4). One scale per attribute is fitted on held-out data after
 
 from __future__ import annotations
 
-import math
 import warnings
 
 import torch
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from ...attributes import Attribute, AttributeSchema
+from ...attributes import AttributeSchema
 from ...metrics.calibration import expected_calibration_error
-from ...models.attribute_classifier.modeling_attribute_classifier import (
-    attribute_nll,
-    split_attribute_logits,
-)
-
-# Where a temperature is looked for: perfectly separated validation data would otherwise drive it to 0.
-TEMPERATURE_RANGE = (0.05, 20.0)
+from ...models.attribute_classifier.heads import TEMPERATURE_RANGE, attribute_heads, split_attribute_logits
 
 
 @torch.no_grad()
@@ -47,34 +39,15 @@ def fit_temperature(logits: Tensor, labels: Tensor, schema: AttributeSchema) -> 
         raise ValueError(
             f"labels must have shape ({logits.shape[0]}, {schema.n}), got {tuple(labels.shape)}."
         )
-    temperatures = {}
+    temperatures, heads = {}, attribute_heads(schema)
     for (name, part), value in zip(split_attribute_logits(logits, schema).items(), labels.unbind(1)):
         known = ~value.isnan()
         if not known.any():
             warnings.warn(f"No known label of {name!r}: its temperature stays 1.", stacklevel=2)
             continue
         part, value = part[known], value[known].to(part.device)
-        fit = _fit_discrete if schema[name].is_discrete else _fit_continuous
-        temperatures[name] = fit(part, value, schema[name])
+        temperatures[name] = heads[name].temperature(part, value)
     return temperatures
-
-
-def _fit_discrete(logits: Tensor, value: Tensor, attribute: Attribute) -> float:
-    low, high = (math.log(t) for t in TEMPERATURE_RANGE)
-    result = minimize_scalar(
-        lambda log_t: attribute_nll(logits / math.exp(log_t), value, attribute).double().mean().item(),
-        bounds=(low, high),
-        method="bounded",
-        options={"xatol": 1e-4},
-    )
-    return math.exp(result.x)
-
-
-def _fit_continuous(logits: Tensor, value: Tensor, attribute: Attribute) -> float:
-    mean, log_sigma = logits.unbind(1)
-    target = (value - attribute.minimum) / (attribute.maximum - attribute.minimum) * 2 - 1
-    scale = ((target - mean) / log_sigma.exp()).double().square().mean().sqrt().item()
-    return min(max(scale, TEMPERATURE_RANGE[0]), TEMPERATURE_RANGE[1])
 
 
 __all__ = ["TEMPERATURE_RANGE", "expected_calibration_error", "fit_temperature"]

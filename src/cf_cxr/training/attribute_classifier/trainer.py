@@ -2,89 +2,78 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import set_seed
 from sklearn.metrics import roc_auc_score
+from torch import nn
 
 from ...attributes import AttributeSchema
 from ...files import write_json
 from ...models.attribute_classifier import AttributeClassifierConfig, AttributeClassifierModel
 from ...models.attribute_classifier.configuration_attribute_classifier import BACKBONE_PRESETS
-from ...models.attribute_classifier.modeling_attribute_classifier import attribute_nll
 from ..augmentation import AUGMENTATION_PRESETS, CXRAugmentation
-from ..loop.arguments import DataArguments, TrainerArguments, parse_arguments, read_config
-from ..loop.batches import load_schema, make_datasets
-from ..loop.trainer import CXRTrainer, build_accelerator
+from ..loop.arguments import CXRTrainingArguments, _option, read_config
+from ..loop.run_folder import FINAL_METRICS_FILE
+from ..loop.script import train_on_images
+from ..loop.trainer import CXRTrainer
 from .calibration import expected_calibration_error, fit_temperature
 
 
 @dataclass
-class ClassifierArguments:
-    """Architecture of the classifier and what it is taught."""
+class ClassifierConfig(CXRTrainingArguments):
+    """Architecture of the classifier, what it is taught, and how."""
 
     _argument_group_name = "Attribute classifier"
 
-    preset: str = field(
-        default="bit-small",
-        metadata={
-            "help": "Backbone: " + ", ".join(BACKBONE_PRESETS) + ".",
-            "choices": list(BACKBONE_PRESETS),
-        },
+    output_dir: str = "outputs/classifier"
+    per_device_train_batch_size: int = 32
+    adam_beta2: float = 0.999
+    lr_scheduler_type: str = "cosine"
+    max_grad_norm: float = 5.0
+    ema_decay: float = 0.99
+    preset: str = _option(
+        "bit-small", "Backbone: " + ", ".join(BACKBONE_PRESETS) + ".", choices=list(BACKBONE_PRESETS)
     )
-    backbone_config: str | None = field(
-        default=None,
-        metadata={
-            "help": "JSON or YAML file with any transformers backbone's configuration; replaces the preset."
-        },
+    backbone_config: str | None = _option(
+        None, "JSON or YAML file with any transformers backbone's configuration; replaces the preset."
     )
-    dropout: float = field(default=0.1, metadata={"help": "Dropout before the heads."})
-    augmentation: str = field(
-        default="strong",
-        metadata={
-            "help": "Random geometry and exposure of the training images.",
-            "choices": list(AUGMENTATION_PRESETS),
-        },
+    dropout: float = _option(0.1, "Dropout before the heads.")
+    augmentation: str = _option(
+        "strong", "Random geometry and exposure of the training images.", choices=list(AUGMENTATION_PRESETS)
     )
-    standardize: bool = field(
-        default=True,
-        metadata={
-            "help": "Bring every image to zero mean and unit variance inside the model, which makes it blind to "
-            "global exposure. Switch off where exposure is evidence (the site of a phantom)."
-        },
+    standardize: bool = _option(
+        True,
+        "Bring every image to zero mean and unit variance inside the model, which makes it blind to "
+        "global exposure. Switch off where exposure is evidence (the site of a phantom).",
     )
-    pool_grid: int = field(
-        default=1,
-        metadata={
-            "help": "Pool features over a grid of this many rows and columns; 1: over the whole image."
-        },
+    pool_grid: int = _option(
+        1, "Pool features over a grid of this many rows and columns; 1: over the whole image."
     )
-    projection_dim: int = field(
-        default=0,
-        metadata={"help": "Width of a hidden layer between the pooled features and the heads; 0: none."},
+    projection_dim: int = _option(
+        0, "Width of a hidden layer between the pooled features and the heads; 0: none."
     )
-    layer_norm: bool = field(
-        default=False, metadata={"help": "LayerNorm between the pooled features and the heads."}
+    layer_norm: bool = _option(False, "LayerNorm between the pooled features and the heads.")
+    label_smoothing: float = _option(
+        0.0, "Share of the target spread evenly over the classes (discrete attributes)."
     )
-    label_smoothing: float = field(
-        default=0.0,
-        metadata={"help": "Share of the target spread evenly over the classes (discrete attributes)."},
-    )
-    keep: str = field(
-        default="best",
-        metadata={
-            "help": "Final weights: best (lowest validation NLL) or last; averaged either way if EMA is on.",
-            "choices": ["best", "last"],
-        },
+    keep: str = _option(
+        "best",
+        "Final weights: best (lowest validation NLL) or last; averaged either way if EMA is on.",
+        choices=["best", "last"],
     )
 
+    metric_for_best_model: str | None = field(default=None, init=False)
+    greater_is_better: bool | None = field(default=False, init=False)
+
     def __post_init__(self) -> None:
+        self.metric_for_best_model = "nll" if self.keep == "best" else None
+        super().__post_init__()
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"--label_smoothing is {self.label_smoothing}, but must be in [0, 1).")
 
@@ -92,21 +81,13 @@ class ClassifierArguments:
 class ClassifierTrainer(CXRTrainer):
     """Minimises the sum of the attributes' negative log-likelihoods over known labels."""
 
-    def __init__(
-        self, *args: Any, schema: AttributeSchema, stage_args: ClassifierArguments, **kwargs: Any
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self.schema, self.stage_args = schema, stage_args
-        self.augment = CXRAugmentation(stage_args.augmentation)
-        self.best_metric = "nll" if stage_args.keep == "best" else None
-
-    def compute_loss(self, batch: Mapping[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
+    def batch_loss(self, model: nn.Module, batch: Mapping[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
         """Loss on augmented images; logs one negative log-likelihood per attribute."""
         with torch.no_grad():
-            pixels = self.augment(batch["pixel_values"])
-        output = self.model(pixels, labels=batch["attributes"])
+            pixels = CXRAugmentation(self.args.augmentation)(batch["pixel_values"])
+        output = model(pixels, labels=batch["attributes"])
         logs = {f"nll_{name}": value for name, value in zip(self.schema.names, output.losses, strict=True)}
-        share = self.stage_args.label_smoothing
+        share = self.args.label_smoothing
         if share == 0:
             return output.loss, logs
         return output.loss + share * self._smoothing(output.logits, batch["attributes"]), logs
@@ -122,46 +103,39 @@ class ClassifierTrainer(CXRTrainer):
                 continue
             known = ~value.isnan()
             classes = [torch.where(known, float(c), value) for c in range(attribute.n_classes)]
-            even = torch.stack([attribute_nll(part, c, attribute) for c in classes]).mean(0)
-            total = total + (even - attribute_nll(part, value, attribute)).sum() / known.sum().clamp_min(1)
+            nll = self.model.attribute_heads[name].nll
+            even = torch.stack([nll(part, c) for c in classes]).mean(0)
+            total = total + (even - nll(part, value)).sum() / known.sum().clamp_min(1)
         return total
 
     @torch.no_grad()
-    def predict_validation(self, *, whole: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-        """Uncalibrated logits (N, L) and raw labels (N, n) of the validation split, on the CPU.
-
-        Args:
-            whole: every process computes all images (instead of sharing them).
-        """
+    def predict_validation(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Uncalibrated logits (N, L) and raw labels (N, n) of the validation split, on the CPU of every process."""
         logits, labels = [], []
-        for batch in self.validation_batches(whole=whole):
+        for batch in self.eval_batches():
             with self.accelerator.autocast():
                 logits.append(self.model(batch["pixel_values"]).logits.float())
             labels.append(batch["attributes"])
-        logits, labels = torch.cat(logits), torch.cat(labels)
-        if not whole:
-            logits, labels = self.gather_validation(logits), self.gather_validation(labels)
-        return logits.cpu(), labels.cpu()
+        return tuple(self.gather_eval(torch.cat(values)).cpu() for values in (logits, labels))
 
-    def evaluate(self) -> dict[str, float]:
+    def evaluation_metrics(self) -> dict[str, float]:
         """Per attribute NLL and AUC, ECE or MAE on the validation split, with the calibration stored so far."""
-        logits, labels = self.predict_validation()
-        return classifier_metrics(self.model, logits, labels)
+        return classifier_metrics(self.model, *self.predict_validation())
 
-    def finalize(self) -> None:
+    def finalize(self, folder: Path) -> None:
         """Fit the temperatures on the validation split and write `metrics.json` with and without them."""
-        if self.val_dataset is None:
+        if self.eval_dataset is None:
             return
-        self.model.eval()
-        logits, labels = self.predict_validation(whole=True)
+        logits, labels = self.predict_validation()
         self.model.config.temperature = {}
         metrics = {"uncalibrated": classifier_metrics(self.model, logits, labels)}
         self.model.config.temperature = fit_temperature(logits, labels, self.schema)
         metrics["calibrated"] = classifier_metrics(self.model, logits, labels)
         metrics["temperature"] = self.model.config.temperature
         metrics["images"] = len(labels)
-        write_json(self.output_dir / "metrics.json", metrics)
-        print(json.dumps(metrics["calibrated"], indent=2))
+        if self.args.should_save:
+            write_json(folder / FINAL_METRICS_FILE, metrics)
+            print(json.dumps(metrics["calibrated"], indent=2))
 
 
 def classifier_metrics(
@@ -184,9 +158,9 @@ def classifier_metrics(
         if not known.any():
             continue
         name, value = attribute.name, value[known]
-        metrics[f"nll_{name}"] = float(attribute_nll(calibrated[name][known], value, attribute).mean())
+        metrics[f"nll_{name}"] = float(model.attribute_heads[name].nll(calibrated[name][known], value).mean())
         metrics["nll"] += metrics[f"nll_{name}"]
-        if attribute.kind == "continuous":
+        if not attribute.is_discrete:
             mean = posterior[name][0][known].clamp(attribute.minimum, attribute.maximum)
             metrics[f"mae_{name}"] = float((mean - value).abs().mean())
             continue
@@ -208,64 +182,23 @@ def _auc(probability: np.ndarray, label: np.ndarray) -> float | None:
 
 
 def build_classifier_config(
-    args: ClassifierArguments, schema: AttributeSchema, resolution: int
+    args: ClassifierConfig, schema: AttributeSchema, resolution: int
 ) -> AttributeClassifierConfig:
     """Configuration from arguments: a preset, or any backbone from a file."""
+    names = ("dropout", "standardize", "pool_grid", "projection_dim", "layer_norm")
+    settings = {name: getattr(args, name) for name in names} | {"image_size": resolution}
     if args.backbone_config is None:
-        return AttributeClassifierConfig.from_preset(
-            args.preset,
-            schema,
-            image_size=resolution,
-            dropout=args.dropout,
-            standardize=args.standardize,
-            pool_grid=args.pool_grid,
-            projection_dim=args.projection_dim,
-            layer_norm=args.layer_norm,
-        )
+        return AttributeClassifierConfig.from_preset(args.preset, schema, **settings)
     return AttributeClassifierConfig(
-        attributes=schema.to_list(),
-        backbone_config=read_config(args.backbone_config),
-        image_size=resolution,
-        dropout=args.dropout,
-        standardize=args.standardize,
-        pool_grid=args.pool_grid,
-        projection_dim=args.projection_dim,
-        layer_norm=args.layer_norm,
+        attributes=schema.to_list(), backbone_config=read_config(args.backbone_config), **settings
     )
 
 
 def main(argv: Sequence[str] | None = None) -> AttributeClassifierModel:
-    """Train from command-line arguments; returns the model with its last (not averaged) weights."""
-    stage, data, loop = parse_arguments(
-        (ClassifierArguments, DataArguments, TrainerArguments),
-        argv,
-        defaults={
-            "output_dir": "outputs/classifier",
-            "per_device_batch_size": 32,
-            "adam_beta2": 0.999,
-            "lr_scheduler": "cosine",
-            "max_grad_norm": 5.0,
-            "ema_decay": 0.99,
-        },
-        description="Train the classifier q(attributes | image) and calibrate it on the validation split.",
-    )
-    accelerator = build_accelerator(loop)
-    schema, _ = load_schema(data)
-    with accelerator.main_process_first():
-        train, validation, processor, info = make_datasets(data, schema, progress=accelerator.is_main_process)
-    set_seed(loop.seed)
-    model = AttributeClassifierModel(build_classifier_config(stage, schema, data.resolution))
-    trainer = ClassifierTrainer(
-        model,
-        loop,
-        train,
-        validation,
-        accelerator=accelerator,
-        processor=processor,
-        num_workers=data.num_workers,
-        run_info={"stage": dataclasses.asdict(stage), **info},
-        schema=schema,
-        stage_args=stage,
-    )
-    trainer.train()
-    return model
+    """Train from command-line arguments; returns the trained model."""
+
+    def build(args: ClassifierConfig, resolution: int, schema: AttributeSchema) -> AttributeClassifierModel:
+        return AttributeClassifierModel(build_classifier_config(args, schema, resolution))
+
+    text = "Train the classifier q(attributes | image) and calibrate it on the validation split."
+    return train_on_images(ClassifierTrainer, ClassifierConfig, build, argv, text)

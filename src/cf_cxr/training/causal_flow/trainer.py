@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import set_seed
+from torch import Tensor, nn
 
 from ...attributes import AttributeSchema
 from ...images.grey_levels import image_grid
 from ...models.causal_flow import CausalFlowConfig, CausalFlowModel
 from ..augmentation import CXRAugmentation
-from ..loop.arguments import DataArguments, TrainerArguments, parse_arguments
-from ..loop.batches import load_schema, make_datasets
-from ..loop.trainer import CXRTrainer, build_accelerator
-from ..loop.usual_films import record_after_training
+from ..loop.arguments import CXRTrainingArguments, _choice, _option
+from ..loop.script import train_on_images
+from ..loop.trainer import CXRTrainer
 
+_SAMPLES = 8  # images per row of the sample pictures
 #: patch side and widths by resolution
 PRESETS: dict[int, dict[str, Any]] = {
     16: {"patch_size": 2, "block_out_channels": [16, 32]},
@@ -31,35 +30,35 @@ PRESETS: dict[int, dict[str, Any]] = {
 
 
 @dataclass
-class FlowArguments:
-    """Architecture and objective of the causal flow; what is left out comes from the resolution's preset."""
+class FlowConfig(CXRTrainingArguments):
+    """Architecture, objective and training of the causal flow; patches and widths that are left out come from the
+    resolution's preset."""
 
     _argument_group_name = "Causal flow"
 
-    patch_size: int | None = field(
-        default=None, metadata={"help": "Side of the pixel blocks that become channels."}
+    output_dir: str = "outputs/flow"
+    per_device_train_batch_size: int = 32
+    learning_rate: float = 3e-4
+    adam_beta2: float = 0.99
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    skip_threshold: float = 0.0
+    ema_decay: float = 0.9995
+    sample_steps: int = 500
+    patch_size: int | None = _option(None, "Side of the pixel blocks that become channels.")
+    block_out_channels: list[int] | None = _option(None, "Widths of the U-Net, highest resolution first.")
+    attribute_dropout: float = _option(0.1, "Probability with which an attribute is hidden, each on its own.")
+    augmentation: str = _choice(
+        "none",
+        ("none", "geometry"),
+        "Random geometry of the training images: small rotations, shifts and zoom.",
     )
-    block_out_channels: list[int] | None = field(
-        default=None, metadata={"help": "Widths of the U-Net, highest resolution first."}
+    init_from: str | None = _option(
+        None, "Start from the weights of this trained CausalFlowModel folder or Hub name."
     )
-    attribute_dropout: float = field(
-        default=0.1, metadata={"help": "Probability with which an attribute is hidden, each on its own."}
-    )
-    augmentation: str = field(
-        default="none",
-        metadata={
-            "help": "Random geometry of the training images: small rotations, shifts and zoom.",
-            "choices": ["none", "geometry"],
-        },
-    )
-    init_from: str | None = field(
-        default=None,
-        metadata={"help": "Start from the weights of this trained CausalFlowModel folder or Hub name."},
-    )
-    num_sample_images: int = field(default=8, metadata={"help": "Images per row of the sample pictures."})
 
 
-def build_flow_config(args: FlowArguments, resolution: int, schema: AttributeSchema) -> CausalFlowConfig:
+def build_flow_config(args: FlowConfig, resolution: int, schema: AttributeSchema) -> CausalFlowConfig:
     """Configuration from arguments, completed by the preset of the resolution.
 
     Raises:
@@ -83,7 +82,7 @@ def build_flow_config(args: FlowArguments, resolution: int, schema: AttributeSch
     )
 
 
-def opposite(raw: torch.Tensor, schema: AttributeSchema, name: str) -> torch.Tensor:
+def opposite(raw: Tensor, schema: AttributeSchema, name: str) -> Tensor:
     """Raw attributes with another value of one: the next class, or the far fifth of a continuous range.
 
     Args:
@@ -107,23 +106,18 @@ def opposite(raw: torch.Tensor, schema: AttributeSchema, name: str) -> torch.Ten
 class FlowTrainer(CXRTrainer):
     """Minimises the conditional flow matching loss (Lipman et al., ICLR 2023, eq. 23). Unknown attributes are hidden."""
 
-    def __init__(self, *args: Any, schema: AttributeSchema, stage_args: FlowArguments, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.schema, self.stage_args = schema, stage_args
-        self.augment = None if stage_args.augmentation == "none" else CXRAugmentation(stage_args.augmentation)
+    records_usual_films = True
 
-    def compute_loss(self, batch: Mapping[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
+    def batch_loss(self, model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         """Mean squared error of the velocity at random times."""
         pixels = batch["pixel_values"]
-        if self.augment is not None and self.model.training:
-            pixels = self.augment(pixels)
-        return self.model(pixels, self.schema.encode(batch["attributes"], keep_unknown=True)).loss, {}
+        if self.model.training:
+            pixels = CXRAugmentation(self.args.augmentation)(pixels)
+        return model(pixels, self.schema.encode(batch["attributes"], keep_unknown=True)).loss, {}
 
     def sample_images(self) -> dict[str, np.ndarray]:
         """Rows: validation images, then the counterfactual of each under a change of one attribute after the other."""
-        source = self.val_dataset if self.val_dataset is not None else self.train_dataset
-        count = min(self.stage_args.num_sample_images, len(source))
-        batch = self.prepare_batch(self.collate_fn(source.__getitems__(list(range(count)))))
+        batch = self.first_images(_SAMPLES)
         pixels, raw = batch["pixel_values"], batch["attributes"]
         with self.accelerator.autocast():
             noise = self.model.abduct(pixels, self.schema.encode(raw, keep_unknown=True))
@@ -137,44 +131,12 @@ class FlowTrainer(CXRTrainer):
 
 
 def main(argv: Sequence[str] | None = None) -> CausalFlowModel:
-    """Train from command-line arguments; returns the model with its last (not averaged) weights."""
-    stage, data, loop = parse_arguments(
-        (FlowArguments, DataArguments, TrainerArguments),
-        argv,
-        defaults={
-            "output_dir": "outputs/flow",
-            "per_device_batch_size": 32,
-            "learning_rate": 3e-4,
-            "adam_beta2": 0.99,
-            "weight_decay": 0.01,
-            "max_grad_norm": 1.0,
-            "skip_threshold": 0.0,
-            "ema_decay": 0.9995,
-            "sample_steps": 500,
-        },
-        description="Train the image mechanism p(image | attributes), a causal flow.",
-    )
-    accelerator = build_accelerator(loop)
-    schema, _ = load_schema(data)
-    with accelerator.main_process_first():
-        train, validation, processor, info = make_datasets(data, schema, progress=accelerator.is_main_process)
-    set_seed(loop.seed)
-    if stage.init_from:
-        model = CausalFlowModel.from_pretrained(stage.init_from)
-    else:
-        model = CausalFlowModel(build_flow_config(stage, data.resolution, schema))
-    trainer = FlowTrainer(
-        model,
-        loop,
-        train,
-        validation,
-        accelerator=accelerator,
-        processor=processor,
-        num_workers=data.num_workers,
-        run_info={"stage": dataclasses.asdict(stage), **info},
-        schema=schema,
-        stage_args=stage,
-    )
-    trainer.train()
-    record_after_training(trainer)
-    return model
+    """Train from command-line arguments; returns the trained model."""
+
+    def build(args: FlowConfig, resolution: int, schema: AttributeSchema) -> CausalFlowModel:
+        if args.init_from:
+            return CausalFlowModel.from_pretrained(args.init_from)
+        return CausalFlowModel(build_flow_config(args, resolution, schema))
+
+    text = "Train the image mechanism p(image | attributes), a causal flow."
+    return train_on_images(FlowTrainer, FlowConfig, build, argv, text)

@@ -2,112 +2,82 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import set_seed
+from torch import nn
 
 from ...attributes import AttributeSchema
 from ...images.grey_levels import image_grid
 from ...models.causal_hvae import CausalHVAEConfig, CausalHVAEModel
 from ..augmentation import CXRAugmentation
-from ..loop.arguments import DataArguments, TrainerArguments, parse_arguments
-from ..loop.batches import load_schema, make_datasets
-from ..loop.trainer import CXRTrainer, build_accelerator
-from ..loop.usual_films import record_after_training
+from ..loop.arguments import CXRTrainingArguments, _option
+from ..loop.script import train_on_images
+from ..loop.trainer import CXRTrainer
 
-PRESETS: dict[int, dict[str, Any]] = {
-    16: {
-        "encoder_blocks": "16b1d2,8b1d2,4b1d4,1b1",
-        "decoder_blocks": "1b1,4b1,8b1,16b1",
-        "widths": [8, 12, 16, 24],
-    },
-    32: {
-        "encoder_blocks": "32b1d2,16b2d2,8b2d2,4b1d4,1b1",
-        "decoder_blocks": "1b1,4b2,8b2,16b2,32b1",
-        "widths": [16, 32, 48, 64, 96],
-    },
-    64: {
-        "encoder_blocks": "64b1d2,32b2d2,16b2d2,8b2d2,4b2d4,1b1",
-        "decoder_blocks": "1b1,4b2,8b3,16b3,32b3,64b1",
-        "widths": [32, 48, 64, 96, 128, 192],
-    },
-    96: {
-        "encoder_blocks": "96b1d2,48b2d2,24b3d2,12b3d2,6b2d6,1b1",
-        "decoder_blocks": "1b1,6b3,12b4,24b4,48b3,96b1",
-        "widths": [32, 48, 64, 96, 128, 256],
-    },
-    128: {
-        "encoder_blocks": "128b1d2,64b2d2,32b3d2,16b3d2,8b2d2,4b2d4,1b1",
-        "decoder_blocks": "1b1,4b2,8b3,16b4,32b4,64b3,128b1",
-        "widths": [24, 48, 64, 96, 128, 160, 256],
-    },
-    192: {
-        "encoder_blocks": "192b1d2,96b3d2,48b7d2,24b11d2,12b7d2,6b3d6,1b2",
-        "decoder_blocks": "1b2,6b4,12b8,24b12,48b8,96b4,192b2",
-        "widths": [32, 64, 96, 128, 160, 192, 512],
-    },
+#: encoder blocks, decoder blocks and widths by resolution
+PRESETS: dict[int, tuple[str, str, list[int]]] = {
+    16: ("16b1d2,8b1d2,4b1d4,1b1", "1b1,4b1,8b1,16b1", [8, 12, 16, 24]),
+    32: ("32b1d2,16b2d2,8b2d2,4b1d4,1b1", "1b1,4b2,8b2,16b2,32b1", [16, 32, 48, 64, 96]),
+    64: ("64b1d2,32b2d2,16b2d2,8b2d2,4b2d4,1b1", "1b1,4b2,8b3,16b3,32b3,64b1", [32, 48, 64, 96, 128, 192]),
+    96: ("96b1d2,48b2d2,24b3d2,12b3d2,6b2d6,1b1", "1b1,6b3,12b4,24b4,48b3,96b1", [32, 48, 64, 96, 128, 256]),
+    128: (
+        "128b1d2,64b2d2,32b3d2,16b3d2,8b2d2,4b2d4,1b1",
+        "1b1,4b2,8b3,16b4,32b4,64b3,128b1",
+        [24, 48, 64, 96, 128, 160, 256],
+    ),
+    192: (
+        "192b1d2,96b3d2,48b7d2,24b11d2,12b7d2,6b3d6,1b2",
+        "1b2,6b4,12b8,24b12,48b8,96b4,192b2",
+        [32, 64, 96, 128, 160, 192, 512],
+    ),
 }
 
 
 @dataclass
-class HVAEArguments:
-    """Architecture and objective of the causal HVAE; what is left out comes from the resolution's preset."""
+class HVAEConfig(CXRTrainingArguments):
+    """Architecture, objective and training of the causal HVAE; blocks and widths that are left out come from the
+    resolution's preset."""
 
     _argument_group_name = "Causal HVAE"
 
-    encoder_blocks: str | None = field(
-        default=None, metadata={"help": "Encoder, e.g. 64b1d2,32b2d2,...: resolution, blocks, down-sampling."}
+    output_dir: str = "outputs/hvae"
+    sample_steps: int = 500
+    encoder_blocks: str | None = _option(
+        None, "Encoder, e.g. 64b1d2,32b2d2,...: resolution, blocks, down-sampling."
     )
-    decoder_blocks: str | None = field(
-        default=None, metadata={"help": "Decoder from 1x1 up, e.g. 1b1,4b2,8b3,..."}
+    decoder_blocks: str | None = _option(None, "Decoder from 1x1 up, e.g. 1b1,4b2,8b3,...")
+    widths: list[int] | None = _option(None, "Channels per encoder stage, highest resolution first.")
+    z_dim: int = _option(16, "Channels of each latent.")
+    bottleneck: int = _option(4, "Width over inner width of the residual blocks.")
+    z_max_res: int | None = _option(None, "No latents above this resolution (default: half the image's).")
+    bias_max_res: int | None = _option(
+        None, "Learnt spatial bias up to this resolution (default: 64 at most)."
     )
-    widths: list[int] | None = field(
-        default=None, metadata={"help": "Channels per encoder stage, highest resolution first."}
+    cond_prior: bool = _option(False, "The prior of the latents sees the parents.")
+    x_like: str = _option(
+        "diag_dgauss",
+        "Scale of the pixel likelihood: per pixel, shared, or fixed.",
+        choices=["diag_dgauss", "shared_dgauss", "fixed_dgauss"],
     )
-    z_dim: int = field(default=16, metadata={"help": "Channels of each latent."})
-    bottleneck: int = field(default=4, metadata={"help": "Width over inner width of the residual blocks."})
-    z_max_res: int | None = field(
-        default=None, metadata={"help": "No latents above this resolution (default: half the image's)."}
+    std_init: float = _option(0.0, "Initial scale of the likelihood; 0: random head.")
+    beta: float = _option(1.0, "Weight of the KL term.")
+    beta_warmup_steps: int = _option(0, "Steps over which beta rises linearly from 0.")
+    free_bits: float = _option(0.0, "Unpenalised KL per latent channel in nats.")
+    augmentation: str = _option(
+        "none", "Random geometry and exposure of the training images.", choices=["none", "light"]
     )
-    bias_max_res: int | None = field(
-        default=None, metadata={"help": "Learnt spatial bias up to this resolution (default: 64 at most)."}
+    init_from: str | None = _option(
+        None, "Start from the weights of this trained CausalHVAEModel folder or Hub name."
     )
-    cond_prior: bool = field(default=False, metadata={"help": "The prior of the latents sees the parents."})
-    x_like: str = field(
-        default="diag_dgauss",
-        metadata={
-            "help": "Scale of the pixel likelihood: per pixel, shared, or fixed.",
-            "choices": ["diag_dgauss", "shared_dgauss", "fixed_dgauss"],
-        },
-    )
-    std_init: float = field(
-        default=0.0, metadata={"help": "Initial scale of the likelihood; 0: random head."}
-    )
-    beta: float = field(default=1.0, metadata={"help": "Weight of the KL term."})
-    beta_warmup_steps: int = field(
-        default=0, metadata={"help": "Steps over which beta rises linearly from 0."}
-    )
-    free_bits: float = field(default=0.0, metadata={"help": "Unpenalised KL per latent channel in nats."})
-    augmentation: str = field(
-        default="none",
-        metadata={
-            "help": "Random geometry and exposure of the training images.",
-            "choices": ["none", "light"],
-        },
-    )
-    init_from: str | None = field(
-        default=None,
-        metadata={"help": "Start from the weights of this trained CausalHVAEModel folder or Hub name."},
-    )
-    num_sample_images: int = field(default=8, metadata={"help": "Images per row of the sample pictures."})
+    num_sample_images: int = _option(8, "Images per row of the sample pictures.")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.beta < 0 or self.free_bits < 0 or self.beta_warmup_steps < 0:
             raise ValueError(
                 f"--beta {self.beta}, --free_bits {self.free_bits} and --beta_warmup_steps "
@@ -115,14 +85,15 @@ class HVAEArguments:
             )
 
 
-def build_hvae_config(args: HVAEArguments, resolution: int, context_dim: int) -> CausalHVAEConfig:
+def build_hvae_config(args: HVAEConfig, resolution: int, context_dim: int) -> CausalHVAEConfig:
     """Configuration from arguments, completed by the preset of the resolution.
 
     Raises:
         ValueError: no preset for this resolution and not all of blocks and widths given, or they do not fit.
     """
-    settings = dict(PRESETS.get(resolution, {}))
-    for name in ("encoder_blocks", "decoder_blocks", "widths"):
+    names = ("encoder_blocks", "decoder_blocks", "widths")
+    settings = dict(zip(names, PRESETS.get(resolution, ()), strict=False))
+    for name in names:
         if getattr(args, name) is not None:
             settings[name] = getattr(args, name)
         elif name not in settings:
@@ -152,76 +123,44 @@ class HVAETrainer(CXRTrainer):
     Unknown attributes enter as the schema's neutral codes.
     """
 
-    def __init__(self, *args: Any, schema: AttributeSchema, stage_args: HVAEArguments, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.schema, self.stage_args = schema, stage_args
-        self.augment = None if stage_args.augmentation == "none" else CXRAugmentation(stage_args.augmentation)
+    records_usual_films = True
 
     @property
     def beta(self) -> float:
         """Weight of the KL term at the present step."""
-        warmup = self.stage_args.beta_warmup_steps
-        return self.model.config.beta * (min(1.0, (self.global_step + 1) / warmup) if warmup else 1.0)
+        warmup = self.args.beta_warmup_steps
+        return self.model.config.beta * (min(1.0, (self.state.global_step + 1) / warmup) if warmup else 1.0)
 
-    def compute_loss(self, batch: Mapping[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
+    def batch_loss(self, model: nn.Module, batch: Mapping[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
         """Free energy with the present beta; logs nll, kl, nelbo (nats per dimension) and nelbo in bits."""
         pixels = batch["pixel_values"]
-        if self.augment is not None and self.model.training:
-            pixels = self.augment(pixels)
+        if self.model.training:
+            pixels = CXRAugmentation(self.args.augmentation)(pixels)
         parents = self.schema.encode(batch["attributes"], allow_unknown=True)
-        output = self.model(pixels, parents, sample_posterior=True)
+        output = model(pixels, parents, sample_posterior=True)
         nelbo = output.nll + output.kl
-        logs = {
-            "nll": output.nll,
-            "kl": output.kl,
-            "nelbo": nelbo,
-            "bits_per_dim": nelbo / math.log(2),
-        }
-        if self.stage_args.beta_warmup_steps:
+        logs = {"nll": output.nll, "kl": output.kl, "nelbo": nelbo, "bits_per_dim": nelbo / math.log(2)}
+        if self.args.beta_warmup_steps:
             logs["beta"] = self.beta
         return output.nll + self.beta * output.kl, logs
 
     def sample_images(self) -> dict[str, np.ndarray]:
         """Rows: validation images, their reconstructions, samples of the prior for the same attributes."""
-        count = min(self.stage_args.num_sample_images, len(self.val_dataset or self.train_dataset))
-        source = self.val_dataset if self.val_dataset is not None else self.train_dataset
-        batch = self.prepare_batch(self.collate_fn(source.__getitems__(list(range(count)))))
+        batch = self.first_images(self.args.num_sample_images)
         parents = self.schema.encode(batch["attributes"], allow_unknown=True)
         with self.accelerator.autocast():
-            reconstruction = self.model(batch["pixel_values"], parents, sample_posterior=False).reconstruction
+            output = self.model(batch["pixel_values"], parents, sample_posterior=False)
             prior = self.model.sample(parents)
-        return {"samples": image_grid([batch["pixel_values"], reconstruction, prior])}
+        return {"samples": image_grid([batch["pixel_values"], output.reconstruction, prior])}
 
 
 def main(argv: Sequence[str] | None = None) -> CausalHVAEModel:
-    """Train from command-line arguments; returns the model with its last (not averaged) weights."""
-    stage, data, loop = parse_arguments(
-        (HVAEArguments, DataArguments, TrainerArguments),
-        argv,
-        defaults={"output_dir": "outputs/hvae", "sample_steps": 500},
-        description="Train the image mechanism p(image | attributes), a causal hierarchical VAE.",
-    )
-    accelerator = build_accelerator(loop)
-    schema, _ = load_schema(data)
-    with accelerator.main_process_first():
-        train, validation, processor, info = make_datasets(data, schema, progress=accelerator.is_main_process)
-    set_seed(loop.seed)
-    if stage.init_from:
-        model = CausalHVAEModel.from_pretrained(stage.init_from)
-    else:
-        model = CausalHVAEModel(build_hvae_config(stage, data.resolution, schema.dim))
-    trainer = HVAETrainer(
-        model,
-        loop,
-        train,
-        validation,
-        accelerator=accelerator,
-        processor=processor,
-        num_workers=data.num_workers,
-        run_info={"stage": dataclasses.asdict(stage), **info},
-        schema=schema,
-        stage_args=stage,
-    )
-    trainer.train()
-    record_after_training(trainer)
-    return model
+    """Train from command-line arguments; returns the trained model."""
+
+    def build(args: HVAEConfig, resolution: int, schema: AttributeSchema) -> CausalHVAEModel:
+        if args.init_from:
+            return CausalHVAEModel.from_pretrained(args.init_from)
+        return CausalHVAEModel(build_hvae_config(args, resolution, schema.dim))
+
+    text = "Train the image mechanism p(image | attributes), a causal hierarchical VAE."
+    return train_on_images(HVAETrainer, HVAEConfig, build, argv, text)

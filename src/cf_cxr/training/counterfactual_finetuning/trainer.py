@@ -1,4 +1,4 @@
-"""Counterfactual fine-tuning (CFT) of the image mechanism, with soft or hard target labels.
+"""Counterfactual fine-tuning (CFT) of the image mechanism.
 
 A = Xia et al., "Mitigating attribute amplification in counterfactual image generation", MICCAI 2024.
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ...images.grey_levels import image_grid
 from ...metrics.exposure import affine_component, exposure_share
@@ -18,19 +18,15 @@ from ...models.attribute_classifier import AttributeClassifierModel
 from ...models.attribute_scm import AttributeSCMModel
 from ..augmentation import CXRAugmentation
 from ..loop.trainer import CXRTrainer
-from .arguments import CFTArguments
-from .losses import FreeEnergyConstraint, attribute_target_loss, counterfactual_targets
-from .matched_targets import (
-    ReadoutMechanism,
-    matched_readouts,
-    readout_loss,
-    readouts,
-    targets_from_readouts,
-)
+from .arguments import CFTConfig
+from .constraint import FreeEnergyConstraint
+from .targets import HardTargets, readouts
+
+_SAMPLES = 6  # images in the sample pictures
 
 
 class CFTTrainer(CXRTrainer):
-    """Minimises the classifier's disagreement with the targets subject to free energy <= c (A, section 2.4).
+    """Minimises the classifiers' disagreement with the targets subject to free energy <= c (A, section 2.4).
 
     Per step: pick variables, draw their values, propagate through the attribute SCM, decode the counterfactuals from
     the abducted noise (one encoder pass, one decoder pass and one more per intervention), and ask the classifiers. Only
@@ -38,190 +34,134 @@ class CFTTrainer(CXRTrainer):
 
     Args (besides `CXRTrainer`'s):
         attribute_scm, classifiers: frozen models; all must have one schema.
-        stage_args: `CFTArguments`.
+        targets: what each of the classifiers should say, see `targets.py`.
         bound: c, in nats per dimension.
-        readout_mechanisms: one per classifier, from `fit_readout_mechanisms`; needed for matched targets, the readout
-            loss and the drift penalty.
     """
+
+    args: CFTConfig
+    records_usual_films = True
 
     def __init__(
         self,
         *args: Any,
         attribute_scm: AttributeSCMModel,
         classifiers: Sequence[AttributeClassifierModel],
-        stage_args: CFTArguments,
+        targets: Sequence[HardTargets],
         bound: float,
-        readout_mechanisms: Sequence[ReadoutMechanism] = (),
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
-        self.scm = _freeze(attribute_scm, self.device)
-        self.classifiers = [_freeze(c, self.device) for c in classifiers]
-        self.schema, self.graph = attribute_scm.schema, attribute_scm.graph
+        super().__init__(*args, schema=attribute_scm.schema, **kwargs)
         for classifier in classifiers:
             if classifier.schema != self.schema:
                 raise ValueError(
                     f"A classifier knows {classifier.schema}, the attribute SCM {self.schema}; train both alike."
                 )
-        self.stage_args = stage_args
-        self.do_variables = tuple(stage_args.do_variables or self.schema.names)
-        for name in self.do_variables:
-            self.schema.index(name)
-        self.attribute_weights = stage_args.weights(self.schema.names)
-        self.augment = CXRAugmentation(stage_args.augmentation)
-        self.readout_mechanisms = list(readout_mechanisms)
-        if stage_args.needs_readouts and len(self.readout_mechanisms) != len(self.classifiers):
-            raise ValueError(
-                f"{len(self.readout_mechanisms)} readout mechanisms for {len(self.classifiers)} classifiers; "
-                "fit_readout_mechanisms makes one for each."
-            )
-        self.constraint = FreeEnergyConstraint(
-            bound, stage_args.multiplier_lr, stage_args.damping, stage_args.multiplier_init
+        device = self.args.device
+        self.scm, *self.classifiers = (
+            model.to(device).eval().requires_grad_(False) for model in (attribute_scm, *classifiers)
         )
-        self.register_for_checkpointing("constraint", self.constraint)
+        double = torch.float32 if device.type == "mps" else torch.float64
+        self.targets = [target.to(device, double) for target in targets]
+        self.do_variables = tuple(self.args.do_variables or self.schema.names)
+        reached = [{name} | attribute_scm.graph.descendants(name) for name in self.do_variables]
+        self.affected = torch.tensor([[n in names for n in self.schema.names] for names in reached])
+        self.augment = CXRAugmentation(self.args.augmentation)
+        self.constraint = FreeEnergyConstraint(bound)
+        self.register("constraint", self.constraint)
 
-    def create_optimizer(self) -> torch.optim.Optimizer:
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW with a learning rate of its own for the layers that read the parents."""
-        optimizer = super().create_optimizer()
-        scale, layers = self.stage_args.parents_lr_scale, getattr(self.model, "parent_layers", ())
-        if scale == 1:
-            return optimizer
-        chosen = {id(p) for name, p in self.parameters.items() if set(name.split(".")) & set(layers)}
-        if not chosen:
+        scale, layers = self.args.parents_lr_scale, set(getattr(self.model, "parent_layers", ()))
+        if self.optimizer is not None or scale == 1:
+            return super().create_optimizer(model)
+        reading = {id(p) for name, p in self.model.named_parameters() if layers & set(name.split("."))}
+        if not reading:
             raise ValueError(
                 f"--parents_lr_scale {scale} needs an image mechanism that names its parent_layers; "
                 f"{type(self.model).__name__} names none."
             )
-        (group,) = optimizer.param_groups
-        others = [p for p in group["params"] if id(p) not in chosen]
-        reading = [p for p in group["params"] if id(p) in chosen]
-        group["params"] = others
-        optimizer.add_param_group({"params": reading, "lr": group["lr"] * scale})
-        return optimizer
+        group = super().create_optimizer(model).param_groups[0]
+        chosen = [p for p in group["params"] if id(p) in reading]
+        group["params"] = [p for p in group["params"] if id(p) not in reading]
+        self.optimizer.add_param_group({**group, "params": chosen, "lr": group["lr"] * scale})
+        return self.optimizer
 
-    def compute_loss(self, batch: Mapping[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
+    def batch_loss(self, model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         """Lagrangian of one batch under random interventions; draws from the global generator."""
         pixels, factual = batch["pixel_values"], batch["attributes"]
-        count = min(self.stage_args.interventions_per_step, len(self.do_variables))
-        chosen = [self.do_variables[i] for i in torch.randperm(len(self.do_variables))[:count].tolist()]
-        worlds = [self.scm.counterfactual(factual, {k: self._draw_values(factual, k)}) for k in chosen]
-        output = self.model(
+        chosen = torch.randperm(len(self.do_variables))[: self.args.interventions_per_step]
+        names = [self.do_variables[i] for i in chosen.tolist()]
+        worlds = [self.scm.counterfactual(factual, {k: self.draw_values(factual, k)}) for k in names]
+        counterfactual = torch.stack(worlds, 1).flatten(0, 1)
+        output = model(
             pixels,
             self.schema.encode(factual),
-            counterfactual_parents=self.schema.encode(torch.stack(worlds, 1).flatten(0, 1)),
+            counterfactual_parents=self.schema.encode(counterfactual),
             sample_posterior=True,
         )
-        auxiliary, logs = self._auxiliary(pixels, output.counterfactual, factual, worlds, chosen)
-        repeated = pixels.repeat_interleave(count, dim=0)
-        change = output.counterfactual.float() - repeated
-        if self.stage_args.exposure_weight > 0:
-            exposure = affine_component(repeated, change).square().mean()
-            auxiliary = auxiliary + self.stage_args.exposure_weight * exposure
-            logs["exposure"] = exposure
-        loss = self.constraint.loss(auxiliary, output.loss)
-        logs.update(
-            free_energy=output.loss,
-            auxiliary=auxiliary,
-            multiplier=self.constraint.multiplier,
-            change=change.abs().mean() * 127.5,
-            exposure_share=exposure_share(repeated, output.counterfactual).detach().nan_to_num(0).mean(),
+        repeated, factual = (x.repeat_interleave(len(names), dim=0) for x in (pixels, factual))
+        affected = self.affected[chosen].repeat(len(pixels), 1).to(pixels.device)
+        auxiliary, logs = self.disagreement(
+            repeated, output.counterfactual, factual, counterfactual, affected
         )
-        return loss, logs
+        change = output.counterfactual.float() - repeated
+        if self.args.exposure_weight > 0:
+            logs["exposure"] = affine_component(repeated, change).square().mean()
+            auxiliary = auxiliary + self.args.exposure_weight * logs["exposure"]
+        logs |= {
+            "free_energy": output.loss,
+            "auxiliary": auxiliary,
+            "multiplier": self.constraint.multiplier,
+            "change": change.abs().mean() * 127.5,
+            "exposure_share": exposure_share(repeated, output.counterfactual).detach().nan_to_num(0).mean(),
+        }
+        return self.constraint.loss(auxiliary, output.loss), logs
 
-    def _draw_values(self, factual: torch.Tensor, variable: str) -> torch.Tensor:
-        """Raw intervened values `(B,)` of a variable; see `CFTArguments.do_values`."""
-        attribute = self.schema[variable]
-        if self.stage_args.do_values == "balanced" and attribute.is_discrete:
-            return torch.randint(attribute.n_classes, (len(factual),)).to(factual)
-        column = self.schema.index(variable)
-        if self.stage_args.do_values == "changed" and attribute.is_discrete:
-            step = torch.randint(1, attribute.n_classes, (len(factual),)).to(factual)
-            return (factual[:, column] + step) % attribute.n_classes
-        permutation = torch.randperm(len(factual)).to(factual.device)
-        return factual[permutation, column]
+    def draw_values(self, factual: Tensor, variable: str) -> Tensor:
+        """Raw intervened values `(B,)` of a variable; see `CFTConfig.do_values`."""
+        attribute, column = self.schema[variable], factual[:, self.schema.index(variable)]
+        kind = self.args.do_values if attribute.is_discrete else "permute"
+        if kind == "permute":
+            return column[torch.randperm(len(column)).to(column.device)]
+        classes = attribute.n_classes
+        if kind == "balanced":
+            return torch.randint(classes, (len(column),)).to(column)
+        return (column + torch.randint(1, classes, (len(column),)).to(column)) % classes
 
-    def _auxiliary(self, factual_image, counterfactual_images, factual, worlds, variables):
-        """Weighted disagreement with the targets, averaged over classifiers and interventions, and its parts.
+    def disagreement(
+        self,
+        images: Tensor,
+        counterfactual_images: Tensor,
+        factual: Tensor,
+        counterfactual: Tensor,
+        affected: Tensor,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Distance of the classifiers' readouts from their targets, mean over classifiers and rows, and its parts.
+
+        Each row is seen under the same random augmentation before and after, so that what the augmentation does to an
+        answer is not asked of the image.
 
         Args:
-            counterfactual_images: `(B * K, 1, S, S)`, K consecutive rows per image.
-            worlds: raw counterfactual attributes `(B, n)` of each of the K interventions. variables: their names.
+            images, counterfactual_images: `(R, 1, S, S)`.
+            factual, counterfactual: raw attributes `(R, n)`.
+            affected: `(R, n)`, the do-variable and its descendants.
         """
-        count = len(variables)
-        seen_factual, seen = self._what_classifiers_see(factual_image, counterfactual_images, count)
-        with torch.no_grad():
-            raw = [c(seen_factual).logits for c in self.classifiers]
-        new = [c(seen).logits for c in self.classifiers]
-        share = 1 / (len(self.classifiers) * count)
-        total, logs = 0.0, {}
-        for k, (variable, world) in enumerate(zip(variables, worlds, strict=True)):
-            old = [r[k::count] for r in raw] if len(raw[0]) == len(new[0]) else raw
-            affected = {variable} | self.graph.descendants(variable)
-            for index, classifier in enumerate(self.classifiers):
-                after = classifier.calibrated_logits(new[index][k::count])
-                before = classifier.calibrated_logits(old[index])
-                targets = self._label_targets(classifier, old[index], factual, world, variable)
-                losses = self._losses(index, after, before, factual, world, affected, targets)
-                for name, value in losses.items():
-                    weight = 1.0 if name in affected else self.stage_args.untouched_weight
-                    total = total + self.attribute_weights[name] * weight * value * share
-                    logs[f"aux_{name}"] = logs.get(f"aux_{name}", 0.0) + value.detach() * share
-        return total, logs
-
-    def _what_classifiers_see(self, factual_images, counterfactual_images, count):
-        """Factual images and augmented counterfactual ones; with paired augmentation both under the same draw, and
-        the factual ones repeated for every intervention."""
-        if not self.stage_args.paired_augmentation or self.stage_args.augmentation == "none":
-            return factual_images, self.augment(counterfactual_images)
         seed = int(torch.randint(2**31, ()))
-        return tuple(
-            self.augment(images, torch.Generator().manual_seed(seed))
-            for images in (factual_images.repeat_interleave(count, dim=0), counterfactual_images)
+        seen, seen_counterfactual = (
+            self.augment(x, torch.Generator(images.device).manual_seed(seed))
+            for x in (images, counterfactual_images)
         )
-
-    def _label_targets(self, classifier, logits, factual, counterfactual, variable):
-        """One classifier's targets of paper A by attribute; None for matched ones.
-
-        Soft ones are the posterior of its own `logits` on the factual images: were it another's, or the mean of
-        several, an image that does not change would already miss its targets, and be pushed.
-        """
-        labels = self.stage_args.target_labels
-        if labels not in ("soft", "hard"):
-            return None
-        posterior = classifier.posterior_from_logits(logits) if labels == "soft" else None
-        return counterfactual_targets(
-            labels, factual, counterfactual, [variable], posterior, self.schema, self.graph
-        )
-
-    def _losses(self, index, logits, old, factual, counterfactual, affected, targets):
-        """Loss per attribute of one classifier, the drift penalty included."""
-        if not self.stage_args.needs_readouts:
-            return attribute_target_loss(logits, targets, self.schema)
-        mechanism = self.readout_mechanisms[index]
-        new, before = readouts(logits, self.schema), readouts(old, self.schema)
-        if targets is None:
-            wanted = matched_readouts(
-                mechanism,
-                before,
-                factual,
-                counterfactual,
-                affected,
-                random=self.stage_args.target_labels == "matched_draw",
-                gain=self.stage_args.matching_gain,
+        weight = torch.where(affected, 1.0, self.args.untouched_weight)
+        parts = 0.0
+        for classifier, targets in zip(self.classifiers, self.targets, strict=True):
+            with torch.no_grad():
+                before = readouts(classifier, seen)
+            losses = targets(
+                before, readouts(classifier, seen_counterfactual), factual, counterfactual, affected
             )
-            if self.stage_args.auxiliary_loss == "readout":
-                losses = readout_loss(new, wanted, mechanism)
-            else:
-                losses = attribute_target_loss(
-                    logits, targets_from_readouts(wanted, self.schema), self.schema
-                )
-        else:
-            losses = attribute_target_loss(logits, targets, self.schema)
-        if self.stage_args.drift_weight > 0:
-            untouched = [name for name in self.schema.names if name not in affected]
-            for name, value in readout_loss(new, before, mechanism, untouched).items():
-                losses[name] = losses[name] + self.stage_args.drift_weight * value
-        return losses
+            parts = parts + (losses * weight).mean(0) / len(self.classifiers)
+        logs = {f"aux_{name}": part for name, part in zip(self.schema.names, parts.detach(), strict=True)}
+        return parts.sum(), logs
 
     def after_step(self, logs: Mapping[str, float]) -> None:
         """Moves the Lagrange multiplier."""
@@ -230,20 +170,14 @@ class CFTTrainer(CXRTrainer):
     def sample_images(self) -> dict[str, np.ndarray]:
         """Factual images, then a row of counterfactuals per variable: discrete ones to the next class, continuous
         ones mirrored in their range."""
-        source = self.val_dataset if self.val_dataset is not None else self.train_dataset
-        count = min(self.stage_args.num_sample_images, len(source))
-        batch = self.prepare_batch(self.collate_fn(source.__getitems__(list(range(count)))))
+        batch = self.first_images(_SAMPLES)
         pixels, factual = batch["pixel_values"], batch["attributes"]
         rows = [pixels]
         with self.accelerator.autocast():
             noise = self.model.abduct(pixels, self.schema.encode(factual))
             for name in self.do_variables:
                 a, column = self.schema[name], factual[:, self.schema.index(name)]
-                value = (column + 1) % a.n_classes if a.is_discrete else a.minimum + a.maximum - column
+                value = a.opposite(column)
                 changed = self.scm.counterfactual(factual, {name: value})
                 rows.append(self.model.decode(noise, self.schema.encode(changed)))
         return {"counterfactuals": image_grid(rows)}
-
-
-def _freeze(model: nn.Module, device: torch.device) -> nn.Module:
-    return model.to(device).eval().requires_grad_(False)

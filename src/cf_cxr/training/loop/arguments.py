@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import json
+import os
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, is_dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, SchedulerType, TrainingArguments
 
-SCHEDULERS = ("constant_with_warmup", "constant", "cosine", "linear")
+from .launch import refuse_missing_processes
 
 
 def _choice(default: str | None, choices: Sequence[str], text: str) -> Any:
-    return field(default=default, metadata={"help": text, "choices": list(choices)})
+    return _option(default, text, choices=list(choices))
 
 
-def _option(default: Any, text: str) -> Any:
+def _option(default: Any, text: str, **metadata: Any) -> Any:
+    """A dataclass's field with its help and, if given, `choices`."""
+    metadata = {"help": text, **metadata}
     if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": text})
-    return field(default=default, metadata={"help": text})
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass
@@ -58,7 +64,6 @@ class DataArguments:
     cache_images: bool = _option(
         False, "Keep the prepared images in memory as 8-bit pixels (16 kB per 128x128 image)."
     )
-    num_workers: int = _option(0, "Processes that load batches; 0 loads in the training process.")
     max_train_samples: int | None = _option(None, "Use only the first N rows of the training split.")
     max_val_samples: int | None = _option(None, "Use only the first N rows of the validation split.")
     on_error: str = _choice(
@@ -68,7 +73,6 @@ class DataArguments:
 
     def __post_init__(self) -> None:
         _require(self.resolution >= 8, "resolution", self.resolution, "an integer of at least 8")
-        _require(self.num_workers >= 0, "num_workers", self.num_workers, "0 or a positive integer")
         for name in ("max_train_samples", "max_val_samples", "num_images", "num_proc"):
             value = getattr(self, name)
             _require(value is None or value > 0, name, value, "a positive integer")
@@ -83,34 +87,35 @@ class DataArguments:
 
 
 @dataclass
-class TrainerArguments:
-    """The training loop: length, optimiser, safety, checkpoints, logs."""
+class CXRTrainingArguments(TrainingArguments):
+    """`transformers.TrainingArguments` with this package's defaults and what its loop has besides.
 
-    _argument_group_name = "Training loop"
+    A stage's arguments are a dataclass on this one, with `_argument_group_name` and its own defaults. Making one starts
+    no process group: data are prepared first, and only the trainer meets the other processes.
 
-    output_dir: str = _option("outputs/run", "Folder for the model, checkpoints, logs and sample pictures.")
+    Raises:
+        ValueError: a value is out of range, two exclude each other, or `accelerate launch` was asked for several
+            processes and started one.
+    """
+
+    output_dir: str = _option(
+        "outputs/run", "Folder for the model, checkpoints, records and sample pictures."
+    )
     overwrite_output_dir: bool = _option(
         False, "Delete an earlier run's files in output_dir and start anew; without it they are refused."
     )
     resume_from_checkpoint: str | None = _option(
         None, "'latest' or a checkpoint folder: go on exactly where that checkpoint stopped."
     )
-    seed: int = _option(42, "Seed of initial weights, order of images, and all noise during training.")
-    max_steps: int = _option(-1, "Number of optimiser steps; overrides num_epochs when positive.")
-    num_epochs: float = _option(10.0, "Passes over the training split when max_steps is not given.")
-    per_device_batch_size: int = _option(24, "Images per process and forward pass.")
-    gradient_accumulation_steps: int = _option(
-        1, "Forward passes whose gradients are averaged into one step."
-    )
+    num_train_epochs: float = _option(10.0, "Passes over the training split when max_steps is not given.")
+    per_device_train_batch_size: int = _option(24, "Images per process and forward pass.")
+    per_device_eval_batch_size: int | None = _option(None, "The same in evaluation; default: as in training.")
     learning_rate: float = _option(1e-3, "Peak learning rate of AdamW.")
-    adam_beta1: float = _option(0.9, "AdamW beta 1.")
     adam_beta2: float = _option(0.9, "AdamW beta 2.")
-    adam_epsilon: float = _option(1e-8, "AdamW epsilon.")
-    weight_decay: float = _option(0.05, "AdamW decoupled weight decay.")
-    lr_scheduler: str = _choice(
-        "constant_with_warmup", SCHEDULERS, "Course of the learning rate after its warm-up."
-    )
-    warmup_steps: int = _option(100, "Steps over which the learning rate rises linearly from 0.")
+    weight_decay: float = _option(0.05, "AdamW decoupled weight decay, of all parameters.")
+    optim: str = _option("adamw_torch", "Optimiser, as transformers names them.")
+    lr_scheduler_type: str = _option("constant_with_warmup", "Course of the learning rate after its warm-up.")
+    warmup_steps: float = _option(100, "Steps over which the learning rate rises linearly from 0.")
     max_grad_norm: float = _option(100.0, "Clip the gradient to this L2 norm; 0 switches clipping off.")
     skip_threshold: float = _option(
         1000.0, "Skip a step whose gradient norm is above this (0: only steps with NaN or infinity)."
@@ -119,59 +124,76 @@ class TrainerArguments:
         20, "Stop with an explanation after this many skipped steps in a row."
     )
     ema_decay: float = _option(0.999, "Decay of the moving average of the weights; 0 switches it off.")
-    mixed_precision: str | None = _choice(
-        None, ("no", "bf16", "fp16"), "Autocast precision; without it what `accelerate launch` says."
-    )
     channels_last: bool = _option(False, "Keep images and convolutions in channels-last memory layout.")
-    compile: bool = _option(False, "Compile the model's forward pass with torch.compile.")
-    gradient_checkpointing: bool = _option(
+    activation_checkpointing: bool = _option(
         False, "Recompute activations in the backward pass to save memory."
     )
-    cpu: bool = _option(False, "Train on the CPU although an accelerator is present.")
-    logging_steps: int = _option(50, "Write metrics every N steps.")
-    eval_steps: int = _option(
-        0, "Evaluate on the validation split every N steps; 0: once per epoch; -1: never."
-    )
-    sample_steps: int = _option(0, "Write sample pictures every N steps; 0: never.")
-    save_steps: int = _option(500, "Write a checkpoint every N steps; 0: only after the last step.")
-    save_total_limit: int = _option(2, "Keep this many newest checkpoints; 0 keeps all.")
-    report_to: str = _choice(
-        "tensorboard", ("tensorboard", "none", "all"), "Experiment trackers to report to."
-    )
     disable_tqdm: bool = _option(False, "No progress bar.")
+    logging_steps: float = _option(50, "Write metrics every N steps.")
+    eval_strategy: str = _option(
+        "epoch", "Evaluate on the validation split every 'epoch', every eval_steps ('steps'), or 'no'."
+    )
+    eval_steps: float | None = _option(None, "Evaluate every N steps (eval_strategy is then 'steps').")
+    sample_steps: int = _option(0, "Write sample pictures every N steps and at the end; 0: never.")
+    save_total_limit: int | None = _option(2, "Keep this many newest checkpoints; 0 keeps all.")
+    hub_strategy: str = _option("end", "Only 'end': the final model is pushed, checkpoints are not.")
+    ddp_timeout: int = _option(600, "Seconds after which processes give up waiting for one that is gone.")
+    # not offered: what this loop does itself, or cannot do
+    load_best_model_at_end: bool = field(default=False, init=False)
+    auto_find_batch_size: bool = field(default=False, init=False)
+    enable_jit_checkpoint: bool = field(default=False, init=False)
+    remove_unused_columns: bool = field(default=False, init=False)
+    dataloader_drop_last: bool = field(default=True, init=False)
+    data_seed: int | None = field(default=None, init=False)  # `DataArguments.data_seed` divides the patients
+    debug: str = field(default="", init=False)  # `--debug` shows tracebacks
 
     def __post_init__(self) -> None:
-        for name in ("per_device_batch_size", "gradient_accumulation_steps", "logging_steps"):
+        refuse_missing_processes()
+        for name in ("per_device_train_batch_size", "gradient_accumulation_steps", "max_consecutive_skips"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "a positive integer")
-        for name in ("warmup_steps", "sample_steps", "save_steps", "save_total_limit"):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or a positive integer")
-        for name in ("max_grad_norm", "skip_threshold", "weight_decay"):
+        for name in ("max_grad_norm", "skip_threshold", "weight_decay", "sample_steps"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or a positive number")
         _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "a positive number")
-        _require(
-            0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "a number from 0 up to, not including, 1"
-        )
-        _require(
-            self.max_consecutive_skips >= 1, "max_consecutive_skips", self.max_consecutive_skips, "at least 1"
-        )
-        _require(
-            self.max_steps > 0 or self.num_epochs > 0,
-            "num_epochs",
-            self.num_epochs,
-            "a positive number of epochs",
-        )
-        _require(
-            self.lr_scheduler in SCHEDULERS,
-            "lr_scheduler",
-            self.lr_scheduler,
-            f"one of {', '.join(SCHEDULERS)}",
-        )
-        _require(
-            not (self.overwrite_output_dir and self.resume_from_checkpoint),
-            "overwrite_output_dir",
-            True,
-            "left out together with --resume_from_checkpoint: one deletes what the other needs",
-        )
+        allowed = "a number from 0 up to, not including, 1"
+        _require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, allowed)
+        epochs = self.num_train_epochs
+        _require(self.max_steps > 0 or epochs > 0, "num_train_epochs", epochs, "a positive number of epochs")
+        schedules = [schedule.value for schedule in SchedulerType]
+        known = self.lr_scheduler_type in schedules
+        _require(known, "lr_scheduler_type", self.lr_scheduler_type, f"one of {', '.join(schedules)}")
+        _require(self.hub_strategy == "end", "hub_strategy", self.hub_strategy, "'end'")
+        both = self.overwrite_output_dir and self.resume_from_checkpoint
+        wanted = "left out together with --resume_from_checkpoint: one deletes what the other needs"
+        _require(not both, "overwrite_output_dir", True, wanted)
+        _require(not Path(self.output_dir).is_file(), "output_dir", self.output_dir, "a folder; it is a file")
+        if self.eval_steps and self.eval_strategy == "epoch":
+            self.eval_strategy = "steps"
+        if self.per_device_eval_batch_size is None:
+            self.per_device_eval_batch_size = self.per_device_train_batch_size
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
+        self.data_seed = self.seed
+        self._making = True
+        super().__post_init__()
+        self._making = False
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes; asked for the first time, it starts the process group."""
+        return torch.device("cpu") if self._making else super().device
+
+    @cached_property
+    def _setup_devices(self) -> torch.device:
+        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        if self.use_cpu and several and not torch.distributed.is_initialized():
+            # TrainingArguments would give processes on CPUs no time limit
+            torch.distributed.init_process_group(self.ddp_backend or "gloo", timeout=self.ddp_timeout_delta)
+        return TrainingArguments._setup_devices.func(self)
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "distributed_state":  # which `_setup_devices` sets
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}.")
+        self._setup_devices  # noqa: B018
+        return self.distributed_state
 
 
 def _require(ok: bool, name: str, value: Any, expected: str) -> None:
@@ -200,22 +222,33 @@ def read_config(path: str | Path) -> dict[str, Any]:
     return dict(content)
 
 
-def _as_argv(config: Mapping[str, Any], parser: HfArgumentParser, source: str) -> list[str]:
-    known = {action.dest for action in parser._actions}
+#: argument of the loop before transformers' -> what it is called now
+RENAMED = {
+    "per_device_batch_size": "per_device_train_batch_size",
+    "num_epochs": "num_train_epochs",
+    "lr_scheduler": "lr_scheduler_type",
+    "mixed_precision": "bf16 or fp16",
+    "compile": "torch_compile",
+    "cpu": "use_cpu",
+    "num_workers": "dataloader_num_workers",
+}
+
+
+def _as_argv(config: Mapping[str, Any]) -> list[str]:
     argv: list[str] = []
     for key, value in config.items():
-        name = str(key).replace("-", "_")
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else " See --help for the names."
-            raise ValueError(f"{source}: unknown argument {key!r}.{hint}")
-        if value is None:
-            continue
-        if isinstance(value, Mapping):
-            value = json.dumps(value)
-        values = value if isinstance(value, list | tuple) else [value]
-        argv += [f"--{name}", *(str(item) for item in values)]
+        if value is not None:
+            value = json.dumps(value) if isinstance(value, Mapping) else value
+            values = value if isinstance(value, list | tuple) else [value]
+            argv += [f"--{str(key).replace('-', '_')}", *(str(item) for item in values)]
     return argv
+
+
+def _hint(name: str, known: Collection[str]) -> str:
+    if name in RENAMED:
+        return f" It is called {RENAMED[name]} now (docs/training.md)."
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean {close[0]!r}?" if close else " See --help for the names."
 
 
 def parse_arguments(
@@ -240,18 +273,27 @@ def parse_arguments(
         "--config", default=None, metavar="FILE", help="YAML or JSON file with any of these arguments."
     )
     parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
+    for action in parser._actions:  # a stage's default replaces its base's field, but not what it means
+        bases = (
+            base.__dataclass_fields__ for kind in dataclasses for base in kind.__mro__ if is_dataclass(base)
+        )
+        helps = (known[action.dest].metadata.get("help") for known in bases if action.dest in known)
+        action.help = action.help or next(filter(None, helps), None)
     if defaults:
         parser.set_defaults(**defaults)
     argv = list(sys.argv[1:] if argv is None else argv)
-    path = None
     if argv and Path(argv[0]).suffix.lower() in (".yaml", ".yml", ".json") and not argv[0].startswith("-"):
-        path = argv.pop(0)
-    for index, word in enumerate(argv):
-        if word == "--config" and index + 1 < len(argv):
-            path = argv[index + 1]
-        elif word.startswith("--config="):
-            path = word.split("=", 1)[1]
-    if path is not None:
-        argv = _as_argv(read_config(path), parser, str(path)) + argv
-    parsed = parser.parse_args_into_dataclasses(args=argv, look_for_args_file=False)
+        argv.insert(0, "--config")
+    files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    files.add_argument("--config")
+    path = files.parse_known_args(argv)[0].config
+    config = {} if path is None else read_config(path)
+    known = {action.dest for action in parser._actions}
+    for key in config:
+        if (name := str(key).replace("-", "_")) not in known:
+            raise ValueError(f"{path}: unknown argument {key!r}.{_hint(name, known)}")
+    for word in argv:
+        if (name := word.removeprefix("--").split("=")[0]) != word and name in RENAMED.keys() - known:
+            raise ValueError(f"There is no --{name}.{_hint(name, known)}")
+    parsed = parser.parse_args_into_dataclasses(args=_as_argv(config) + argv, look_for_args_file=False)
     return tuple(parsed[: len(dataclasses)])

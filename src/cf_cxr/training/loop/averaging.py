@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.training_utils import EMAModel
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 
@@ -43,34 +45,38 @@ class WeightAverage:
         if self._applied:
             yield
             return
-        current = [*self.parameters.values(), *self.buffers.values()]
-        average = [*self.ema.shadow_params, *self.shadow_buffers.values()]
-        kept = [tensor.detach().clone() for tensor in current]
-        _copy(average, current)
+        kept = [tensor.detach().clone() for tensor in self._current()]
+        self.apply()
         self._applied = True
         try:
             yield
         finally:
-            _copy(kept, current)
+            _copy(kept, self._current())
             self._applied = False
 
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """The averages by name."""
-        return {**dict(zip(self.parameters, self.ema.shadow_params, strict=True)), **self.shadow_buffers}
+    def apply(self) -> None:
+        """Leave the averages in the model."""
+        _copy([*self.ema.shadow_params, *self.shadow_buffers.values()], self._current())
 
-    def settings(self) -> dict[str, Any]:
-        """Counters and settings of the average, without tensors."""
+    def save(self, path: Path) -> dict[str, Any]:
+        """Write the averages by name to a safetensors file; returns the counters and settings that belong to them."""
+        average = {**dict(zip(self.parameters, self.ema.shadow_params, strict=True)), **self.shadow_buffers}
+        save_file({name: tensor.contiguous() for name, tensor in average.items()}, str(path))
         return {name: value for name, value in self.ema.state_dict().items() if name != "shadow_params"}
 
-    def load(self, tensors: Mapping[str, torch.Tensor], settings: Mapping[str, Any]) -> None:
-        """Restore what `tensors` and `settings` gave.
+    def load(self, path: Path, settings: Mapping[str, Any]) -> None:
+        """Restore what `save` wrote and returned.
 
         Raises:
             KeyError: a parameter or buffer is missing.
         """
+        tensors = load_file(str(path))
         self.ema.load_state_dict({**settings, "shadow_params": self.ema.shadow_params})
         names = [*self.parameters, *self.shadow_buffers]
         _copy([tensors[name] for name in names], [*self.ema.shadow_params, *self.shadow_buffers.values()])
+
+    def _current(self) -> list[torch.Tensor]:
+        return [*self.parameters.values(), *self.buffers.values()]
 
 
 @torch.no_grad()

@@ -24,7 +24,9 @@ from .arguments import DataArguments, read_config
 
 logger = logging.getLogger(__name__)
 
-_CACHE_CHUNK = 64
+#: label of a mask -> column of the data set, as `phantom_dataset` names them
+MASK_COLUMNS = {"lungs": "lung_mask", "heart": "heart_mask", "devices": "device_mask"}
+_CHUNK = 64
 
 
 class CXRBatches(Dataset):
@@ -33,45 +35,81 @@ class CXRBatches(Dataset):
     Args:
         rows: a `datasets.Dataset` with `image` and attribute columns.
         collator: makes rows into a batch.
-        cache: read all images once and keep them as 8-bit pixels in memory.
+        labels: batches then also have `"masks"`: `(B, L, S, S)` bool, one per label, of `MASK_COLUMNS`.
+        cache: read all images once and keep them in memory, a byte per pixel (and one for all its masks).
         progress: show a progress bar while reading.
+
+    Raises:
+        ValueError: a label has no column in the data set.
     """
 
     def __init__(
-        self, rows: Any, collator: CXRCollator, *, cache: bool = False, progress: bool = True
+        self,
+        rows: Any,
+        collator: CXRCollator,
+        *,
+        labels: Sequence[str] = (),
+        cache: bool = False,
+        progress: bool = True,
     ) -> None:
-        self.rows, self.collator = rows, collator
-        self.images: torch.Tensor | None = None
-        self.attributes: torch.Tensor | None = None
+        if unknown := [label for label in labels if label not in MASK_COLUMNS]:
+            raise ValueError(f"labels must be some of {list(MASK_COLUMNS)}, got {unknown}.")
+        self.mask_columns = [MASK_COLUMNS[label] for label in labels]
+        if missing := [name for name in self.mask_columns if name not in rows.column_names]:
+            raise ValueError(
+                f"The data set has no masks: the column {missing[0]!r} is missing. Only the phantom knows its anatomy "
+                "(--dataset phantom); elsewhere let a trained segmenter find it."
+            )
+        masks = [name for name in MASK_COLUMNS.values() if name in rows.column_names]
+        self.rows, self.collator, self.labels = rows.remove_columns(masks), collator, tuple(labels)
+        self.mask_rows = rows.select_columns(self.mask_columns) if labels else None
+        self.images: Tensor | None = None  # (N, 1, S, S) uint8
+        self.attributes: Tensor | None = None
+        self.codes: np.ndarray | None = None  # (N, S, S) uint8, label l in bit l
         if cache:
             self._read_all(progress)
 
     def _read_all(self, progress: bool) -> None:
-        images, attributes = [], []
-        starts = range(0, len(self.rows), _CACHE_CHUNK)
+        images, attributes, codes = [], [], []
+        starts = range(0, len(self.rows), _CHUNK)
         for start in tqdm(starts, desc="Reading images", disable=not progress, leave=False):
-            batch = self._read(range(start, min(start + _CACHE_CHUNK, len(self.rows))))
+            indices = range(start, min(start + _CHUNK, len(self.rows)))
+            batch = self.collator([self.rows[index] for index in indices])
             images.append(((batch["pixel_values"] + 1) * 127.5).round().to(torch.uint8))
             attributes.append(batch["attributes"])
+            codes.append(self._read_codes(indices))
         self.images, self.attributes = torch.cat(images), torch.cat(attributes)
+        self.codes = np.concatenate(codes)
 
-    def _read(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
-        return self.collator([self.rows[index] for index in indices])
+    def _read_codes(self, indices: Sequence[int]) -> np.ndarray:
+        if not self.labels:
+            return np.empty((len(indices), 0, 0), np.uint8)
+        columns = self.mask_rows[list(indices)]
+        masks = [[np.asarray(mask) > 127 for mask in columns[name]] for name in self.mask_columns]
+        return np.packbits(masks, axis=0, bitorder="little")[0]
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
         """One image as a batch of 1."""
         return self.__getitems__([index])
 
-    def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """The images of these indices as one batch."""
+        indices = list(indices)
         if self.images is None:
-            return self._read(indices)
-        chosen = torch.as_tensor(list(indices))
-        pixels = self.images[chosen].float().div_(127.5).sub_(1.0)
-        return {"pixel_values": pixels, "attributes": self.attributes[chosen]}
+            batch, codes = self.collator([self.rows[index] for index in indices]), self._read_codes(indices)
+        else:
+            pixels = self.images[indices].float().div_(127.5).sub_(1.0)
+            batch, codes = (
+                {"pixel_values": pixels, "attributes": self.attributes[indices]},
+                self.codes[indices],
+            )
+        if self.labels:
+            masks = np.unpackbits(codes[:, None], axis=1, count=len(self.labels), bitorder="little")
+            batch["masks"] = torch.from_numpy(masks.view(bool))
+        return batch
 
 
 class AttributeBatches(Dataset):
@@ -140,9 +178,14 @@ def load_splits(args: DataArguments, schema: AttributeSchema) -> Mapping[str, An
         if name in splits:
             rows = splits[name]
             chosen[name] = rows.select(range(min(limit or len(rows), len(rows))))
-    if os.environ.get("RANK", "0") == "0":  # of several processes, the first
+    if first_process():
         _print_attributes(args, schema, chosen)
     return chosen
+
+
+def first_process() -> bool:
+    """Whether this is the first of several processes, or the only one; asked before they know each other."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _print_attributes(args: DataArguments, schema: AttributeSchema, splits: Mapping[str, Any]) -> None:
@@ -173,13 +216,18 @@ def check_columns(rows: Any, schema: AttributeSchema) -> None:
 
 
 def make_datasets(
-    args: DataArguments, schema: AttributeSchema, *, progress: bool = True
+    args: DataArguments, schema: AttributeSchema, labels: Sequence[str] = (), *, progress: bool | None = None
 ) -> tuple[CXRBatches, CXRBatches | None, CXRImageProcessor, dict[str, Any]]:
-    """Train and validation batches, the processor that made them, and what `run.json` says about them."""
+    """Train and validation batches, the processor that made them, and what `run.json` says about them.
+
+    Raises:
+        ValueError: masks of `labels` are asked of a data set without masks.
+    """
     splits = load_splits(args, schema)
     processor = CXRImageProcessor(size=args.resolution)
+    collator, progress = CXRCollator(schema, processor), first_process() if progress is None else progress
     made = {
-        name: CXRBatches(rows, CXRCollator(schema, processor), cache=args.cache_images, progress=progress)
+        name: CXRBatches(rows, collator, labels=labels, cache=args.cache_images, progress=progress)
         for name, rows in splits.items()
     }
     return made["train"], made.get("validation"), processor, describe_data(args, schema, splits)
@@ -202,113 +250,3 @@ def describe_data(args: DataArguments, schema: AttributeSchema, splits: Mapping[
             "attributes": json.loads(json.dumps(schema.to_list())),
         }
     }
-
-
-#: label of a mask -> column of the data set, as `phantom_dataset` names them
-MASK_COLUMNS = {"lungs": "lung_mask", "heart": "heart_mask", "devices": "device_mask"}
-_CHUNK = 256
-
-
-class MaskedBatches(CXRBatches):
-    """As `CXRBatches`, with `"masks"`: `(B, L, S, S)` bool, one per label. In memory they take a byte per pixel.
-
-    Args:
-        rows: a `datasets.Dataset` with the columns of `CXRBatches` and one per label, of `MASK_COLUMNS`.
-        labels: names of the masks, at most 8.
-
-    Raises:
-        ValueError: a label has no column in the data set.
-    """
-
-    def __init__(
-        self,
-        rows: Any,
-        collator: CXRCollator,
-        *,
-        labels: Sequence[str] = tuple(MASK_COLUMNS),
-        cache: bool = False,
-        progress: bool = True,
-    ) -> None:
-        unknown = [label for label in labels if label not in MASK_COLUMNS]
-        if unknown or not labels:
-            raise ValueError(f"labels must be some of {list(MASK_COLUMNS)}, got {list(labels)}.")
-        columns = [MASK_COLUMNS[label] for label in labels]
-        missing = [name for name in columns if name not in rows.column_names]
-        if missing:
-            raise ValueError(
-                f"The data set has no masks: the column {missing[0]!r} is missing. Only the phantom knows its anatomy "
-                "(--dataset phantom); elsewhere let a trained segmenter find it."
-            )
-        self.labels = tuple(labels)
-        self.mask_rows = rows.select_columns(columns)
-        self.codes: Tensor | None = None
-        others = [name for name in MASK_COLUMNS.values() if name in rows.column_names]
-        super().__init__(rows.remove_columns(others), collator, cache=cache, progress=progress)
-        if cache:
-            starts = range(0, len(rows), _CHUNK)
-            chunks = [
-                self._read_codes(range(start, min(start + _CHUNK, len(rows))))
-                for start in tqdm(starts, desc="Reading masks", disable=not progress, leave=False)
-            ]
-            self.codes = torch.cat(chunks)
-
-    def _read_codes(self, indices: Sequence[int]) -> Tensor:
-        """Masks as bits of `(B, S, S)` uint8, label l in bit l."""
-        columns = self.mask_rows[list(indices)]
-        masks = [
-            np.stack([np.asarray(mask) > 127 for mask in columns[MASK_COLUMNS[label]]])
-            for label in self.labels
-        ]
-        return pack_masks(torch.from_numpy(np.stack(masks, axis=1)))
-
-    def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """The images of these indices with their masks as one batch."""
-        batch = super().__getitems__(indices)
-        codes = (
-            self._read_codes(indices) if self.codes is None else self.codes[torch.as_tensor(list(indices))]
-        )
-        return {**batch, "masks": unpack_masks(codes, len(self.labels))}
-
-
-def pack_masks(masks: Tensor) -> Tensor:
-    """Bool masks `(B, L, H, W)`, L of at most 8, as `(B, H, W)` uint8 with label l in bit l.
-
-    Raises:
-        ValueError: for more than 8 labels.
-    """
-    if masks.shape[1] > 8:
-        raise ValueError(f"At most 8 masks fit into a byte, got {masks.shape[1]}.")
-    bits = 2 ** torch.arange(masks.shape[1], device=masks.device)[:, None, None]
-    return (masks * bits).sum(1).to(torch.uint8)
-
-
-def unpack_masks(codes: Tensor, count: int) -> Tensor:
-    """The `count` masks `(B, count, H, W)`, bool, that `pack_masks` packed."""
-    bits = torch.arange(count, dtype=torch.uint8, device=codes.device)[:, None, None]
-    return (codes[:, None] >> bits & 1).bool()
-
-
-def make_masked_datasets(
-    args: DataArguments,
-    schema: AttributeSchema,
-    labels: Sequence[str] = tuple(MASK_COLUMNS),
-    *,
-    progress: bool = True,
-) -> tuple[MaskedBatches, MaskedBatches | None, CXRImageProcessor, dict[str, Any]]:
-    """As `make_datasets`, with masks.
-
-    Raises:
-        ValueError: for a data set without masks.
-    """
-    splits = load_splits(args, schema)
-    processor = CXRImageProcessor(size=args.resolution)
-    made = {
-        name: MaskedBatches(
-            rows, CXRCollator(schema, processor), labels=labels, cache=args.cache_images, progress=progress
-        )
-        for name, rows in splits.items()
-    }
-    return made["train"], made.get("validation"), processor, describe_data(args, schema, splits)
-
-
-__all__ = ["MASK_COLUMNS", "MaskedBatches", "make_masked_datasets", "pack_masks", "unpack_masks"]

@@ -1,49 +1,39 @@
 """Checkpoints of a training run: complete or absent, verified before use, never unpickled.
 
-A checkpoint is a folder `checkpoint-00000500` with
-
-- `model.safetensors`: raw (not averaged) weights and buffers,
-- `ema.safetensors`: moving average of the trainable weights, by parameter name,
-- `training.pt`: optimiser, scheduler, loss scaler and registered objects; tensors and plain containers
-  only, read with `torch.load(weights_only=True)`,
-- `trainer_state.json`: counters, and size and SHA-256 of the other files.
-
-It is written under a temporary name and renamed when whole, so a killed process leaves no half of one.
+A checkpoint is a folder `checkpoint-500` with whatever its loop writes (weights as safetensors; optimiser and the like
+as tensors and plain containers, read with `torch.load(weights_only=True)`) and `checksums.json`: size and SHA-256 of
+every file. It is written under another name and renamed when whole, so a killed process leaves no half of one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
+from accelerate import Accelerator
 from safetensors import SafetensorError
-from safetensors.torch import load_file, load_model, save_file, save_model
+from safetensors.torch import load_model, save_model
+from transformers.trainer_utils import rotate_checkpoints
 
 from ...files import flush_to_disk, sha256_of, write_json
 
-STATE_FILE = "trainer_state.json"
+CHECKSUMS = "checksums.json"
 MODEL_FILE = "model.safetensors"
 EMA_FILE = "ema.safetensors"
-TRAINING_FILE = "training.pt"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+INCOMPLETE = ".incomplete-"
 _NAME = re.compile(r"^checkpoint-(\d+)$")
-_TEMPORARY = ".incomplete-"
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint is missing, incomplete or damaged; the message names the file and the remedy."""
-
-
-def checkpoint_name(step: int) -> str:
-    """Folder name of the checkpoint written after `step` optimiser steps."""
-    return f"checkpoint-{step:08d}"
+    """A checkpoint is missing, incomplete, damaged or cannot be written; the message names the file and the remedy."""
 
 
 def list_checkpoints(output_dir: str | Path) -> list[Path]:
@@ -57,105 +47,117 @@ def list_checkpoints(output_dir: str | Path) -> list[Path]:
 
 def remove_leftovers(output_dir: str | Path) -> None:
     """Delete what a killed process left under temporary names."""
-    for path in Path(output_dir).glob(f"{_TEMPORARY}*"):
+    for path in Path(output_dir).glob(f"{INCOMPLETE}*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def save_checkpoint(
-    output_dir: str | Path,
-    step: int,
-    model: torch.nn.Module,
-    ema: Mapping[str, torch.Tensor] | None,
-    training: Mapping[str, Any],
-    state: Mapping[str, Any],
-    *,
-    keep: int = 0,
-) -> Path:
-    """Write `checkpoint-<step>` atomically, then delete all but the `keep` newest (0 keeps all).
+@contextlib.contextmanager
+def new_checkpoint(
+    output_dir: str | Path, step: int, *, keep: int | None = 0, accelerator: Accelerator | None = None
+) -> Iterator[Path]:
+    """A folder to write the files of `checkpoint-<step>` into, which takes that name when the block ends.
 
-    Args:
-        ema: averaged parameters by name, or None without averaging.
-        training: nested dict of tensors, numbers, strings, lists (optimiser and the like).
-        state: JSON-able counters.
+    All processes enter it; the main one makes, seals and renames the folder. Then all but the `keep` newest checkpoints
+    are deleted (0 or None keeps all).
+
+    Raises:
+        CheckpointError: a file cannot be written, most often because the disk is full; nothing is left of it.
     """
-    output_dir = Path(output_dir)
-    final = output_dir / checkpoint_name(step)
-    folder = output_dir / f"{_TEMPORARY}{final.name}"
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
-    save_model(model, str(folder / MODEL_FILE))
-    if ema is not None:
-        save_file({name: tensor.contiguous() for name, tensor in ema.items()}, str(folder / EMA_FILE))
-    torch.save(dict(training), folder / TRAINING_FILE)
-    files = {
-        path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in folder.iterdir()
-    }
-    for path in folder.iterdir():
+    final = Path(output_dir) / f"checkpoint-{step}"
+    aside = final.parent / f"{INCOMPLETE}{final.name}"
+    folder = aside / final.name
+    main = accelerator is None or accelerator.is_main_process
+    wait = contextlib.nullcontext if accelerator is None else accelerator.wait_for_everyone
+    with writing(final, aside):
+        if main:
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.mkdir(parents=True)
+        wait()
+        yield folder
+        wait()
+        if main:
+            _seal(folder)
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(folder, final)
+            aside.rmdir()
+            flush_to_disk(final.parent)
+            rotate_checkpoints(str(final.parent), keep)
+        wait()
+
+
+@contextlib.contextmanager
+def writing(path: str | Path, aside: Path | None = None) -> Iterator[None]:
+    """Within it, errors of writing `path` say what is wrong and what to do, and nothing is left of `aside`.
+
+    Raises:
+        CheckpointError: most often because the disk is full.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if aside is not None:
+            shutil.rmtree(aside) if aside.is_dir() else aside.unlink(missing_ok=True)
+        free = shutil.disk_usage(Path(path).parent).free / 2**20
+        raise CheckpointError(
+            f"{str(path)!r} could not be written: {error}. There are {free:.0f} MB free on that disk. Make room, then go "
+            "on with --resume_from_checkpoint latest."
+        ) from error
+
+
+def _seal(folder: Path) -> None:
+    files = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         flush_to_disk(path)
-    write_json(folder / STATE_FILE, {"format": FORMAT_VERSION, "step": step, **state, "files": files})
-    if final.exists():
-        _remove(final)
-    os.replace(folder, final)
-    flush_to_disk(output_dir)
-    if keep > 0:
-        for old in list_checkpoints(output_dir)[:-keep]:
-            if old != final:
-                _remove(old)
-    return final
+        name = path.relative_to(folder).as_posix()
+        files[name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+    write_json(folder / CHECKSUMS, {"format": FORMAT_VERSION, "files": files})
 
 
-def _remove(path: Path) -> None:
-    # Renamed first: a kill in the middle of the deletion must not leave half a checkpoint under its name.
-    doomed = path.with_name(f"{_TEMPORARY}old-{path.name}")
-    if doomed.exists():
-        shutil.rmtree(doomed)
-    os.replace(path, doomed)
-    shutil.rmtree(doomed)
-
-
-def verify_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Check that every file of a checkpoint is whole; returns the counters of `trainer_state.json`.
+def verify_checkpoint(path: str | Path) -> None:
+    """Check that every file of a checkpoint is whole.
 
     Raises:
         CheckpointError: naming the first file that is missing, cut short or changed, and what to do.
     """
-    path = Path(path)
-    problem, state = _examine(path)
-    if problem is not None:
-        raise CheckpointError(f"{problem} {_remedy(path)}")
-    return state
+    if problem := _problem(Path(path)):
+        raise CheckpointError(f"{problem} {_remedy(Path(path))}")
 
 
-def _examine(path: Path) -> tuple[str | None, dict[str, Any]]:
-    """What is wrong with a checkpoint (None: nothing), and its state."""
+def _problem(path: Path) -> str | None:
+    """What is wrong with a checkpoint; None: nothing."""
+    checksums = path / CHECKSUMS
     if not path.is_dir():
-        return f"Checkpoint {str(path)!r} does not exist.", {}
-    state_file = path / STATE_FILE
-    if not state_file.is_file():
-        return f"{str(path)!r} is no whole checkpoint: {STATE_FILE} is missing.", {}
+        return f"Checkpoint {str(path)!r} does not exist."
+    if (path / "training.pt").is_file() and not checksums.is_file():
+        return (
+            f"Checkpoint {str(path)!r} was written by an earlier version of this package and cannot be gone on with. "
+            f"Its weights can be loaded still ({MODEL_FILE}, averaged ones in {EMA_FILE})."
+        )
+    if not checksums.is_file():
+        return f"{str(path)!r} is no whole checkpoint: {CHECKSUMS} is missing."
     try:
-        state = json.loads(state_file.read_text(encoding="utf-8"))
-        expected = {name: (file["bytes"], file["sha256"]) for name, file in state["files"].items()}
+        content = json.loads(checksums.read_text(encoding="utf-8"))
+        expected = {name: (file["bytes"], file["sha256"]) for name, file in content["files"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"Checkpoint file {str(state_file)!r} is damaged ({error!r}).", {}
-    if state.get("format") != FORMAT_VERSION:
-        return f"{str(path)!r} has format {state.get('format')!r}; this version reads {FORMAT_VERSION}.", {}
+        return f"Checkpoint file {str(checksums)!r} is damaged ({error!r})."
+    if content.get("format") != FORMAT_VERSION:
+        return f"{str(path)!r} has format {content.get('format')!r}; this version reads {FORMAT_VERSION}."
     for name, (size, digest) in expected.items():
         file = path / name
         if not file.is_file():
-            return f"Checkpoint file {str(file)!r} is missing.", {}
+            return f"Checkpoint file {str(file)!r} is missing."
         found = file.stat().st_size
         if found != size:
-            return f"Checkpoint file {str(file)!r} has {found} bytes instead of {size}: it was cut short.", {}
+            return f"Checkpoint file {str(file)!r} has {found} bytes instead of {size}: it was cut short."
         if sha256_of(file) != digest:
-            return f"Checkpoint file {str(file)!r} has changed since it was written (SHA-256 differs).", {}
-    return None, state
+            return f"Checkpoint file {str(file)!r} has changed since it was written (SHA-256 differs)."
+    return None
 
 
 def _remedy(path: Path) -> str:
+    number = int(match.group(1)) if (match := _NAME.match(path.name)) else 0
     for older in reversed(list_checkpoints(path.parent)):
-        if older.name < path.name and _examine(older)[0] is None:
+        if int(older.name.split("-")[1]) < number and _problem(older) is None:
             return f"An older checkpoint is whole: --resume_from_checkpoint {older}"
     return (
         "No older whole checkpoint lies beside it: restore it from a backup, or start again with "
@@ -163,58 +165,42 @@ def _remedy(path: Path) -> str:
     )
 
 
-def load_checkpoint(
-    path: str | Path, model: torch.nn.Module
-) -> tuple[dict[str, torch.Tensor] | None, dict[str, Any], dict[str, Any]]:
-    """Verify a checkpoint and load its weights into `model`; returns (ema, training, state) as saved.
+@contextlib.contextmanager
+def reading_checkpoint(path: str | Path) -> Iterator[None]:
+    """Within it, errors of loading a checkpoint's files say what is wrong and what to do.
 
     Raises:
-        CheckpointError: a file is damaged, or the weights are another model's.
+        CheckpointError: the files are another model's or another run's, or hold more than tensors and plain values.
     """
-    path = Path(path)
-    state = verify_checkpoint(path)
     try:
-        load_model(model, str(path / MODEL_FILE), strict=True)
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"Checkpoint {str(path)!r} does not fit the model of this command: {error}\n"
-            "Resume with the same model arguments as the interrupted run (see run.json in its folder)."
-        ) from error
-    ema = load_file(str(path / EMA_FILE)) if (path / EMA_FILE).is_file() else None
-    try:
-        training = torch.load(path / TRAINING_FILE, map_location="cpu", weights_only=True)
+        yield
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"Checkpoint file {str(path / TRAINING_FILE)!r} holds more than tensors and plain values and is "
-            f"refused, since loading it could run code. {_remedy(path)}"
+            f"Checkpoint {str(path)!r} holds more than tensors and plain values and is refused, since loading it could "
+            f"run code. {_remedy(Path(path))}"
         ) from error
-    return ema, training, state
+    except (RuntimeError, KeyError, TypeError, ValueError, SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"Checkpoint {str(path)!r} does not fit the model and settings of this command: {error}\n"
+            "Resume with the same stage, model, EMA and optimiser arguments; run.json in its folder has them."
+        ) from error
 
 
 def save_weights(model: torch.nn.Module, path: str | Path) -> None:
     """Write a model's weights and buffers to one safetensors file, atomically."""
     path = Path(path)
-    temporary = path.with_name(f"{_TEMPORARY}{path.name}")
-    save_model(model, str(temporary))
-    flush_to_disk(temporary)
-    os.replace(temporary, path)
+    temporary = path.with_name(f"{INCOMPLETE}{path.name}")
+    with writing(path, temporary):
+        save_model(model, str(temporary))
+        flush_to_disk(temporary)
+        os.replace(temporary, path)
 
 
 def load_weights(model: torch.nn.Module, path: str | Path) -> None:
-    """Load what `save_weights` wrote.
+    """Load a model's weights and buffers, all of them, from a safetensors file.
 
     Raises:
-        CheckpointError: the file is missing or damaged.
+        CheckpointError: the file is missing, damaged, or another model's.
     """
-    try:
+    with reading_checkpoint(path):
         load_model(model, str(path), strict=True)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"Weights file {str(path)!r} cannot be read: {error}") from error
-
-
-def resolve_checkpoint(resume: str, output_dir: str | Path) -> Path | None:
-    """Turn `latest` or a path into a checkpoint folder; None if `latest` finds none."""
-    if resume == "latest":
-        checkpoints = list_checkpoints(output_dir)
-        return checkpoints[-1] if checkpoints else None
-    return Path(resume)

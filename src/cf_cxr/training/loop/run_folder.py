@@ -1,130 +1,112 @@
-"""What a run leaves to read: metrics.jsonl, run.json, sample pictures, trackers."""
+"""The folder of a training run: whose it is, what lies in it, and `run.json`."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import logging
 import math
-import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from accelerate import Accelerator
-from PIL import Image
+from accelerate.utils import broadcast_object_list
+from filelock import FileLock, Timeout
 
+from ...files import write_json
 from . import checkpointing
-from .arguments import TrainerArguments
+from .arguments import CXRTrainingArguments
 
 logger = logging.getLogger(__name__)
-
-
-class RunRecords:
-    """Writes a run's records; does nothing on other processes than the main one."""
-
-    def __init__(self, folder: str | Path, accelerator: Accelerator) -> None:
-        self.folder, self.accelerator = Path(folder), accelerator
-        self.manifest: dict[str, Any] = {}
-
-    def start(self, manifest: Mapping[str, Any], step: int, *, trackers: bool) -> None:
-        """Begin, or go on after `step`: what a killed run logged later is removed."""
-        if trackers:
-            if not self.accelerator.log_with and self.accelerator.is_main_process:
-                logger.warning(
-                    "No tracker is installed (pip install tensorboard); see metrics.jsonl instead."
-                )
-            self.accelerator.init_trackers(TRACKERS)
-        if self.accelerator.is_main_process:
-            _drop_after(self.folder / METRICS_FILE, step)
-            self.manifest = dict(manifest)
-            checkpointing.write_json(self.folder / MANIFEST_FILE, self.manifest)
-
-    def metrics(self, values: Mapping[str, Any], step: int) -> None:
-        """Append one line to metrics.jsonl and tell the trackers."""
-        if not self.accelerator.is_main_process:
-            return
-        line = {"step": step, **{name: _json_number(value) for name, value in values.items()}}
-        with open(self.folder / METRICS_FILE, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        self.accelerator.log(dict(values), step=step)
-
-    def picture(self, name: str, pixels: np.ndarray, step: int) -> None:
-        """Save an 8-bit grey picture (H, W) under samples/ and show it in TensorBoard."""
-        folder = self.folder / SAMPLES
-        folder.mkdir(exist_ok=True)
-        Image.fromarray(pixels).save(folder / f"step_{step:08d}_{name}.png")
-        for tracker in self.accelerator.trackers:
-            if tracker.name == "tensorboard":
-                tracker.log_images({name: pixels[None, None]}, step=step)
-
-    def finish(self, **facts: Any) -> None:
-        """Complete run.json, close the trackers and, once all processes are here, their group."""
-        if self.accelerator.is_main_process:
-            self.manifest.update(facts, finished=True)
-            checkpointing.write_json(self.folder / MANIFEST_FILE, self.manifest)
-        self.accelerator.wait_for_everyone()
-        self.accelerator.end_training()
-
-
-def _json_number(value: Any) -> Any:
-    """JSON has no NaN or infinity: they become text."""
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _drop_after(path: Path, step: int) -> None:
-    """Keep only the lines of metrics.jsonl up to `step`."""
-    if not path.is_file():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(ValueError):  # the last line of a killed process may be cut short
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-    temporary = path.with_name(f".incomplete-{path.name}")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    os.replace(temporary, path)
-
 
 METRICS_FILE = "metrics.jsonl"
 MANIFEST_FILE = "run.json"
 SAMPLES = "samples"
-TRACKERS = "logs"
 BEST_FILE = "best.safetensors"
 FINAL_METRICS_FILE = "metrics.json"
-_MODEL_FILES = ("model.safetensors", "config.json", "preprocessor_config.json")
-PRODUCTS = (METRICS_FILE, MANIFEST_FILE, SAMPLES, TRACKERS, BEST_FILE, FINAL_METRICS_FILE, *_MODEL_FILES)
+MODEL_FILES = (checkpointing.MODEL_FILE, "config.json", "preprocessor_config.json")
+PRODUCTS = (METRICS_FILE, MANIFEST_FILE, SAMPLES, "runs", BEST_FILE, FINAL_METRICS_FILE, *MODEL_FILES)
+LOCK_FILE = ".lock"
+LIBRARIES = ("cf_cxr", "torch", "transformers", "accelerate", "diffusers", "datasets", "safetensors", "numpy")
 
 
 class OutputDirectoryError(FileExistsError):
-    """The output folder holds an earlier run that nobody asked to overwrite or resume."""
+    """The output folder holds an earlier run that nobody asked to overwrite or resume, or another process uses it."""
 
 
-def prepare_output_dir(args: TrainerArguments, accelerator: Accelerator) -> Path | None:
-    """Make the folder ready for a run; returns the checkpoint to resume from, if any.
+@contextlib.contextmanager
+def run_folder(args: CXRTrainingArguments, accelerator: Accelerator) -> Iterator[Path | None]:
+    """The folder of a run, this run's alone until the block ends; gives the checkpoint to resume from, or None.
 
-    All processes call it and all raise; only the main one changes files.
+    All processes enter it and all raise; only the main one changes files.
 
     Raises:
-        OutputDirectoryError: the folder holds a run that is neither to be resumed nor overwritten.
-        CheckpointError: the checkpoint to resume from does not exist.
+        OutputDirectoryError: another process trains in it, or it holds a run that is neither to be resumed nor
+            overwritten.
+        CheckpointError: the checkpoint to resume from does not exist or is damaged.
     """
-    folder = Path(args.output_dir)
-    if folder.exists() and not folder.is_dir():
-        raise OutputDirectoryError(f"--output_dir {str(folder)!r} is a file; give a folder.")
-    checkpoint = None
+    lock, found = FileLock(Path(args.output_dir) / LOCK_FILE), [None, None]
+    if accelerator.is_main_process:
+        try:
+            Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+            _lock(lock)
+            found[0] = _prepare(args)
+        except (OutputDirectoryError, checkpointing.CheckpointError) as error:
+            found[1] = error
+    if accelerator.num_processes > 1:
+        broadcast_object_list(found)
+    checkpoint, error = found
+    try:
+        if error is not None:
+            raise error
+        yield checkpoint
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def instead_of_ending(number: int, call: Callable[[], Any]) -> Iterator[None]:
+    """Within it a signal calls `call` instead of ending the process; only in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = signal.signal(number, lambda *_: call())
+    try:
+        yield
+    finally:
+        signal.signal(number, former)
+
+
+def _lock(lock: FileLock) -> None:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        folder = str(Path(lock.lock_file).parent)
+        raise OutputDirectoryError(
+            f"Another process is training in {folder!r}. Wait for it or stop it, or use another --output_dir."
+        ) from None
+
+
+def _prepare(args: CXRTrainingArguments) -> Path | None:
+    folder, checkpoint = Path(args.output_dir), None
     if args.resume_from_checkpoint:
-        checkpoint = checkpointing.resolve_checkpoint(args.resume_from_checkpoint, folder)
-        if checkpoint is not None and not checkpoint.is_dir():
-            checkpointing.verify_checkpoint(checkpoint)  # raises: says what is missing and what there is
+        found = [Path(args.resume_from_checkpoint)]
+        if args.resume_from_checkpoint == "latest":
+            found = checkpointing.list_checkpoints(folder)
+        checkpoint = found[-1] if found else None
+        if checkpoint is None:
+            logger.warning("No checkpoint in %s: starting at step 0.", folder)
+        else:
+            checkpointing.verify_checkpoint(checkpoint)
     checkpoints = checkpointing.list_checkpoints(folder)
     found = [name for name in PRODUCTS if (folder / name).exists()] + [path.name for path in checkpoints]
     continues = bool(args.resume_from_checkpoint) and (
@@ -135,31 +117,39 @@ def prepare_output_dir(args: TrainerArguments, accelerator: Accelerator) -> Path
             f"{str(folder)!r} already holds a run ({', '.join(sorted(found)[:4])}). Use another --output_dir, "
             "--resume_from_checkpoint latest to go on with it, or --overwrite_output_dir to delete it."
         )
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        checkpointing.remove_leftovers(folder)
-        if args.overwrite_output_dir:
-            for name in found:
-                path = folder / name
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        if continues and checkpoint is not None:
-            _set_aside([path for path in checkpoints if path.name > checkpoint.name])
-    accelerator.wait_for_everyone()
+    checkpointing.remove_leftovers(folder)
+    if args.overwrite_output_dir:
+        for name in found:
+            path = folder / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if continues and checkpoint is not None:
+        # later checkpoints belong to a course that is not taken; `latest` must not find them
+        names = [path.name for path in checkpoints]
+        for path in checkpoints[names.index(checkpoint.name) + 1 if checkpoint.name in names else 0 :]:
+            aside = path.with_name(f"abandoned-{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+            logger.warning("Resuming from an older checkpoint: %s is now called %s.", path.name, aside.name)
     return checkpoint
 
 
-def _set_aside(newer: list[Path]) -> None:
-    """Checkpoints after the one resumed from belong to a course that is not taken; `latest` must not find them."""
-    for path in newer:
-        aside = path.with_name(f"abandoned-{path.name}")
-        if aside.exists():
-            shutil.rmtree(aside)
-        path.rename(aside)
-        logger.warning("Resuming from an older checkpoint: %s is now called %s.", path.name, aside.name)
+def write_metrics(folder: str | Path, history: list[dict[str, Any]], *, anew: bool = False) -> None:
+    """Append lines of a trainer's log to metrics.jsonl; `anew` replaces what is there."""
+    path = Path(folder) / METRICS_FILE
+    with checkpointing.writing(path), open(path, "w" if anew else "a", encoding="utf-8") as file:
+        file.writelines(json.dumps(_json(line)) + "\n" for line in history)
 
 
-LIBRARIES = ("cf_cxr", "torch", "transformers", "accelerate", "diffusers", "datasets", "safetensors", "numpy")
+def write_manifest(folder: str | Path, manifest: Mapping[str, Any]) -> None:
+    """Write run.json."""
+    write_json(Path(folder) / MANIFEST_FILE, _json(manifest))
+
+
+def _json(value: Any) -> Any:
+    """JSON has no NaN or infinity: they become text."""
+    if isinstance(value, Mapping):
+        return {name: _json(item) for name, item in value.items()}
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def library_versions() -> dict[str, str | None]:
@@ -191,17 +181,18 @@ def _git(folder: Path, *command: str) -> str:
     return result.stdout.strip()
 
 
-def describe_run(args: Any, accelerator: Any, info: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts about a run as plain JSON-able values."""
+def describe_run(args: CXRTrainingArguments, accelerator: Accelerator, **facts: Any) -> dict[str, Any]:
+    """What run.json says about a run at its start; tokens are left out."""
+    words = [Path(sys.argv[0]).name, *sys.argv[1:]]
     return {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": ["..." if "token" in before + word else word for before, word in zip(["", *words], words)],
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "arguments": dataclasses.asdict(args),
+        "arguments": args.to_dict(),
         "seed": args.seed,
         "git_commit": git_commit(),
         "versions": library_versions(),
         "device": str(accelerator.device),
         "num_processes": accelerator.num_processes,
         "mixed_precision": accelerator.mixed_precision,
-        **info,
+        **facts,
     }

@@ -1,4 +1,4 @@
-"""What the scripts in `training/` do around their `main`: errors of the user in one line."""
+"""What the scripts in `training/` have in common: data, model and training; errors of the user in one line."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...attributes import UnknownAttributeError
+from torch import nn
+from transformers import set_seed
+
+from ...attributes import AttributeSchema, UnknownAttributeError
+from .arguments import CXRTrainingArguments, DataArguments, parse_arguments
+from .batches import load_schema, make_datasets
 from .checkpointing import CheckpointError
-from .trainer import TrainingDivergedError
+from .trainer import CXRTrainer, TrainingDivergedError
 
 _USERS_ERRORS = (ValueError, OSError, UnknownAttributeError, CheckpointError, TrainingDivergedError)
 
@@ -34,4 +39,29 @@ def run_script(main: Callable[[Sequence[str]], Any], argv: Sequence[str] | None 
         raise SystemExit(2) from None
 
 
-__all__ = ["run_script"]
+def train_on_images(
+    trainer: type[CXRTrainer],
+    arguments: type[CXRTrainingArguments],
+    build: Callable[[Any, int, AttributeSchema], nn.Module],
+    argv: Sequence[str] | None,
+    description: str,
+) -> nn.Module:
+    """Trains a stage from command-line arguments: data first, then the model, whose weights the seed decides.
+
+    Args:
+        build: makes the model from the stage's arguments, the side of the images and the schema.
+
+    Returns:
+        The trained model.
+    """
+    data, args = parse_arguments((DataArguments, arguments), argv, description=description)
+    schema, _ = load_schema(data)
+    train, validation, processor, info = make_datasets(data, schema)
+    set_seed(args.seed)
+    model = build(args, data.resolution, schema)
+    parts = {"processing_class": processor, "schema": schema, "run_info": info}
+    trainer(model, args, train, validation, **parts).train()
+    return model
+
+
+__all__ = ["run_script", "train_on_images"]

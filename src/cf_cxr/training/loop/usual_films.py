@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...images.image_processing_cxr import CXRImageProcessor
-from ...images.usual_films import KINDS, UsualFilms, film_features, of_every_kind
+from ...images.out_of_distribution import KINDS, UsualFilms, film_features, of_every_kind
 
 logger = logging.getLogger(__name__)
 
@@ -58,13 +58,6 @@ def record_usual_films(
     processor.usual_films = usual.to_dict()
     processor.save_pretrained(folder)
     return usual
-
-
-def record_after_training(trainer: Any) -> None:
-    """`record_usual_films` of what a `CXRTrainer` was trained on, by the main process; the others wait."""
-    if trainer.accelerator.is_main_process:
-        record_usual_films(trainer.output_dir, trainer.train_dataset, trainer.val_dataset)
-    trainer.accelerator.wait_for_everyone()
 
 
 def measure_usual_films(films: Iterator[Tensor], held_out: Iterator[Tensor]) -> UsualFilms:
@@ -152,4 +145,4 @@ def _films(batches: Any, rows: list[int], size: int) -> Iterator[Tensor]:
         yield batches.__getitems__(rows[start : start + size])["pixel_values"]
 
 
-__all__ = ["MAX_FILMS", "framed", "measure_usual_films", "record_after_training", "record_usual_films"]
+__all__ = ["MAX_FILMS", "framed", "measure_usual_films", "record_usual_films"]

@@ -4,68 +4,23 @@ B = Singla et al., "Explaining the black-box smoothly: a counterfactual approach
 With a query x, its posterior f(x), a target bin t with centre c_t, x_t = G(x, t), and the way back
 x' = G(x_t, bin(f(x))):
 
-    generator      adversarial * -mean D(x_t, t)
+    generator      adversarial: -mean D(x_t, t)
                    + classifier * [KL(c_t || f(x_t)) + KL(f(x) || f(x'))]
                    + reconstruction * [context-aware L1(x, G(x, bin(f(x)))) + context-aware L1(x, x')]
                    + embedding * mean (E(x) - E(x_t))^2
+                   + mahalanobis * length of x_t - x (not in B)
     discriminator  hinge
 """
 
 from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 
 import torch
 from sklearn.covariance import LedoitWolf
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...tensor_checks import check_probabilities
-
 #: Smallest probability whose logarithm is taken; keeps the divergence finite for a saturated classifier.
 _SMALLEST = 1e-30
-
-
-@dataclass(frozen=True)
-class ExplainerLossWeights:
-    """Weights of the generator's losses; the defaults are B's.
-
-    Args:
-        adversarial, classifier, reconstruction, embedding: of the terms above. B weights the embedding distance like
-            the reconstruction.
-        natural: of the `NaturalChange` of x_t - x, which B does not have.
-        lungs_only: reconstruction counts inside the lungs only, as in B's released code: a baseline that shows why
-            the context is needed, never a recommendation.
-
-    Raises:
-        ValueError: for a negative weight.
-    """
-
-    adversarial: float = 1.0
-    classifier: float = 1.0
-    reconstruction: float = 100.0
-    embedding: float = 100.0
-    natural: float = 0.0
-    lungs_only: bool = False
-
-    def __post_init__(self):
-        for name, value in asdict(self).items():
-            if not value >= 0:
-                raise ValueError(f"The weight {name} must not be negative, got {value}.")
-
-    def total(self, terms: Mapping[str, Tensor]) -> Tensor:
-        """Weighted sum of scalar terms named after the weights; terms that are absent do not count.
-
-        Raises:
-            ValueError: for a term without a weight.
-        """
-        weights = asdict(self)
-        del weights["lungs_only"]
-        unknown = sorted(set(terms) - set(weights))
-        if unknown or not terms:
-            raise ValueError(f"terms must be some of {list(weights)}, got {sorted(terms)}.")
-        return sum(weights[name] * value for name, value in terms.items())
 
 
 def posterior_kl(target: Tensor, reached: Tensor) -> Tensor:
@@ -79,44 +34,19 @@ def posterior_kl(target: Tensor, reached: Tensor) -> Tensor:
     Args:
         target: `(N,)`, in [0, 1]: centres of the target bins (`PosteriorBins.centre`), or f(x) for the way back.
         reached: `(N,)`, in [0, 1], the classifier's answer.
-
-    Raises:
-        ValueError: for different shapes, NaN or values outside [0, 1].
     """
-    if target.shape != reached.shape:
-        raise ValueError(
-            f"target and reached must have the same shape, got {tuple(target.shape)} and {tuple(reached.shape)}."
-        )
-    check_probabilities(target, "target")
-    check_probabilities(reached, "reached")
     t, r = target.detach().float(), reached.float()
     return (_excess(t, r) + _excess(1 - t, 1 - r)).mean()
+
+
+def _excess(t: Tensor, r: Tensor) -> Tensor:
+    """t log(t / r), 0 at t = 0, finite at r = 0."""
+    return t * (t.clamp_min(_SMALLEST).log() - r.clamp_min(_SMALLEST).log())
 
 
 def discriminator_hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
     """mean max(0, 1 - D(x)) + mean max(0, 1 + D(x_t)), of scores of real and generated images, `(N,)` each."""
     return F.relu(1 - real.float()).mean() + F.relu(1 + fake.float()).mean()
-
-
-def generator_hinge_loss(fake: Tensor) -> Tensor:
-    """-mean D(x_t), of scores of generated images `(N,)`."""
-    return -fake.float().mean()
-
-
-def masked_l1(image: Tensor, reconstruction: Tensor, mask: Tensor) -> Tensor:
-    """Mean absolute difference per image inside a mask `(N,)`; 0, without gradient, where the mask is empty:
-
-        sum_p m_p |x_p - x'_p| / sum_p m_p
-
-    Args:
-        image, reconstruction: `(N, C, H, W)`; the mean is over channels too.
-        mask: `(N, H, W)`, bool or in [0, 1].
-    """
-    mask = mask.float()
-    difference = (image.float() - reconstruction.float()).abs().mean(1)
-    size = mask.sum((1, 2))
-    inside = (mask * difference).sum((1, 2))
-    return inside / torch.where(size > 0, size, torch.ones_like(size))
 
 
 def context_aware_reconstruction(
@@ -132,93 +62,21 @@ def context_aware_reconstruction(
     Args:
         image, reconstruction: `(N, C, H, W)`.
         masks: S, `(N, L, H, W)`, bool or in [0, 1], for instance lungs, heart and devices; L may be 0.
-        background: include it. Without it pixels outside every mask are free to change.
-
-    Raises:
-        ValueError: for images of different shapes, masks of another shape, NaN or values outside [0, 1].
+        background: include it. Without it pixels outside every mask are free to change, as in B's released code.
     """
-    _check_images(image, reconstruction)
-    if masks.ndim != 4 or masks.shape[0] != image.shape[0] or masks.shape[2:] != image.shape[2:]:
-        raise ValueError(
-            f"masks must have shape ({image.shape[0]}, labels, {image.shape[2]}, {image.shape[3]}), got "
-            f"{tuple(masks.shape)}."
-        )
-    masks = masks.detach().float()
-    check_probabilities(masks, "masks")
-    regions = list(masks.unbind(1))
+    regions = list(masks.float().unbind(1))
     if background:
-        covered = masks.amax(1) if regions else torch.zeros_like(image[:, 0], dtype=torch.float32)
+        covered = masks.float().amax(1) if regions else torch.zeros_like(image[:, 0], dtype=torch.float32)
         regions.append(1 - covered)
-    terms = [masked_l1(image, reconstruction, region) for region in regions]
-    if not terms:
-        raise ValueError("There is nothing to reconstruct: no masks and no background.")
+    difference = (image.float() - reconstruction.float()).abs().mean(1)
+    terms = []
+    for region in regions:
+        size = region.sum((1, 2))
+        terms.append((region * difference).sum((1, 2)) / torch.where(size > 0, size, torch.ones_like(size)))
     return torch.stack(terms).sum(0).mean()
 
 
-def lungs_only_reconstruction(image: Tensor, reconstruction: Tensor, lungs: Tensor) -> Tensor:
-    """Mask-normalised L1 inside the lungs only, mean over images: what B's released code does, as a baseline.
-
-    Args:
-        image, reconstruction: `(N, C, H, W)`.
-        lungs: `(N, H, W)`, bool or in [0, 1].
-
-    Raises:
-        ValueError: as `context_aware_reconstruction`.
-    """
-    return context_aware_reconstruction(image, reconstruction, lungs[:, None], background=False)
-
-
-def reconstruction_loss(
-    image: Tensor, reconstruction: Tensor, masks: Tensor, labels: Sequence[str], weights: ExplainerLossWeights
-) -> Tensor:
-    """The reconstruction that `weights` ask for: context-aware, or inside the lungs only.
-
-    Args:
-        image, reconstruction: `(N, C, H, W)`.
-        masks: `(N, L, H, W)`, bool or in [0, 1].
-        labels: the L names of the masks.
-
-    Raises:
-        ValueError: for another number of masks than labels, or `lungs_only` without a label "lungs".
-    """
-    if masks.ndim != 4 or masks.shape[1] != len(labels):
-        raise ValueError(
-            f"masks of {len(labels)} labels {list(labels)} needed, got shape {tuple(masks.shape)}."
-        )
-    if not weights.lungs_only:
-        return context_aware_reconstruction(image, reconstruction, masks)
-    if "lungs" not in labels:
-        raise ValueError(f"lungs_only needs a mask with the label 'lungs', there are {list(labels)}.")
-    return lungs_only_reconstruction(image, reconstruction, masks[:, list(labels).index("lungs")])
-
-
-def embedding_distance(embedding: Tensor, other: Tensor) -> Tensor:
-    """Mean squared difference of two embeddings of the same shape, E(x) and E(x_t).
-
-    Raises:
-        ValueError: for different shapes.
-    """
-    if embedding.shape != other.shape:
-        raise ValueError(
-            f"Embeddings must have the same shape, got {tuple(embedding.shape)} and {tuple(other.shape)}."
-        )
-    return F.mse_loss(embedding.float(), other.float())
-
-
-def _excess(t: Tensor, r: Tensor) -> Tensor:
-    """t log(t / r), 0 at t = 0, finite at r = 0."""
-    return t * (t.clamp_min(_SMALLEST).log() - r.clamp_min(_SMALLEST).log())
-
-
-def _check_images(image: Tensor, reconstruction: Tensor) -> None:
-    if image.ndim != 4 or image.shape != reconstruction.shape:
-        raise ValueError(
-            "image and reconstruction must have the same shape (batch, channels, height, width), got "
-            f"{tuple(image.shape)} and {tuple(reconstruction.shape)}."
-        )
-
-
-class NaturalChange(nn.Module):
+class MahalanobisPrior(nn.Module):
     """Squared Mahalanobis length of the coarse part of a change, d^T C^-1 d / n.
 
     d are the n = `grid`^2 means of the change over equal squares, C is the covariance of such means over radiographs,
@@ -253,4 +111,4 @@ class NaturalChange(nn.Module):
         return torch.einsum("ni,ij,nj->n", d, self.precision, d).mean() / d.shape[1]
 
 
-__all__ = ["NaturalChange"]
+__all__ = ["MahalanobisPrior", "context_aware_reconstruction", "discriminator_hinge_loss", "posterior_kl"]

@@ -7,29 +7,45 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import broadcast
-from torch import Tensor
-from torch.utils.data import DataLoader
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, WeightedRandomSampler
+from transformers import get_scheduler
+from transformers.trainer_utils import TrainOutput
 
-from ...black_box import ImageClassifier
+from ...black_box import ImageClassifier, StudentClassifier
 from ...images.grey_levels import image_grid
 from ...metrics.exaggeration import exaggeration_curve
 from ...metrics.validity import decision_flipped
-from ...models.progressive_explainer import ExplainerDiscriminator
+from ...models.progressive_explainer import ExplainerDiscriminator, ProgressiveExplainerModel
 from ...models.progressive_explainer.conditional_norm import ConditionalNorm2d
 from ..augmentation import CXRAugmentation
-from ..loop.sampling import BalancedStepBatchSampler, StepBatchSampler, steps_per_epoch
 from ..loop.trainer import CXRTrainer
-from .adversary import Adversary
-from .arguments import ExplainerArguments
-from .losses import embedding_distance, generator_hinge_loss, posterior_kl, reconstruction_loss
+from .arguments import ExplainerConfig
+from .caches import QUESTION_IMAGES, ExplainerBatches
+from .losses import context_aware_reconstruction, discriminator_hinge_loss, posterior_kl
 
+CONDITION_LR_SCALE = 3.0  # of the rows per bin, which start alike for all bins and have the longest way to go
+AUGMENTED_SHARE = 0.8  # of the steps: what augmentation scatters is right on average, not as it is
+SAMPLE_IMAGES = 8
 _DISCRIMINATOR = 1 << 22  # keys of its noise, apart from the generator's
+
+
+class _Learner(nn.Module):
+    """A network whose forward is its loss, so that DistributedDataParallel sees one pass per gradient."""
+
+    def __init__(self, network: nn.Module, loss: Callable) -> None:
+        super().__init__()
+        self.network, self.loss = network, loss
+
+    def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.loss(batch)
 
 
 class ExplainerTrainer(CXRTrainer):
@@ -37,201 +53,111 @@ class ExplainerTrainer(CXRTrainer):
 
     Per generator step with targets t drawn uniformly from the bins: E(x) is computed once and decoded for t and for
     the image's own bin; the explanation is encoded (embedding distance) and decoded back (cycle). The classifier is
-    asked about the explanation and the cycle. Its answers to the images themselves come with the batches.
+    asked about the explanation and the cycle. Its answers to the images themselves come with the batches, in which
+    every bin of the posterior is equally frequent.
+
+    Two optimisers are more than Trainer's loop knows: in its place is one on Accelerate, with the callbacks, records and
+    checkpoints of the other stages.
 
     Args (besides `CXRTrainer`'s):
-        train_dataset, val_dataset: `ExplainerBatches`; with `"masks"` if there is no segmenter but labels.
+        model: the generator.
+        train_dataset, eval_dataset: `ExplainerBatches`; the latter may be None.
         classifier: what is explained, differentiable: the black box or its student. Never changed.
-        discriminator: of the generator's size and bins.
-        stage_args: `ExplainerArguments`.
-        segmenter: has `segment(pixel_values) -> {label: (B, H, W) bool}`; or None.
-        mask_labels: names of the batches' masks, where they have any.
+        discriminator: of the generator's size and bins; not needed where there are no steps for it.
+        prior: changes of images to a length, for `mahalanobis_weight`; see `MahalanobisPrior`.
         black_box: the original of a student, which is asked too at evaluations.
-        natural_change: images' changes to a length, for `natural_weight`; see `NaturalChange`.
 
     Raises:
-        ValueError: for a classifier without gradient, fp16, a discriminator of other images or bins, or `lungs_only`
-            without lungs.
+        ValueError: for a classifier without gradient, fp16, a discriminator of other images or bins, `lungs_only`
+            without lungs, or too few images for a step.
     """
+
+    records_usual_films = True
 
     def __init__(
         self,
-        *args: Any,
+        model: ProgressiveExplainerModel,
+        args: ExplainerConfig,
+        train_dataset: ExplainerBatches,
+        eval_dataset: ExplainerBatches | None = None,
+        *,
         classifier: ImageClassifier,
-        discriminator: ExplainerDiscriminator,
-        stage_args: ExplainerArguments,
-        segmenter: Any = None,
-        mask_labels: Sequence[str] = (),
+        discriminator: ExplainerDiscriminator | None = None,
+        prior: nn.Module | None = None,
         black_box: ImageClassifier | None = None,
-        natural_change: torch.nn.Module | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
-        self.stage_args, self.weights = stage_args, stage_args.loss_weights()
-        self._check(classifier, discriminator)
-        self.classifier = classifier.to(self.device)
+        discriminator = discriminator if args.discriminator_steps else None
+        _check(args, model, classifier, discriminator, train_dataset.labels)
+        super().__init__(model, args, train_dataset, eval_dataset, **kwargs)
+        self.classifier = classifier.to(args.device)
         self.black_box = None if black_box is classifier else black_box
-        self.segmenter, self.mask_labels = segmenter, list(mask_labels)
-        self.natural_change = None if natural_change is None else natural_change.to(self.device)
-        if isinstance(segmenter, torch.nn.Module):
-            segmenter.to(self.device).eval().requires_grad_(False)
-        self.augment = CXRAugmentation(stage_args.augmentation)
-        self.bins = self.model.bins
-        self.best_metric = "mae" if stage_args.keep == "best" else None
-        self.adversary: Adversary | None = None
-        if self.weights.adversarial > 0:
-            self.adversary = self._make_adversary(discriminator)
-            self.register_for_checkpointing("adversary", self.adversary)
-        self.register_for_checkpointing("explained", _Identity(self.classifier))
-        # A step's images are those of all its discriminator steps; the generator takes the last part of them.
-        self.parts = stage_args.discriminator_steps if self.adversary is not None else 1
-        self.step_images *= self.parts
-        self.steps_per_epoch = steps_per_epoch(len(self.train_dataset), self.step_images)
-        if self.args.max_steps <= 0:
-            self.max_steps = math.ceil(self.args.num_epochs * self.steps_per_epoch)
+        self.prior = prior.to(args.device) if prior is not None and args.mahalanobis_weight else None
+        self.augment, self.bins = CXRAugmentation(args.augmentation), model.bins
+        self.labels = list(train_dataset.labels)
+        # a step's images are those of all its discriminator steps; the generator takes the last part of them
+        self.slices = args.discriminator_steps or 1
+        self.step_images *= self.slices
+        self.largest_norm = args.max_grad_norm or math.inf
+        self.max_steps = args.max_steps
+        if self.max_steps <= 0:
+            self.max_steps = math.ceil(args.num_train_epochs * self.steps_per_epoch)
+        self.learner = _Learner(model, self.generator_loss)
+        self.optimizer, self.lr_scheduler = self._adam(model)
+        self.register("explained", self)
+        self.discriminator = discriminator
+        if discriminator is not None:
+            layout = torch.channels_last if args.channels_last else torch.contiguous_format
+            discriminator.to(args.device, memory_format=layout).train()
+            self.critic = _Learner(discriminator, self.discriminator_loss)
+            self.critic_optimizer, self.critic_scheduler = self._adam(discriminator)
+            self.register("discriminator", discriminator)
+            self.register("discriminator_optimizer", self.critic_optimizer)
+            self.register("discriminator_scheduler", self.critic_scheduler)
 
-    def _check(self, classifier: ImageClassifier, discriminator: ExplainerDiscriminator) -> None:
-        if not classifier.differentiable:
-            raise ValueError(
-                f"The classifier of {classifier.class_name!r} has no gradient to train an explainer with: train a "
-                "student of it (cf_cxr.black_box.distil), and give the original as black_box."
-            )
-        if self.accelerator.mixed_precision == "fp16":
-            raise ValueError("The explainer's two optimisers do not scale losses for fp16: use bf16 or no.")
-        for name in ("image_size", "num_channels", "num_bins"):
-            mine, other = getattr(self.model.config, name), getattr(discriminator.config, name)
-            if mine != other:
-                raise ValueError(f"{name} is {mine} in the generator, but {other} in the discriminator.")
-
-    def _make_adversary(self, discriminator: ExplainerDiscriminator) -> Adversary:
-        discriminator = discriminator.to(self.device)
-        if self.args.channels_last:
-            discriminator.to(memory_format=torch.channels_last)
-        if self.accelerator.num_processes > 1:
-            with torch.no_grad():
-                for tensor in [*discriminator.parameters(), *discriminator.buffers()]:
-                    tensor.copy_(broadcast(tensor.detach().clone()))
-        rate = self.stage_args.discriminator_learning_rate or self.args.learning_rate
-        return Adversary(discriminator, self.args, rate)
-
-    def create_optimizer(self) -> torch.optim.Optimizer:
-        """Adam with a learning rate of its own for the rows per bin."""
-        optimizer = super().create_optimizer()
-        scale = self.stage_args.condition_lr_scale
-        if scale != 1:
-            rows = {
-                id(p)
-                for module in self.model.modules()
-                if isinstance(module, ConditionalNorm2d) and len(module.gamma) > 1
-                for p in module.parameters()
-            }
-            (group,) = optimizer.param_groups
-            conditional = [p for p in group["params"] if id(p) in rows]
-            group["params"] = [p for p in group["params"] if id(p) not in rows]
-            optimizer.add_param_group({"params": conditional, "lr": group["lr"] * scale})
-        return optimizer
+    def _adam(self, network: nn.Module) -> tuple[Any, Any]:
+        """Its optimiser, with a learning rate of their own for rows per bin of conditional norms, and its schedule."""
+        args = self.args
+        norms = [m for m in network.modules() if isinstance(m, ConditionalNorm2d) and len(m.gamma) > 1]
+        rows = {id(p): p for norm in norms for p in norm.parameters()}
+        groups = [{"params": [p for p in network.parameters() if id(p) not in rows]}]
+        if rows:
+            groups.append({"params": list(rows.values()), "lr": args.learning_rate * CONDITION_LR_SCALE})
+        kind, settings = self.get_optimizer_cls_and_kwargs(args)
+        optimizer = kind(groups, **settings, weight_decay=args.weight_decay)
+        warmup = args.get_warmup_steps(self.max_steps)
+        return optimizer, get_scheduler(args.lr_scheduler_type, optimizer, warmup, self.max_steps)
 
     # ------------------------------------------------------------ the images
 
-    def _train_loader(self) -> DataLoader:
-        settings = {
-            "batch_size": self.args.per_device_batch_size * self.parts,
-            "accumulation": self.args.gradient_accumulation_steps,
-            "num_processes": self.accelerator.num_processes,
-            "process_index": self.accelerator.process_index,
-            "seed": self.args.seed,
-            "start_step": self.global_step,
-            "max_steps": self.max_steps,
-        }
-        if self.stage_args.balanced:
-            bins = self.bins.index(self.train_dataset.posterior)
-            sampler: StepBatchSampler = BalancedStepBatchSampler(bins, **settings)
-        else:
-            sampler = StepBatchSampler(len(self.train_dataset), **settings)
+    def get_train_dataloader(self) -> DataLoader:
+        """Images of the whole run, of every bin that has any equally often: a function of the seed."""
+        bins = self.bins.index(self.train_dataset.posterior)
+        weights = 1 / torch.bincount(bins)[bins]
+        generator = torch.Generator().manual_seed(self.args.seed)
         return DataLoader(
             self.train_dataset,
-            batch_sampler=sampler,
-            collate_fn=self.collate_fn,
-            num_workers=self.num_workers,
-            pin_memory=self.device.type == "cuda",
+            self.args.train_batch_size * self.slices,
+            sampler=WeightedRandomSampler(weights, self.max_steps * self.step_images, generator=generator),
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
         )
 
-    def _part(self, batch: Mapping[str, Any], index: int) -> dict[str, Tensor]:
+    def _slice(self, batch: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
         """The images of one discriminator step (the last ones are the generator's too)."""
-        size = self.args.per_device_batch_size
-        return {name: value[index * size : (index + 1) * size] for name, value in batch.items()}
+        size = self.args.train_batch_size
+        return self._prepare_inputs({k: v[index * size : (index + 1) * size] for k, v in batch.items()})
 
-    def _draw_targets(self, count: int) -> Tensor:
-        return torch.randint(self.bins.num_bins, (count,)).to(self.device)
+    # ------------------------------------------------------------ the losses
 
-    def _masks(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, list[str]]:
-        """Masks `(B, L, H, W)` and their labels; none of them without a segmenter and masks."""
-        pixels = batch["pixel_values"]
-        if self.segmenter is not None:
-            found = self.segmenter.segment(pixels)
-            return torch.stack(list(found.values()), dim=1), list(found)
-        if self.mask_labels:
-            return batch["masks"], self.mask_labels
-        return pixels.new_zeros((len(pixels), 0, *pixels.shape[2:])), []
+    def generator_loss(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The generator's weighted loss; its unweighted terms, and the mean distance to the target centres.
 
-    # -------------------------------------------------------------- one step
-
-    def _accumulate_gradients(self, batches: list[Any]) -> dict[str, float]:
-        batches = [self.prepare_batch(batch) for batch in batches]
-        logs = self._train_discriminator(batches) if self.adversary is not None else {}
-        logs = {**super()._accumulate_gradients(batches), **logs}
-        if not logs.get("discriminator_finite", 1.0):
-            logs["loss"] = math.nan  # a step of which one half failed is skipped and counted
-        return logs
-
-    def _train_discriminator(self, batches: list[Mapping[str, Any]]) -> dict[str, float]:
-        """All of a step's discriminator updates; the generator is used without gradient and left as it was."""
-        scale = self.optimizer.param_groups[0]["lr"] / self.args.learning_rate
-        losses, norms, finite = [], [], True
-        for index in range(self.parts):
-            total = torch.zeros((), device=self.device)
-            for micro, batch in enumerate(batches):
-                self.seed_noise(
-                    self.global_step, _DISCRIMINATOR + index, micro, self.accelerator.process_index
-                )
-                loss = self.discriminator_loss(self._part(batch, index)) / len(batches)
-                loss.backward()
-                total += loss.detach()
-            if self.accelerator.num_processes > 1:
-                self._average_in_place([p.grad for p in self.adversary.parameters])
-                total = self._reduce(total, "mean")
-            norm, taken = self.adversary.step(scale)
-            losses.append(float(total))
-            norms.append(norm)
-            finite = finite and taken
-        return {
-            "discriminator_loss": float(np.mean(losses)),
-            "discriminator_norm": float(np.mean(norms)),
-            "discriminator_finite": float(finite),
-        }
-
-    def discriminator_loss(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Hinge loss of real images in their own bins and of their explanations in random ones."""
-        pixels = batch["pixel_values"]
-        targets = self._draw_targets(len(pixels))
-        with self.accelerator.autocast():
-            with torch.no_grad(), self._generator_untouched():
-                explained = self.model.decode(self.model.encode(pixels), targets, pixels)
-            return self.adversary.loss(pixels, self.bins.index(batch["posterior"]), explained, targets)
-
-    @contextlib.contextmanager
-    def _generator_untouched(self) -> Iterator[None]:
-        """Running statistics of batch normalisation are as before afterwards."""
-        kept = [buffer.clone() for buffer in self.model.buffers()]
-        yield
-        for buffer, before in zip(self.model.buffers(), kept, strict=True):
-            buffer.copy_(before)
-
-    def compute_loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
-        """The generator's weighted loss; logs its unweighted terms and the mean distance to the target centres."""
-        batch = self._part(batch, self.parts - 1)
-        pixels, posterior = batch["pixel_values"], batch["posterior"]
-        own, targets = self.bins.index(posterior), self._draw_targets(len(pixels))
+        Args:
+            batch: `"pixel_values"` `(B, 1, H, W)`, `"posterior"` `(B,)` and, where there are labels, `"masks"`.
+        """
+        args, pixels, posterior = self.args, batch["pixel_values"], batch["posterior"]
+        own, targets = self.bins.index(posterior), self._draw_targets(pixels)
         embedding = self.model.encode(pixels)
         explained, repeated = self.model.decode(
             torch.cat([embedding, embedding]), torch.cat([targets, own]), torch.cat([pixels, pixels])
@@ -239,42 +165,158 @@ class ExplainerTrainer(CXRTrainer):
         back = self.model.encode(explained)
         cycle = self.model.decode(back, own, explained)
         shown = torch.cat([explained, cycle])
-        if self.global_step < self.stage_args.augmentation_until * self.max_steps:
+        if self.state.global_step < AUGMENTED_SHARE * self.max_steps:
             shown = self.augment(shown)
         reached, returned = self.classifier(shown).chunk(2)
         centres = self.bins.centre(targets)
-        masks, labels = self._masks(batch)
-        parts = {
+        logs = {
             "kl_target": posterior_kl(centres, reached),
             "kl_cycle": posterior_kl(posterior, returned),
-            "l1_self": reconstruction_loss(pixels, repeated, masks, labels, self.weights),
-            "l1_cycle": reconstruction_loss(pixels, cycle, masks, labels, self.weights),
-            "embedding_distance": embedding_distance(embedding, back),
+            "l1_self": self._reconstruction(batch, repeated),
+            "l1_cycle": self._reconstruction(batch, cycle),
+            "embedding_distance": nn.functional.mse_loss(embedding.float(), back.float()),
         }
-        terms = {
-            "classifier": parts["kl_target"] + parts["kl_cycle"],
-            "reconstruction": parts["l1_self"] + parts["l1_cycle"],
-            "embedding": parts["embedding_distance"],
-        }
-        if self.natural_change is not None:
-            terms["natural"] = parts["natural"] = self.natural_change(explained - pixels)
-        if self.adversary is not None:
-            terms["adversarial"] = parts["adversarial"] = generator_hinge_loss(
-                self.adversary.score(explained, targets)
+        share = args.preservation_share(self.state.global_step)
+        loss = args.classifier_weight * (logs["kl_target"] + logs["kl_cycle"])
+        loss = loss + args.reconstruction_weight * (share * (logs["l1_self"] + logs["l1_cycle"]))
+        loss = loss + args.embedding_weight * (share * logs["embedding_distance"])
+        if self.prior is not None:
+            logs["mahalanobis"] = self.prior(explained - pixels)
+            loss = loss + args.mahalanobis_weight * logs["mahalanobis"]
+        if self.discriminator is not None:
+            with _frozen(self.discriminator):
+                logs["adversarial"] = -self.discriminator(explained, targets).scores.float().mean()
+            loss = loss + logs["adversarial"]
+        logs["target_error"] = (reached - centres).abs().mean()
+        logs["change"] = (explained - pixels).abs().mean() * 127.5
+        logs["preservation_share"] = loss.new_tensor(share)
+        return loss, logs
+
+    def _reconstruction(self, batch: Mapping[str, Tensor], reconstruction: Tensor) -> Tensor:
+        masks = batch["masks"] if self.labels else batch["pixel_values"][:, :0]
+        if self.args.lungs_only:
+            masks = masks[:, [self.labels.index("lungs")]]
+        background = not self.args.lungs_only
+        return context_aware_reconstruction(batch["pixel_values"], reconstruction, masks, background)
+
+    def discriminator_loss(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Hinge loss of real images in their own bins and of their explanations in random ones.
+
+        Both go through in one pass, so that the estimate of the singular values moves once. The generator is used
+        without gradient, and its running statistics are as before afterwards.
+        """
+        pixels = batch["pixel_values"]
+        targets = self._draw_targets(pixels)
+        with torch.no_grad():
+            kept = [buffer.clone() for buffer in self.model.buffers()]
+            explained = self.model.decode(self.model.encode(pixels), targets, pixels)
+            for buffer, before in zip(self.model.buffers(), kept, strict=True):
+                buffer.copy_(before)
+        bins = torch.cat([self.bins.index(batch["posterior"]), targets])
+        real, fake = self.discriminator(torch.cat([pixels, explained]), bins).scores.chunk(2)
+        return discriminator_hinge_loss(real, fake), {}
+
+    def _draw_targets(self, pixels: Tensor) -> Tensor:
+        return torch.randint(self.bins.num_bins, (len(pixels),)).to(pixels.device)
+
+    # -------------------------------------------------------------- the loop
+
+    def _inner_training_loop(
+        self,
+        batch_size: Any,
+        args: Any,
+        resume_from_checkpoint: str | None,
+        trial: Any,
+        ignore_keys_for_eval: Any,
+    ) -> TrainOutput:
+        """In place of Trainer's: all steps of both networks, each with its own `Accelerator.prepare`."""
+        epochs = math.ceil(self.max_steps / self.steps_per_epoch)
+        self._init_training_state(self.max_steps, self.steps_per_epoch, epochs, resume_from_checkpoint, trial)
+        self._load_optimizer_and_scheduler(resume_from_checkpoint)
+        learner, optimizer, loader = self.accelerator.prepare(
+            self.learner, self.optimizer, self.get_train_dataloader()
+        )
+        if self.discriminator is not None:
+            critic = self.accelerator.prepare(self.critic, self.critic_optimizer)
+        state, handler = self.state, self.callback_handler
+        self._globalstep_last_logged, self._total_loss_scalar = state.global_step, 0.0
+        total, started = torch.zeros((), device=args.device), time.time()
+        self.control = handler.on_train_begin(args, state, self.control)
+        done = state.global_step * args.gradient_accumulation_steps
+        batches = iter(self.accelerator.skip_first_batches(loader, done))
+        self.model.train()
+        while state.global_step < state.max_steps and not self.control.should_training_stop:
+            images = [next(batches) for _ in range(args.gradient_accumulation_steps)]
+            self.control = handler.on_step_begin(args, state, self.control)
+            self.parts = self._train_discriminator(*critic, images) if self.discriminator is not None else {}
+            bad = self.parts.pop("bad", 0.0)
+            self.parts |= self._backward(learner, images, self.slices - 1)
+            self.parts["bad"] = self.parts["bad"] + bad
+            total += self.parts["loss"].nan_to_num(0.0, 0.0, 0.0)
+            self.grad_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.largest_norm)
+            self.control = handler.on_pre_optimizer_step(args, state, self.control)
+            optimizer.step()
+            optimizer.zero_grad()
+            self.lr_scheduler.step()
+            state.global_step += 1
+            state.epoch = state.global_step / self.steps_per_epoch
+            self.control = handler.on_step_end(args, state, self.control)
+            self._maybe_log_save_evaluate(total, self.grad_norm, learner, trial, state.epoch, None, started)
+        self.control = handler.on_train_end(args, state, self.control)
+        return TrainOutput(state.global_step, 0.0, {})
+
+    def _backward(
+        self, learner: nn.Module, batches: list[Mapping[str, Tensor]], index: int, *key: int
+    ) -> dict[str, Tensor]:
+        """Mean gradient over micro-batches and processes; the mean of what their losses log, with `loss` and `bad`."""
+        parts: dict[str, Any] = {}
+        for micro, batch in enumerate(batches):
+            self.seed_noise(self.state.global_step, *key, micro, self.args.process_index)
+            last = micro == len(batches) - 1
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(learner):
+                loss, logs = learner(self._slice(batch, index))
+                self.accelerator.backward(loss / len(batches))
+            for name, value in {**logs, "loss": loss, "bad": ~loss.isfinite()}.items():
+                parts[name] = parts.get(name, 0.0) + self._scalar(value) / len(batches)
+        return parts
+
+    def _train_discriminator(
+        self, critic: nn.Module, optimizer: Any, batches: list[Mapping[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """All of a step's discriminator updates, but for bad ones; what they log, and whether one was `bad`."""
+        found = []
+        for index in range(self.slices):
+            parts = self._backward(critic, batches, index, _DISCRIMINATOR + index)
+            norm = self.accelerator.clip_grad_norm_(self.discriminator.parameters(), self.largest_norm)
+            bad = self.accelerator.reduce(parts["bad"]) + ~norm.isfinite()
+            bad = bad + (norm > (self.args.skip_threshold or math.inf))
+            if not bad:
+                optimizer.step()
+            optimizer.zero_grad()
+            found.append(torch.stack([parts["loss"], norm, (bad > 0).float()]))
+        self.critic_scheduler.step()
+        names = ("discriminator_loss", "discriminator_grad_norm", "bad")
+        return dict(zip(names, torch.stack(found).mean(0), strict=True))
+
+    def state_dict(self) -> dict[str, str]:
+        """Whose posteriors the explainer learns, for a checkpoint."""
+        return {"fingerprint": self.classifier.fingerprint()}
+
+    def load_state_dict(self, state: Mapping[str, str]) -> None:
+        """Raises ValueError for another classifier's checkpoint."""
+        if state != (mine := self.state_dict()):
+            raise ValueError(
+                f"the run explained the classifier {state['fingerprint']}, this command gives {mine['fingerprint']}"
             )
-        logs = {name: value.detach() for name, value in parts.items()}
-        logs["target_error"] = (reached.detach() - centres).abs().mean()
-        logs["change"] = (explained.detach() - pixels).abs().mean() * 127.5
-        share = self.stage_args.preservation_share(self.global_step)
-        if self.stage_args.preservation_start < 1:
-            logs["preservation_share"] = share
-        for name in ("reconstruction", "embedding"):
-            terms[name] = share * terms[name]
-        return self.weights.total(terms), logs
 
     # ------------------------------------------------------ what came of it
 
-    def evaluate(self) -> dict[str, float]:
+    def finalize(self, folder: Path) -> None:
+        """Keeps the student beside its explainer."""
+        if isinstance(self.classifier, StudentClassifier) and self.args.should_save:
+            self.classifier.save_pretrained(folder / "student")
+
+    def evaluation_metrics(self) -> dict[str, float]:
         """Exaggeration and validity on the validation images, each explained for every bin.
 
         `slope`, `mae` and their values by source group (factual decision); `validity`, the share whose decision flips
@@ -282,94 +324,83 @@ class ExplainerTrainer(CXRTrainer):
         that last bin; with a student, `mae_black_box` and `validity_black_box`: the original's answers to the
         same explanations.
         """
-        rows: dict[str, list[Tensor]] = {}
-        for batch in self.validation_batches():
-            for name, value in self._explain_batch(batch).items():
-                rows.setdefault(name, []).append(value)
-        joined = {name: self.gather_validation(torch.cat(values)).cpu() for name, values in rows.items()}
-        metrics = self._curves(joined["source"], joined["reached"])
-        metrics["l1_self"] = float(joined["l1_self"].mean())
-        metrics["l1_far"] = float(joined["l1_far"].mean())
-        if "original" in joined:
-            original = self._curves(joined["original_source"], joined["original"])
-            metrics |= {f"{name}_black_box": original[name] for name in ("mae", "validity")}
+        rows = []
+        for batch in self.eval_batches():
+            pixels = batch["pixel_values"]
+            with self.accelerator.autocast():
+                series = self.model.series(pixels)  # (B, bins, 1, H, W)
+            change = (series - pixels[:, None]).abs().mean((2, 3, 4)) * 127.5
+            row = [change, batch["posterior"], _ask(self.classifier, series)]
+            if self.black_box is not None:
+                row += [self.black_box.posterior(pixels), _ask(self.black_box, series)]
+            rows.append(row)
+        joined = (self.gather_eval(torch.cat(column)).cpu() for column in zip(*rows, strict=True))
+        change, source, reached, *original = joined
+        metrics = self._curves(source, reached)
+        for name, bins in (("l1_self", self.bins.index(source)), ("l1_far", self._far_bin(source))):
+            metrics[name] = float(change.gather(1, bins[:, None]).mean())
+        if original:
+            found = self._curves(*original)
+            metrics |= {f"{name}_black_box": found[name] for name in ("mae", "validity")}
         return metrics
-
-    def _explain_batch(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Answers `(B, bins)` to the explanations for every bin, and what they cost."""
-        pixels, source = batch["pixel_values"], batch["posterior"]
-        with self.accelerator.autocast():
-            series = self.model.series(pixels)  # (B, bins, 1, H, W)
-        change = (series - pixels[:, None]).abs().mean((2, 3, 4)) * 127.5
-        own, far = self.bins.index(source), self._far_bin(source)
-        result = {
-            "source": source,
-            "reached": self._ask(self.classifier, series),
-            "l1_self": change.gather(1, own[:, None])[:, 0],
-            "l1_far": change.gather(1, far[:, None])[:, 0],
-        }
-        if self.black_box is not None:
-            result["original_source"] = self.black_box.posterior(pixels)
-            result["original"] = self._ask(self.black_box, series)
-        return result
-
-    def _ask(self, classifier: ImageClassifier, series: Tensor) -> Tensor:
-        size = self.stage_args.posterior_batch_size
-        return classifier.posterior(series.flatten(0, 1), size).unflatten(0, series.shape[:2])
 
     def _far_bin(self, source: Tensor) -> Tensor:
         """The last bin on the other side of the decision boundary."""
-        positive = source >= self.classifier.threshold
-        return torch.where(positive, 0, self.bins.num_bins - 1)
+        return torch.where(source >= self.classifier.threshold, 0, self.bins.num_bins - 1)
 
     def _curves(self, source: Tensor, reached: Tensor) -> dict[str, float]:
-        centres = self.bins.centres.expand(len(source), -1)
+        centres, threshold = self.bins.centres.expand(len(source), -1), self.classifier.threshold
         curves = exaggeration_curve(
-            source,
-            centres,
-            reached,
-            self.bins.num_bins,
-            threshold=self.classifier.threshold,
-            n_resamples=1,
+            source, centres, reached, self.bins.num_bins, threshold=threshold, n_resamples=1
         )
         metrics = {}
         for group, curve in curves.items():
-            suffix = "" if group == "all" else f"_{group}"
             if curve.images:
-                metrics[f"slope{suffix}"] = float(curve.slope[0])
-                metrics[f"mae{suffix}"] = float(curve.mae[0])
+                suffix = "" if group == "all" else f"_{group}"
+                metrics |= {f"slope{suffix}": float(curve.slope[0]), f"mae{suffix}": float(curve.mae[0])}
         far = reached.gather(1, self._far_bin(source)[:, None])[:, 0]
-        flipped = decision_flipped(source, far, threshold=self.classifier.threshold)
-        metrics["validity"] = float(flipped.mean())
-        return metrics
+        return metrics | {"validity": float(decision_flipped(source, far, threshold=threshold).mean())}
 
     def sample_images(self) -> dict[str, np.ndarray]:
         """A row per image, of evenly spaced ranks of the posterior: the image, then its explanations for every bin."""
-        source = self.val_dataset if self.val_dataset is not None else self.train_dataset
-        count = min(self.stage_args.num_sample_images, len(source))
-        ranks = torch.linspace(0, len(source) - 1, count).round().long()
-        batch = self.prepare_batch(source.__getitems__(source.posterior.argsort()[ranks].tolist()))
-        pixels = batch["pixel_values"]
+        source = self.eval_dataset if self.eval_dataset is not None else self.train_dataset
+        ranks = torch.linspace(0, len(source) - 1, min(SAMPLE_IMAGES, len(source))).round().long()
+        batch = source.__getitems__(source.posterior.argsort()[ranks].tolist())
+        pixels = self._prepare_inputs(batch)["pixel_values"]
         with self.accelerator.autocast():
-            series = self.model.series(pixels)
-        rows = [torch.cat([image[None], explained]) for image, explained in zip(pixels, series, strict=True)]
-        return {"explanations": image_grid(rows)}
+            rows = torch.cat([pixels[:, None], self.model.series(pixels)], dim=1)
+        return {"explanations": image_grid(list(rows))}
 
 
-class _Identity:
-    """Says in a checkpoint whose posteriors the explainer learnt, and refuses another classifier at resumption."""
+def _check(
+    args: Any, model: Any, classifier: ImageClassifier, discriminator: Any, labels: Sequence[str]
+) -> None:
+    if not classifier.differentiable:
+        raise ValueError(
+            f"The classifier of {classifier.class_name!r} has no gradient to train an explainer with: train a "
+            "student of it (cf_cxr.black_box.distil), and give the original as black_box."
+        )
+    if args.mixed_precision == "fp16":
+        raise ValueError(
+            "The explainer's two optimisers do not scale losses for fp16: use --bf16 or neither."
+        )
+    if args.lungs_only and "lungs" not in labels:
+        raise ValueError(f"--lungs_only needs masks with the label 'lungs', there are {list(labels)}.")
+    for name in () if discriminator is None else ("image_size", "num_channels", "num_bins"):
+        mine, other = getattr(model.config, name), getattr(discriminator.config, name)
+        if mine != other:
+            raise ValueError(f"{name} is {mine} in the generator, but {other} in the discriminator.")
 
-    def __init__(self, classifier: ImageClassifier) -> None:
-        self.fingerprint = classifier.fingerprint()
 
-    def state_dict(self) -> dict[str, str]:
-        return {"fingerprint": self.fingerprint}
+def _ask(classifier: ImageClassifier, series: Tensor) -> Tensor:
+    return classifier.posterior(series.flatten(0, 1), QUESTION_IMAGES).unflatten(0, series.shape[:2])
 
-    def load_state_dict(self, state: Mapping[str, str]) -> None:
-        if state["fingerprint"] != self.fingerprint:
-            raise ValueError(
-                f"the run explained the classifier {state['fingerprint']}, this command gives {self.fingerprint}"
-            )
+
+@contextlib.contextmanager
+def _frozen(network: nn.Module) -> Iterator[None]:
+    network.requires_grad_(False)
+    yield
+    network.requires_grad_(True)
 
 
 __all__ = ["ExplainerTrainer"]

@@ -5,33 +5,24 @@ from cf_cxr.metrics.calibration import expected_calibration_error
 
 
 class CalibrationError(base.CXRMetric):
-    """See DESCRIPTION."""
+    """Expected calibration error of a classifier: how far its probabilities are from observed frequencies, in bins of
+    equal width, between 0 (ideal) and 1. Configurations: binary (probability of class 1 against its frequency),
+    categorical (largest probability against the accuracy).
 
+    Args:
+        predictions: probability of class 1, or probabilities per class.
+        references: class indices; NaN (unknown) is left out.
+        n_bins (`int`, 15): number of bins.
+
+    Returns:
+        calibration_error.
+    """
+
+    function = staticmethod(expected_calibration_error)
+    COLUMNS = {"predictions": base.PREDICTION, "references": base.NUMBER}
     CONFIGS = ("binary", "categorical")
     CITATION = """@inproceedings{guo2017calibration,
     title={On calibration of modern neural networks},
     author={Guo, Chuan and Pleiss, Geoff and Sun, Yu and Weinberger, Kilian Q.},
-    booktitle={ICML},
-    year={2017}
-}
-"""
-    DESCRIPTION = """Expected calibration error of a classifier: how far its probabilities are from observed frequencies, in
-bins of equal width, between 0 (ideal) and 1. Configurations: binary (probability of class 1 against its frequency),
-categorical (largest probability against the accuracy).
-"""
-    INPUTS = """
-Args:
-    predictions: probability of class 1, or probabilities per class.
-    references: class indices; NaN (unknown) is left out.
-    n_bins (`int`, 15): number of bins.
-Returns:
-    calibration_error.
-"""
-
-    def columns(self):
-        return {"predictions": base.prediction_feature(self.config_name), "references": base.NUMBER}
-
-    def score(self, data, n_bins=15):
-        return {
-            "calibration_error": expected_calibration_error(data["predictions"], data["references"], n_bins)
-        }
+    booktitle={ICML}, year={2017}
+}"""

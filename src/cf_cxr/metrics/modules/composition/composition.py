@@ -1,28 +1,26 @@
-"""Composition error as an evaluate module; `cf_cxr.metrics.soundness` holds the plain functions."""
+"""Composition error as an evaluate module; `cf_cxr.metrics.soundness.image_distance` is the plain function."""
 
 from cf_cxr.metrics import evaluation_module as base
 from cf_cxr.metrics.soundness import image_distance
 
 
+def errors(predictions, references):
+    error = image_distance(references, predictions)
+    return {"composition": error, "composition_max": float(error.max())}
+
+
 class Composition(base.CXRMetric):
-    """See DESCRIPTION."""
+    """Mean absolute difference between images and what n null interventions make of them, in grey levels of 0 to 255.
+    Ideal 0 for every n.
 
-    CITATION = base.CITATION_AXIOMS
-    DESCRIPTION = """Mean absolute difference between images and what n null interventions make of them, in grey levels
-of 0 to 255. Ideal 0 for every n.
-"""
-    INPUTS = f"""
-Args:
-    predictions: images after n null interventions, in [-1, 1], any shape.
-    references: the images themselves.
-{base.PATIENTS_DESCRIPTION}{base.INTERVAL_DESCRIPTION}Returns:
-    composition, composition_interval, composition_max (of all images).
-"""
+    Args:
+        predictions: images after n null interventions, in [-1, 1], any shape.
+        references: the images themselves.
 
-    def columns(self):
-        return {"predictions": base.pixels(), "references": base.pixels(), "patients": base.TEXT}
+    Returns:
+        composition, composition_interval, composition_max (of all images).
+    """
 
-    def score(self, data, n_resamples=1000, seed=0):
-        error = image_distance(data["references"], data["predictions"])
-        out = base.mean_with_interval("composition", error, data["patients"], n_resamples, seed)
-        return {**out, "composition_max": float(error.max())}
+    function = staticmethod(errors)
+    COLUMNS = {"predictions": base.PIXELS, "references": base.PIXELS, "patients": base.TEXT}
+    CITATION = base.AXIOMS

@@ -5,52 +5,38 @@ from cf_cxr.metrics.costophrenic import costophrenic_score
 from cf_cxr.metrics.paired_tests import change_by_decision
 
 
+def change(
+    predictions, references, posteriors, patients,
+    threshold=0.5, rises_with_posterior=None, n_resamples=1000, seed=0,
+):  # fmt: skip
+    before, after = costophrenic_score(references), costophrenic_score(predictions)
+    options = {"threshold": threshold, "rises_with_posterior": rises_with_posterior}
+    options |= {"patients": patients, "n_resamples": n_resamples, "seed": seed}
+    return change_by_decision(before, after, posteriors, **options)
+
+
 class CostophrenicScore(base.CXRMetric):
-    """See DESCRIPTION."""
+    """Score of the costophrenic recesses from lung masks, 1 - angle / 180 of the blunter side (near 0.8 sharp, below 0.5
+    fluid climbs the wall), of images and of their explanations, by factual decision, with the mean change, a paired
+    t-test and Wilcoxon's signed-rank test. A geometric stand-in for the detector of the paper.
 
-    CITATION = base.CITATION_EXPLAINING
-    URL = base.URL_EXPLAINING
-    DESCRIPTION = """Score of the costophrenic recesses from lung masks, 1 - angle / 180 of the blunter side (near 0.8
-sharp, below 0.5 fluid climbs the wall), of images and of their explanations, by factual decision, with the mean change,
-a paired t-test and Wilcoxon's signed-rank test. A geometric stand-in for the detector of the paper.
-"""
-    INPUTS = f"""
-Args:
-    predictions: lung masks (union of both) of the explanations (N, H, W), binary.
-    references: lung masks of the source images.
-    posteriors: of the source images (N,), in [0, 1].
-{base.PATIENTS_DESCRIPTION}    width (`int`): pixels per row; without it images are square.
-    threshold (`float`, 0.5): decision boundary.
-    rises_with_posterior (`bool`): False expects a fall from negative and a rise from positive images (effusion), True the
-        opposite; without it tests are two-sided.
-{base.INTERVAL_DESCRIPTION}Returns:
-    for "negative" and "positive" (factual decision), prefixed by the name: pairs, undefined (images left out since a lung
-    is missing), patients, before, after, change (mean, with "_interval"), direction, alternative, t_p, wilcoxon_p.
-"""
+    Args:
+        predictions: lung masks (union of both) of the explanations (N, H, W), binary.
+        references: lung masks of the source images.
+        posteriors: of the source images (N,), in [0, 1].
+        threshold (`float`, 0.5): decision boundary.
+        rises_with_posterior (`bool`): False expects a fall from negative and a rise from positive images (effusion),
+            True the opposite; without it tests are two-sided.
 
-    def columns(self):
-        image = base.pixels()
-        return {
-            "predictions": image,
-            "references": image,
-            "posteriors": base.NUMBER,
-            "patients": base.TEXT,
-        }
+    Returns:
+        for "negative" and "positive" (factual decision), prefixed by the name: pairs, undefined (images left out since a
+        lung is missing), patients, before, after, change (mean, with "_interval"), direction, alternative, t_p,
+        wilcoxon_p.
+    """
 
-    def score(self, data, width=None, threshold=0.5, rises_with_posterior=None, n_resamples=1000, seed=0):
-        before, after = (
-            costophrenic_score(base.to_masks(name, data[name], width))
-            for name in ("references", "predictions")
-        )
-        return base.group_results(
-            change_by_decision(
-                before,
-                after,
-                data["posteriors"],
-                threshold=threshold,
-                rises_with_posterior=rises_with_posterior,
-                patients=base.patient_names(data["patients"]),
-                n_resamples=n_resamples,
-                seed=seed,
-            )
-        )
+    function = staticmethod(change)
+    COLUMNS = {
+        **dict.fromkeys(("predictions", "references"), base.IMAGES),
+        **{"posteriors": base.NUMBER, "patients": base.TEXT},
+    }
+    CITATION, URL = base.EXPLAINING, base.EXPLAINING_URL

@@ -5,35 +5,19 @@ from cf_cxr.metrics.validity import counterfactual_validity
 
 
 class CounterfactualValidity(base.CXRMetric):
-    """See DESCRIPTION."""
+    """Share of explanations whose decision flips: the final image lies on the other side of the decision boundary than
+    the source image. Ideal 1. Overall and by factual decision; NaN for a decision no image has.
 
-    CITATION = base.CITATION_EXPLAINING
-    URL = base.URL_EXPLAINING
-    DESCRIPTION = """Share of explanations whose decision flips: the final image lies on the other side of the decision
-boundary than the source image. Ideal 1. Overall and by factual decision; NaN for a decision no image has.
-"""
-    INPUTS = f"""
-Args:
-    predictions: posterior of the final explanation (N,), in [0, 1].
-    references: posterior of the source image (N,).
-{base.PATIENTS_DESCRIPTION}    threshold (`float`, 0.5): decision boundary; a posterior equal to it is positive.
-    minimum_change (`float`, 0): the posterior must also have moved by more than this.
-{base.INTERVAL_DESCRIPTION}Returns:
-    all, negative, positive (factual decision); each with "_interval".
-"""
+    Args:
+        references: posterior of the source image (N,), in [0, 1].
+        predictions: posterior of the final explanation (N,).
+        threshold (`float`, 0.5): decision boundary; a posterior equal to it is positive.
+        minimum_change (`float`, 0): the posterior must also have moved by more than this.
 
-    def columns(self):
-        return {"predictions": base.NUMBER, "references": base.NUMBER, "patients": base.TEXT}
+    Returns:
+        all, negative, positive (factual decision); each with "_interval".
+    """
 
-    def score(self, data, threshold=0.5, minimum_change=0.0, n_resamples=1000, seed=0):
-        return base.with_intervals(
-            counterfactual_validity(
-                data["references"],
-                data["predictions"],
-                threshold=threshold,
-                minimum_change=minimum_change,
-                patients=base.patient_names(data["patients"]),
-                n_resamples=n_resamples,
-                seed=seed,
-            )
-        )
+    function = staticmethod(counterfactual_validity)
+    COLUMNS = {"references": base.NUMBER, "predictions": base.NUMBER, "patients": base.TEXT}
+    CITATION, URL = base.EXPLAINING, base.EXPLAINING_URL

@@ -1,27 +1,21 @@
-"""Reversibility error as an evaluate module; `cf_cxr.metrics.soundness` holds the plain functions."""
+"""Reversibility error as an evaluate module; `cf_cxr.metrics.soundness.image_distance` is the plain function."""
 
 from cf_cxr.metrics import evaluation_module as base
 from cf_cxr.metrics.soundness import image_distance
 
 
 class Reversibility(base.CXRMetric):
-    """See DESCRIPTION."""
+    """Mean absolute difference between images and what comes back after n cycles of do(a) and do(the factual values), in
+    grey levels of 0 to 255. Ideal 0 for every n.
 
-    CITATION = base.CITATION_AXIOMS
-    DESCRIPTION = """Mean absolute difference between images and what comes back after n cycles of do(a) and do(the factual
-values), in grey levels of 0 to 255. Ideal 0 for every n.
-"""
-    INPUTS = f"""
-Args:
-    predictions: images that came back after n cycles, in [-1, 1], any shape.
-    references: the images themselves.
-{base.PATIENTS_DESCRIPTION}{base.INTERVAL_DESCRIPTION}Returns:
-    reversibility, reversibility_interval.
-"""
+    Args:
+        predictions: images that came back after n cycles, in [-1, 1], any shape.
+        references: the images themselves.
 
-    def columns(self):
-        return {"predictions": base.pixels(), "references": base.pixels(), "patients": base.TEXT}
+    Returns:
+        reversibility, reversibility_interval.
+    """
 
-    def score(self, data, n_resamples=1000, seed=0):
-        error = image_distance(data["references"], data["predictions"])
-        return base.mean_with_interval("reversibility", error, data["patients"], n_resamples, seed)
+    function = staticmethod(image_distance)
+    COLUMNS = {"predictions": base.PIXELS, "references": base.PIXELS, "patients": base.TEXT}
+    CITATION = base.AXIOMS
