@@ -96,13 +96,6 @@ def test_bad_seeds_and_indices_are_refused():
         PHANTOM.noise_at(0, [3, -2])
 
 
-def test_null_interventions_change_nothing(population):
-    attributes, noise = population
-    assert torch.equal(PHANTOM.counterfactual_attributes(attributes, noise, {}), attributes)
-    same_age = PHANTOM.counterfactual_attributes(attributes, noise, {"age": attributes[:, 0]})
-    assert torch.equal(same_age, attributes)
-
-
 def test_abducted_noise_reproduces_the_finding_and_is_uniform(population):
     attributes, noise = population
     age, finding = attributes[:, 0], attributes[:, 3]
@@ -143,13 +136,7 @@ def test_bad_interventions_are_refused(population, do, error, message):
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [
-        ("resolution", 8),
-        ("finding", "Edema"),
-        ("device_rate", 1.5),
-        ("age_noise", 0.0),
-        ("photons", float("nan")),
-    ],
+    [("resolution", 8), ("finding", "Edema"), ("device_rate", 1.5), ("age_noise", 0.0), ("photons", np.nan)],
 )
 def test_bad_settings_are_refused(setting, value):
     with pytest.raises(ValueError, match=setting):
@@ -165,24 +152,6 @@ def test_factors_are_unit_normal_around_means_set_by_one_attribute(population):
     assert torch.allclose(distances, torch.full((3,), config.site_separation, dtype=torch.float64))
     step = age_means(torch.tensor([57.0, 57.0 + config.age_noise]), config)
     assert (step[1] - step[0]).norm() == pytest.approx(1.0, abs=1e-6)
-
-
-def test_ideal_observer_agrees_with_theory(observed):
-    attributes, posterior = observed
-    config = PHANTOM.config
-    # Two unit normals d' apart: AUC = Phi(d' / sqrt 2).
-    expected = torch.special.ndtr(torch.tensor(config.sex_separation / 2**0.5)).item()
-    assert roc_auc_score(attributes[:, 1], posterior.sex) == pytest.approx(expected, abs=0.01)
-    # Calibration: among images with posterior near p, a share p has the attribute.
-    for probability, label in ((posterior.sex, attributes[:, 1]), (posterior.finding, attributes[:, 3])):
-        for low in (0.1, 0.3, 0.5, 0.7):
-            rows = (probability > low) & (probability <= low + 0.2)
-            assert label[rows].mean() == pytest.approx(probability[rows].mean().item(), abs=0.08)
-    standardised = (attributes[:, 0] - posterior.age_mean) / posterior.age_std
-    assert standardised.mean() == pytest.approx(0.0, abs=0.06) and standardised.std() == pytest.approx(
-        1.0, abs=0.05
-    )
-    assert torch.allclose(posterior.site.sum(1), torch.ones(6000, dtype=torch.float64))
 
 
 def test_posterior_equals_brute_force_weighting(population):
