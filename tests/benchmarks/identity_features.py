@@ -19,13 +19,7 @@ from cf_cxr.metrics.eigen_radiographs import eigen_radiographs
 from cf_cxr.metrics.identity import identity_preservation
 
 COUNT, SEED = 300, 5
-WORLDS = (
-    {"finding": "Effusion"},
-    {"finding": "No Finding"},
-    {"age": 70},
-    {"site": "A"},
-    {"site": "B"},
-)
+WORLDS = ({"finding": "Effusion"}, {"finding": "No Finding"}, {"age": 70}, {"site": "A"}, {"site": "B"})
 
 
 def main(judge_path: str) -> None:

@@ -14,7 +14,7 @@ from cf_cxr.black_box import (
 )
 from tests.black_box.helpers import Linear, attribute_model, images
 from tests.black_box.test_transformers_adapter import PROCESSOR, vit
-from tests.pipelines.tiny_explainer import random_explainer
+from tests.pipelines.tiny import random_explainer
 
 
 def test_every_kind_finds_its_adapter():

@@ -17,8 +17,14 @@ from cf_cxr.cli import explain as cli_explain
 from cf_cxr.cli import main as cli
 from tests.black_box.helpers import attribute_model
 from tests.black_box.test_transformers_adapter import PROCESSOR, vit
-from tests.pipelines.tiny import grey_image, processor_knowing, save_tiny
-from tests.pipelines.tiny_explainer import SIDE, processor, random_explainer
+from tests.pipelines.tiny import (
+    SIDE,
+    grey_image,
+    processor_knowing,
+    random_explainer,
+    save_tiny,
+    tiny_processor,
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +36,7 @@ def folders(tmp_path_factory):
     random_explainer(
         classifier_fingerprint=classifier.fingerprint(), class_name=classifier.class_name
     ).save_pretrained(root / "explainer")
-    processor().save_pretrained(root / "explainer")
+    tiny_processor().save_pretrained(root / "explainer")
     save_tiny(root / "causal")
     return root
 
@@ -205,7 +211,7 @@ def changed(name, **values):
         ("explainer", lambda f: (f / "config.json").unlink(), "config.json"),
         ("explainer", lambda f: (f / "preprocessor_config.json").unlink(), "preprocessor_config.json"),
         ("explainer", shutil.rmtree, "no model folder"),
-        ("classifier", lambda f: (f / "model.safetensors").unlink(), "no file named model.safetensors"),
+        ("classifier", lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing"),
         ("classifier", lambda f: (f / "model.safetensors").write_bytes(b"123"), "damaged or incomplete"),
         ("classifier", changed("config.json", temperature={"finding": -1}), "must be positive and finite"),
         ("classifier", shutil.rmtree, "no model folder"),
@@ -298,7 +304,7 @@ def test_the_threshold_of_the_training_is_the_classifiers(here, folders, tmp_pat
     classifier = load_image_classifier(folders / "classifier", "effusion", threshold=0.7)
     told = {"classifier_fingerprint": classifier.fingerprint(), "class_name": classifier.class_name}
     random_explainer(**told, threshold=0.7).save_pretrained(folder)
-    processor().save_pretrained(folder)
+    tiny_processor().save_pretrained(folder)
     assert (
         cli.main([*command(folders, "--output", "why", "--animation", "none"), "--model", str(folder)]) == 0
     )

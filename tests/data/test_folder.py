@@ -29,8 +29,6 @@ def findings(root):
 
 
 # The schema
-
-
 def test_inferred_attributes(folder):
     root = folder(
         sex=["M", "f"] * 6,
@@ -150,8 +148,6 @@ def test_schemas_that_cannot_be_asked_for(folder):
 
 
 # Tables
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -193,8 +189,6 @@ def test_tables_that_are_pipes_are_not_opened(folder, name):
 
 
 # Rows: which image, which patient, which split
-
-
 def test_paths_below_the_folder_are_accepted(folder):
     root = folder(file_name=["a/b/x.png", "./img01.png", "a/../img02.png", "a\\y.png", *NAMES[4:]])
     files = read("folder", root).rows["image"].tolist()
@@ -243,8 +237,6 @@ def test_without_patient_id_a_warning_is_logged(folder, caplog):
 
 
 # Values
-
-
 @pytest.mark.parametrize(
     "marker",
     ["", "nan", "NaN", "NA", "N/A", "n/a", "?", "unknown", "Unknown", "missing", "#N/A", ".", "-", " "],
@@ -317,8 +309,6 @@ def test_blank_is_no_finding_beside_one_label_alone_and_unknown_else(folder):
 
 
 # The example of docs/data.md, and what is said about an inferred schema
-
-
 def test_the_example_of_the_documentation(place, caplog):
     place.mkdir()
     (place / "metadata.csv").write_text(

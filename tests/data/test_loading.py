@@ -90,8 +90,6 @@ def test_paths_that_name_no_file_inside(tmp_path, name):
 
 
 # Splits
-
-
 def patients_of(splits):
     return {
         name: {p for p, s in zip(PATIENTS, splits) if s == name} for name in ("train", "validation", "test")

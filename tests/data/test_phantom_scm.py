@@ -167,24 +167,6 @@ def test_factors_are_unit_normal_around_means_set_by_one_attribute(population):
     assert (step[1] - step[0]).norm() == pytest.approx(1.0, abs=1e-6)
 
 
-def test_ideal_observer_agrees_with_theory(observed):
-    attributes, posterior = observed
-    config = PHANTOM.config
-    # Two unit normals d' apart: AUC = Phi(d' / sqrt 2).
-    expected = torch.special.ndtr(torch.tensor(config.sex_separation / 2**0.5)).item()
-    assert roc_auc_score(attributes[:, 1], posterior.sex) == pytest.approx(expected, abs=0.01)
-    # Calibration: among images with posterior near p, a share p has the attribute.
-    for probability, label in ((posterior.sex, attributes[:, 1]), (posterior.finding, attributes[:, 3])):
-        for low in (0.1, 0.3, 0.5, 0.7):
-            rows = (probability > low) & (probability <= low + 0.2)
-            assert label[rows].mean() == pytest.approx(probability[rows].mean().item(), abs=0.08)
-    standardised = (attributes[:, 0] - posterior.age_mean) / posterior.age_std
-    assert standardised.mean() == pytest.approx(0.0, abs=0.06) and standardised.std() == pytest.approx(
-        1.0, abs=0.05
-    )
-    assert torch.allclose(posterior.site.sum(1), torch.ones(6000, dtype=torch.float64))
-
-
 def test_posterior_equals_brute_force_weighting(population):
     """Weak factors, so that priors matter: weight 20 000 draws of the attributes by their likelihood."""
     config = PhantomConfig(age_noise=25.0, sex_separation=0.5, site_separation=0.5, finding_separation=1.0)

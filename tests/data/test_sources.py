@@ -212,8 +212,6 @@ def test_another_finding_and_other_findings(place, source, options, findings):
 
 
 # What only one of them has
-
-
 def test_nih_the_newer_table_wins(place):
     table = pd.read_csv(layouts.nih_cxr14(place) / "Data_Entry_2017.csv", dtype=str)
     layouts.write_csv(place / "Data_Entry_2017_v2020.csv", table.assign(**{"Patient Age": "33"}))

@@ -9,8 +9,7 @@ import cf_cxr  # noqa: F401  (registers the task)
 from cf_cxr.black_box import BlackBoxError, as_image_classifier, from_callable
 from cf_cxr.explaining.causal import CausalExplainer, explained_value
 from cf_cxr.pipelines import EXPLANATION_TASK
-from tests.pipelines.tiny import GRAPH, SCHEMA, SIDE, grey_image, tiny_model, tiny_processor
-from tests.pipelines.tiny_explainer import mean_classifier
+from tests.pipelines.tiny import GRAPH, SCHEMA, SIDE, grey_image, mean_classifier, tiny_model, tiny_processor
 
 FINDING = ("finding", 1)
 MEAN = mean_classifier()

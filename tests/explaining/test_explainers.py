@@ -7,8 +7,7 @@ from cf_cxr.explaining.causal import CausalExplainer
 from cf_cxr.explaining.explanation import METHODS
 from cf_cxr.explaining.latent_shift import ExplainerAutoencoder, LatentShiftExplainer, MechanismAutoencoder
 from cf_cxr.explaining.progressive import ProgressiveExplainer
-from tests.pipelines.tiny import SIDE, tiny_model
-from tests.pipelines.tiny_explainer import mean_classifier, random_explainer
+from tests.pipelines.tiny import SIDE, mean_classifier, random_explainer, tiny_model
 
 SEARCH = {"radius": 4.0, "halvings": 4, "bisections": 4}
 EXPLAINERS = {

@@ -9,7 +9,7 @@ import torch
 from cf_cxr import PosteriorBins
 from cf_cxr.explaining.explanation import ExplanationSeries, build_explanation, probability_text
 from cf_cxr.explaining.progressive import ProgressiveExplainer, target_path
-from tests.pipelines.tiny_explainer import SIDE, known_explainer, mean_classifier, random_explainer
+from tests.pipelines.tiny import SIDE, known_explainer, mean_classifier, random_explainer
 
 QUERY = torch.zeros(1, 8, 8)
 
@@ -101,31 +101,6 @@ def test_an_operating_point_leaves_the_decisions_as_they_are():
     }  # fmt: skip
     there = made([0.6], source=0.69, operating_point=0.1, targets=[0.65], at_target=True)
     assert "says 0.20" in there.message and "is 0.5, it is 0.69" in there.message
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"posteriors": [0.1, float("nan")]}, "posteriors must be"),
-        ({"posteriors": [0.1, 1.2]}, "posteriors must be"),
-        ({"posteriors": [0.1]}, "2 images, 2 targets and 1 posteriors"),
-        ({"source_posterior": -0.1}, "source_posterior"),
-        ({"query": torch.zeros(1, 4, 4)}, r"\(1, 8, 8\) and \(1, 4, 4\)"),
-        ({"method": "magic"}, "'magic' is unknown; it is one of progressive, causal"),
-        ({"series": ExplanationSeries(torch.zeros(0, 1, 8, 8), torch.zeros(0))}, "at least one image"),
-    ],
-)
-def test_what_does_not_fit_is_refused(change, message):
-    arguments = {
-        "series": ExplanationSeries(torch.zeros(2, 1, 8, 8), torch.tensor([0.1, 0.9])),
-        "posteriors": [0.1, 0.9],
-        "query": QUERY,
-        "source_posterior": 0.1,
-        "class_name": "effusion",
-        "method": "causal",
-    }
-    with pytest.raises(ValueError, match=message):
-        build_explanation(**{**arguments, **change})
 
 
 def test_numbers_are_told_from_the_threshold():

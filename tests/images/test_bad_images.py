@@ -163,8 +163,6 @@ def test_over_the_limit_but_under_pillows_is_refused_by_its_header(tmp_path):
 
 
 # --- arrays
-
-
 RAMP = np.linspace(0, 1, 4096).reshape(64, 64)
 FLOATS = r"; floats must be within \[0, 1\] or \[-1, 1\].*input_range"
 WHITE = r"does not say which value is white.*\.astype\(np.uint8\).*input_range"
@@ -234,11 +232,8 @@ def lung_masks(side: int) -> np.ndarray:
 NOTHING = {
     "constant after the crop": framed(np.full((64, 64), 90, dtype=np.uint8)),
     "one level of noise": np.random.default_rng(0).choice([0.5, 0.5 + 1e-7], (64, 64)),
-    "three levels of noise": np.random.default_rng(0).integers(99, 102, (64, 64), dtype=np.uint8),
-    "mask of levels 0 and 1": lung_masks(64).astype(np.uint8),
     "mask of levels 0 and 255": lung_masks(200).astype(np.uint8) * 255,
     "bool": lung_masks(64),
-    "random mask": np.random.default_rng(0).random((200, 200)) > 0.5,
     "16-bit mask": lung_masks(64).astype(np.uint16) * 4000 + 3,
     "map of three labels": lung_masks(64) * np.uint8(90) + np.tri(64, dtype=np.uint8) * np.uint8(50),
     "one white pixel": np.pad(np.full((1, 1), 255, dtype=np.uint8), 40),
@@ -284,8 +279,6 @@ def test_films_with_black_borders_faint_films_and_gradients_are_no_films_of_noth
 
 
 # --- batches
-
-
 def test_the_bad_one_of_a_batch_is_named(tmp_path):
     good, bad = tmp_path / "good.png", tmp_path / "bad.png"
     PIL.Image.fromarray(LEVELS).save(good)
@@ -294,35 +287,29 @@ def test_the_bad_one_of_a_batch_is_named(tmp_path):
         CXRImageProcessor()([good, good, bad, good])
     with pytest.raises(CXRImageError, match="image 0 of the batch: list object is not an image"):
         CXRImageProcessor()([[LEVELS]])
+    with pytest.raises(CXRImageError, match="the list of images is empty"):
+        CXRImageProcessor()([])
     with pytest.raises(CXRImageNotFoundError, match="image 1 of the batch: .*gone.png"):
         CXRImageProcessor()([good, tmp_path / "gone.png"])
     with pytest.raises(CXRImageError, match="image 1 of the batch: .*NaN"):
         CXRImageProcessor()(torch.tensor([0.5, float("nan")]).view(2, 1, 1, 1) * torch.rand(2, 1, 64, 64))
 
 
-@pytest.mark.parametrize("batch", [[], (), np.zeros((0, 1, 64, 64), dtype=np.uint8)])
-def test_empty_batch(batch):
-    with pytest.raises(CXRImageError, match="the list of images is empty"):
-        CXRImageProcessor()(batch)
+def values(*shape: int, fill: float = 0.0, **options) -> torch.Tensor:
+    return torch.full(shape, fill, **options)
 
 
-# --- the way back
-
-
-@pytest.mark.parametrize("shape", [(32, 32), (1, 32, 32), (2, 3, 32, 32), (2, 4, 1, 32, 32)])
-def test_postprocess_refuses_other_shapes(shape):
-    with pytest.raises(CXRImageError, match=r"must have the shape \(B, 1, H, W\)"):
-        CXRImageProcessor().postprocess(torch.zeros(shape))
-
-
-def test_postprocess_refuses_values_that_are_no_images():
-    processor, values = CXRImageProcessor(), torch.zeros(3, 1, 16, 16)
-    values[1, 0, 4, 4] = float("nan")
-    with pytest.raises(CXRImageError, match=r"pixel_values \[1\] of the batch hold NaN"):
-        processor.postprocess(values)
-    with pytest.raises(CXRImageError, match="run from -1 to 127.*differences or 0-255"):
-        processor.postprocess(torch.linspace(-1, 127, 256).view(1, 1, 16, 16))
-    with pytest.raises(CXRImageError, match="must be floats.*int64"):
-        processor.postprocess(torch.zeros(1, 1, 16, 16, dtype=torch.int64))
+@pytest.mark.parametrize(
+    ("pixel_values", "message"),
+    [
+        *((values(*s), r"must have the shape \(B, 1, H, W\)") for s in ((1, 32, 32), (2, 3, 32, 32), (2, 4, 1, 32, 32))),
+        (torch.cat([values(1, 1, 8, 8), values(1, 1, 8, 8, fill=np.nan)]), r"pixel_values \[1\] of the batch hold NaN"),
+        (torch.linspace(-1, 127, 256).view(1, 1, 16, 16), "run from -1 to 127.*differences or 0-255"),
+        (values(1, 1, 16, 16, dtype=torch.int64), "must be floats.*int64"),
+    ],
+)  # fmt: skip
+def test_postprocess_refuses_what_is_no_image(pixel_values, message):
+    with pytest.raises(CXRImageError, match=message):
+        CXRImageProcessor().postprocess(pixel_values)
     with pytest.raises(ValueError, match="output_type='jpeg'"):
-        processor.postprocess(torch.zeros(1, 1, 16, 16), output_type="jpeg")
+        CXRImageProcessor().postprocess(pixel_values, output_type="jpeg")

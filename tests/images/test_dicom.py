@@ -9,6 +9,7 @@ import pytest
 from pydicom.encaps import encapsulate
 from pydicom.pixels import apply_windowing
 from pydicom.uid import (
+    BasicTextSRStorage,
     DeflatedExplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLosslessSV1,
@@ -38,8 +39,6 @@ def lut(first: int, bits: int, data) -> pydicom.Dataset:
 
 
 # --- sources
-
-
 def test_path_bytes_open_file_and_dataset_give_the_same_image(tmp_path):
     dataset = make_dicom(RAMP_12, 12, **FULL_WINDOW)
     path = save_dicom(dataset, tmp_path / "image.dcm")
@@ -70,8 +69,6 @@ def test_the_callers_dataset_is_left_as_it_was():
 
 
 # --- stored values to grey levels, against known answers
-
-
 DESCENDING = np.arange(4096)[::-1]
 SIGNED = np.arange(-512, 512, dtype=np.int16).reshape(32, 32)
 OFFSET = np.arange(1000, 5096, dtype=np.uint16).reshape(64, 64)
@@ -150,8 +147,6 @@ def test_padding_is_black_and_does_not_set_the_contrast(photometric):
 
 
 # --- compression
-
-
 def test_rle_and_jpeg_2000_are_decoded():
     dataset = make_dicom(RAMP_12, 12, **FULL_WINDOW)
     dataset.compress(RLELossless)
@@ -180,8 +175,6 @@ def test_missing_decoder_is_named(tmp_path, monkeypatch, syntax, package):
 
 
 # --- warnings
-
-
 def view_code(value: str, meaning: str) -> pydicom.Dataset:
     item = pydicom.Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "SRT", meaning
@@ -192,29 +185,19 @@ ODD = [
     ({"BodyPartExamined": "HAND"}, "BodyPartExamined is HAND, not the chest"),
     ({"Modality": "CT"}, "Modality is CT, not radiography"),
     ({"ViewPosition": "LATERAL"}, "ViewPosition is LATERAL"),
-    ({"ViewPosition": "LL"}, "ViewPosition is LL"),
     ({"PatientOrientation": ["A", "F"]}, r"PatientOrientation is A\\F"),
-    ({"PatientOrientation": ["PL", "F"]}, r"PatientOrientation is PL\\F"),
-    (
-        {"ViewCodeSequence": [view_code("R-10236", "Ansicht von links")]},
-        "ViewCodeSequence is Ansicht von links",
-    ),
+    ({"ViewCodeSequence": [view_code("R-10236", "von links")]}, "ViewCodeSequence is von links"),
     ({"ViewCodeSequence": [view_code("399004004", "right lateral")]}, "ViewCodeSequence is right lateral"),
     ({"SeriesDescription": "W033 Thorax lat."}, "SeriesDescription is W033 Thorax lat."),
-    ({"SeriesDescription": "CHEST_LLAT"}, "SeriesDescription is CHEST_LLAT"),
     ({"SeriesDescription": "Lateral", "ViewPosition": ""}, "SeriesDescription is Lateral"),
 ]
 FRONTALS = [
     {},
-    {"Modality": "CR"},
-    {"ViewPosition": "AP"},
     {"ViewPosition": "PA", "BodyPartExamined": "CHEST"},
     {"PatientOrientation": ["L", "F"]},
     {"PatientOrientation": ["R", "FP"]},
     {"PatientOrientation": ""},
-    {"PatientOrientation": ["", ""]},
     {"ViewCodeSequence": [view_code("R-10206", "antero-posterior")]},
-    {"ViewCodeSequence": []},
     {"SeriesDescription": "Chest PA and lateral"},  # of the study, not of the film
     {"SeriesDescription": "Thorax p.a./lat."},
     {"SeriesDescription": "bilateral effusion, collateral flat plate"},
@@ -235,8 +218,6 @@ def test_frontals_are_not_taken_for_laterals(tmp_path, elements):
 
 
 # --- refusals
-
-
 @pytest.mark.parametrize(
     ("elements", "message"),
     [
@@ -246,6 +227,10 @@ def test_frontals_are_not_taken_for_laterals(tmp_path, elements):
         ({"PhotometricInterpretation": None}, "photometric interpretation None"),
         ({"PixelData": None}, "DICOM without pixel data"),
         ({"Rows": None}, "DICOM without pixel data .*no Rows"),
+        (
+            {"Rows": None, "PixelData": None, "SOPClassUID": BasicTextSRStorage},
+            "Basic Text SR Storage.*not a report",
+        ),
         ({"Rows": 20000, "Columns": 20000}, "20000 x 20000 = 400,000,000 pixels is over the limit"),
         ({"Rows": 1, "Columns": 1, "PixelData": b"\0\0"}, "1 x 1 pixels is too small"),
         ({"BitsAllocated": 32, "BitsStored": 32}, "32 bits stored in 32 allocated"),
@@ -270,10 +255,8 @@ NO_INTERCEPT = {"RescaleIntercept": 0}
     ("elements", "message"),
     [
         ({"RescaleSlope": 1e308, **NO_INTERCEPT}, r"RescaleSlope \(0028,1053\) = 1e\+308"),
-        ({"RescaleSlope": 1e300, **NO_INTERCEPT}, r"RescaleSlope \(0028,1053\) = 1e\+300"),
         ({"RescaleSlope": 0, **NO_INTERCEPT}, r"RescaleSlope \(0028,1053\) = 0"),
         ({"RescaleSlope": "nan", **NO_INTERCEPT}, r"RescaleSlope \(0028,1053\) = nan"),
-        ({"RescaleSlope": "-inf", **NO_INTERCEPT}, r"RescaleSlope \(0028,1053\) = -inf"),
         ({"RescaleSlope": 1, "RescaleIntercept": "1e300"}, r"RescaleIntercept \(0028,1052\) = 1e\+?300"),
         ({"ModalityLUTSequence": [lut(0, 16, [7, 7])]}, r"ModalityLUTSequence \(0028,3000\) = 2 entries"),
         ({"VOILUTSequence": [lut(0, 8, [7, 7])]}, r"VOILUTSequence \(0028,3010\) = 2 entries"),
@@ -313,14 +296,6 @@ def test_deflated_file_is_read_and_a_bomb_is_not_inflated(tmp_path, monkeypatch)
         assert header_attributes(source) == {}
 
 
-def test_report_object_is_named(tmp_path):
-    from pydicom.uid import BasicTextSRStorage
-
-    report = make_dicom(RAMP_8, Rows=None, Columns=None, PixelData=None, SOPClassUID=BasicTextSRStorage)
-    with pytest.raises(CXRImageError, match="Basic Text SR Storage.*not a report"):
-        load(save_dicom(report, tmp_path / "report.dcm"))
-
-
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -338,35 +313,23 @@ def test_damaged_files_are_refused(tmp_path, damage, message):
 
 
 # --- what the header says of the patient
-
-
 @pytest.mark.parametrize(
     ("elements", "expected"),
     [
-        (
-            {"PatientAge": "063Y", "PatientSex": "F", "ViewPosition": "PA"},
-            {"age": 63.0, "sex": "Female", "view": "PA"},
-        ),
-        (
-            {"PatientAge": "006M", "PatientSex": "M", "ViewPosition": "AP"},
-            {"age": 0.5, "sex": "Male", "view": "AP"},
-        ),
+        ({"PatientAge": "006M", "PatientSex": "M", "ViewPosition": "AP"}, {"age": 0.5, "sex": "Male", "view": "AP"}),
         ({"PatientAge": "052W"}, {"age": 52 * 7 / 365.25}),
         ({"PatientAge": "030D"}, {"age": 30 / 365.25}),
         ({"PatientAge": "51"}, {"age": 51.0}),  # as the RSNA's files have it
         ({"PatientAge": "000Y", "PatientSex": "O", "ViewPosition": "LL"}, {}),
         ({"PatientAge": "238Y", "PatientSex": "", "ViewPosition": ["PA", "AP"]}, {}),
         ({"PatientAge": ["045Y", "046Y"], "PatientSex": " f"}, {"sex": "Female"}),
-        ({}, {}),
     ],
-)
+)  # fmt: skip
 @pytest.mark.filterwarnings("ignore")
 def test_header_attributes(tmp_path, elements, expected):
     dataset = make_dicom(RAMP_8, **elements)
     path = save_dicom(dataset, tmp_path / "film.dcm")
-    with open(path, "rb") as file:
-        content = file.read()
-    for source in (path, tmp_path / "film.dcm", content, dataset, {"bytes": None, "path": path}):
+    for source in (path, (tmp_path / "film.dcm").read_bytes(), dataset, {"bytes": None, "path": path}):
         assert header_attributes(source) == pytest.approx(expected)
 
 

@@ -37,8 +37,6 @@ def pixels_of(image, **settings) -> np.ndarray:
 
 
 # --- 8-bit images pass unchanged, there and back
-
-
 def test_an_image_of_the_right_size_keeps_its_levels_exactly():
     output = CXRImageProcessor(size=32)(PIL.Image.fromarray(LEVELS))
     assert list(output) == ["pixel_values"]
@@ -73,8 +71,6 @@ def test_postprocess_rounds_to_the_nearest_level():
 
 
 # --- kinds of input
-
-
 def opened(array: np.ndarray) -> PIL.Image.Image:
     return PIL.Image.fromarray(array)
 
@@ -179,8 +175,6 @@ def test_datasets_column_decoded_and_not():
 
 
 # --- batches
-
-
 def test_lists_iterators_and_stacked_arrays_are_batches():
     processor, images = CXRImageProcessor(size=32), [LEVELS, 255 - LEVELS, LEVELS.T]
     expected = torch.cat([processor(image)["pixel_values"] for image in images])
@@ -199,8 +193,6 @@ def test_return_tensors(return_tensors, kind):
 
 
 # --- value ranges
-
-
 @pytest.mark.parametrize(
     ("largest", "white"), [(200, 255), (255, 255), (256, 511), (4000, 4095), (40000, 65535)]
 )
@@ -212,11 +204,7 @@ def test_sixteen_bit_images_are_scaled_by_the_bits_they_use(largest, white):
 @pytest.mark.parametrize(
     ("input_range", "image", "expected"),
     [
-        (
-            (0, 65535),
-            np.arange(4000, dtype=np.uint16).reshape(50, 80),
-            np.arange(4000).reshape(50, 80) / 65535,
-        ),
+        ((0, 65535), DEEP // 2, DEEP // 2 / 65535),
         ((-1, 1), UNIT, (UNIT + 1) / 2),
         ((-1024, 1023), np.arange(-1024, 1024).reshape(32, 64), np.linspace(0, 1, 2048).reshape(32, 64)),
         ((0, 1), LEVELS, LEVELS / 255),
@@ -242,8 +230,6 @@ def test_output_without_quantisation_keeps_float_values():
 
 
 # --- geometry
-
-
 def test_center_crop_cuts_the_longer_side_equally():
     wide, tall = gradient(32, 48), gradient(49, 32)
     np.testing.assert_allclose(pixels_of(wide), wide[:, 8:40] / 127.5 - 1, atol=1e-6)
@@ -291,8 +277,6 @@ def test_settings_of_one_call_leave_the_processor_alone():
 
 
 # --- colour
-
-
 def test_colour_photograph_warns_and_is_read_in_grey(tmp_path):
     image = np.zeros((32, 32, 3), dtype=np.uint8)
     image[:, :16, 0], image[:, 16:, 2] = 200, 100
@@ -324,8 +308,6 @@ def test_long_strip_warns():
 
 
 # --- addresses
-
-
 @pytest.fixture
 def server(monkeypatch):
     """A server on loopback: its address, and the table of path -> body that it serves."""
@@ -351,15 +333,10 @@ def server(monkeypatch):
     thread.join()
 
 
-def test_image_from_an_address(server):
+def test_addresses(server, monkeypatch):
     address, bodies = server
-    bodies["/chest.png"] = PNG
+    bodies.update({"/page": b"<html>Sign in</html>", "/broken": b"oops", "/chest.png": PNG})
     np.testing.assert_array_equal(pixels_of(f"{address}/chest.png"), pixels_of(LEVELS))
-
-
-def test_addresses_that_give_no_image(server, monkeypatch):
-    address, bodies = server
-    bodies.update({"/page": b"<html>Sign in</html>", "/broken": b"oops", "/large.png": PNG})
     with pytest.raises(FileNotFoundError, match="missing.png.*404"):
         pixels_of(f"{address}/missing.png")
     with pytest.raises(ValueError, match="/page' is not an image"):
@@ -369,8 +346,8 @@ def test_addresses_that_give_no_image(server, monkeypatch):
     with pytest.raises(ValueError, match="download failed"):
         pixels_of("http://127.0.0.1:9/nobody-listens.png")
     monkeypatch.setattr("cf_cxr.images.loading.MAX_BYTES", 100)
-    with pytest.raises(ValueError, match="large.png.*download was stopped"):
-        pixels_of(f"{address}/large.png")
+    with pytest.raises(ValueError, match="chest.png.*download was stopped"):
+        pixels_of(f"{address}/chest.png")
 
 
 @pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nX-Wait: ", b"HTTP/1.1 200 OK\r\n\r\n"])
@@ -400,8 +377,6 @@ def test_a_server_that_drips_is_given_up(monkeypatch, head):
 
 
 # --- saving, Auto classes, settings
-
-
 def test_saved_and_loaded_again(tmp_path):
     processor = CXRImageProcessor(
         size=48, crop_mode="pad", input_range=(0, 4095), do_quantize=False, max_pixels=10**6
@@ -437,9 +412,7 @@ def test_auto_image_processor_finds_it_once_registered(tmp_path):
     ("settings", "message"),
     [
         ({"size": 0}, "size=0"),
-        ({"size": "large"}, "size='large'"),
         ({"size": {"height": 32, "width": 48}}, "not a square"),
-        ({"size": {"shortest_edge": 32}}, "not a square"),
         ({"size": 10**9}, "at most 4096"),
         ({"crop_mode": "stretch"}, "crop_mode='stretch'.*center_crop.*pad"),
         ({"resample": PIL.Image.Resampling.NEAREST}, "not antialiased"),
@@ -455,9 +428,6 @@ def test_impossible_settings_are_refused(settings, message):
         CXRImageProcessor(**settings)
     with pytest.raises(ValueError, match=message):
         CXRImageProcessor()(LEVELS, **settings)
-
-
-def test_misspelt_settings_are_refused():
     with pytest.raises(TypeError, match="no setting 'crop_mod'.*crop_mode"):
         CXRImageProcessor(crop_mod="pad")
     with pytest.raises(TypeError, match="no setting 'do_normalize'.*crop_mode"):

@@ -1,13 +1,12 @@
 """Which films are usual: the features, the record and its checks, and the bundled record on films, changed and not."""
 
 import json
-import warnings
 
 import numpy as np
 import pytest
 import torch
 
-from cf_cxr import CXRImageProcessor, OutOfDistributionWarning, example_images
+from cf_cxr import CXRImageProcessor, example_images
 from cf_cxr.images.out_of_distribution import (
     KINDS,
     NUM_FEATURES,
@@ -17,7 +16,6 @@ from cf_cxr.images.out_of_distribution import (
     of_every_kind,
     put_right,
 )
-from cf_cxr.pipelines.inputs import PipelineItem, warn_if_unusual
 from cf_cxr.pretrained import default_explainer_path, default_model_path
 from tests.pipelines.tiny import processor_knowing
 
@@ -57,9 +55,7 @@ def test_features_know_no_exposure_and_hardly_the_size():
 def test_every_kind_is_put_right():
     x = torch.rand(2, 1, 8, 8)
     changed = of_every_kind(x)
-    assert torch.equal(
-        changed[1][..., 0, 0], x[..., 0, -1]
-    )  # rot90: the upper right corner goes to the upper left
+    assert torch.equal(changed[1][..., 0, 0], x[..., 0, -1])  # the upper right corner goes to the upper left
     for kind, image in zip(KINDS, changed):
         assert not torch.equal(image, x) and torch.equal(put_right(image, kind), x)
 
@@ -133,12 +129,8 @@ def test_the_bundled_record_knows_films_from_others(film):
 def test_the_bundled_record_knows_other_pictures():
     y, x = np.mgrid[:128, :128] / 127
     noise = np.random.default_rng(0).integers(0, 256, (128, 128))
-    for picture in (
-        noise,
-        255 * x,
-        200 * np.exp(-8 * ((x - 0.5) ** 2 + (y - 0.5) ** 2)),
-        180 * (x > y) + 60 * x,
-    ):
+    blob = 200 * np.exp(-8 * ((x - 0.5) ** 2 + (y - 0.5) ** 2))
+    for picture in (noise, 255 * x, blob, 180 * (x > y) + 60 * x):
         assert PROCESSOR.examine(picture.astype(np.uint8))[1] is not None
 
 
@@ -176,9 +168,7 @@ def test_invert_is_checked():
         PROCESSOR.examine(FILMS[0], invert="maybe")
     with pytest.raises(ValueError, match="needs the image processor of a model that knows its usual films"):
         CXRImageProcessor().examine(FILMS[0], invert="auto")
-    assert (
-        CXRImageProcessor().examine(255 - levels(FILMS[0]))[1] is None
-    )  # nothing is known: nobody is warned
+    assert CXRImageProcessor().examine(255 - levels(FILMS[0]))[1] is None  # nothing is known
 
 
 def test_a_cause_is_named_only_where_it_explains_the_film():
@@ -186,14 +176,3 @@ def test_a_cause_is_named_only_where_it_explains_the_film():
     usual = UsualFilms.from_dict(record(weight=weight, bias=[9.0, 0, 0, 0, 0], distance_limit=0.1))
     found = usual.unusual(torch.rand(1, 1, 32, 32) * 2 - 1)  # "inverted", but inverting it does not help
     assert found["looks"] is None and "distance" in describe_unusual(found)
-
-
-def test_a_warning_names_the_image():
-    found = {"distance": 3.0, "limit": 2.0, "looks": None, "corrected": False}
-    with pytest.warns(
-        OutOfDistributionWarning, match=r"a\.png: the image is unlike those .*3\.00, usual up to 2\.00"
-    ):
-        warn_if_unusual(PipelineItem(None, name="a.png", unusual=found))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert warn_if_unusual(PipelineItem(None)) is None

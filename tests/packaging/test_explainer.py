@@ -4,7 +4,7 @@ import torch
 from cf_cxr import CXRImageProcessor, ProgressiveExplainerModel
 from cf_cxr.packaging.explainer import main
 from cf_cxr.training.loop.run_folder import OutputDirectoryError
-from tests.pipelines.tiny_explainer import SIDE, random_explainer
+from tests.pipelines.tiny import SIDE, random_explainer
 
 
 @pytest.fixture

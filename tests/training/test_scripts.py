@@ -109,5 +109,5 @@ def test_other_files(name, flag, tmp_path, capsys):
     if flag == "--init_from":
         words += ["--dataset", "phantom", "--num_images", "20", "--resolution", "32", "--cache_dir", tmp_path]
     if name == "train_explainer":
-        words += ["--classifier", "tests.pipelines.tiny_explainer:mean_classifier", "--segmenter", "none"]
+        words += ["--classifier", "tests.pipelines.tiny:mean_classifier", "--segmenter", "none"]
     refuses(load(name), words, capsys, part)

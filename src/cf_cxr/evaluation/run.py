@@ -162,16 +162,9 @@ def run(kind: type[Evaluation], argv: Sequence[str] | None = None) -> dict[str, 
     evaluation, device = kind(args, accelerator), accelerator.device
     with accelerator.main_process_first():
         images = evaluation.images = evaluation.load_images()
-    facts = {
-        "dataset": args.dataset,
-        "split": args.split,
-        "finding": args.finding,
-        "device_rate": args.device_rate,
-        "resolution": images.collator.resolution,
-        "images": len(images.patients),
-        "seed": args.seed,
-        "batch_size": args.batch_size,
-    }
+    chosen = ("dataset", "split", "finding", "device_rate", "seed", "batch_size")
+    facts = {name: getattr(args, name) for name in chosen}
+    facts |= {"resolution": images.collator.resolution, "images": len(images.patients)}
     store = RecordStore(folder / RECORDS, {**evaluation.identity(), **facts, "data": images.fingerprint()})
     if accelerator.is_main_process:
         if args.overwrite_output_dir:
@@ -179,7 +172,14 @@ def run(kind: type[Evaluation], argv: Sequence[str] | None = None) -> dict[str, 
                 (folder / name).unlink(missing_ok=True)
         store.prepare(args.overwrite_output_dir)
     accelerator.wait_for_everyone()
-    computed = collect(evaluation.collector(), images, store, accelerator, progress=not args.disable_tqdm)
+    collector, computed = evaluation.collector(), 0
+    share = range(accelerator.process_index, len(images), accelerator.num_processes)
+    quiet = args.disable_tqdm or not accelerator.is_main_process
+    for index in tqdm(share, desc="Evaluating", disable=quiet):
+        if store.read(index) is None:
+            store.write(index, collector(index, images.span(index).start, images[index]))
+            computed += 1
+    accelerator.wait_for_everyone()
     computed = int(accelerator.gather(torch.tensor([computed], device=device)).sum())
     if accelerator.is_main_process:
         records = store.read_all(len(images))
@@ -204,7 +204,9 @@ def run(kind: type[Evaluation], argv: Sequence[str] | None = None) -> dict[str, 
             "batches_kept": len(images) - computed,
         }
         if samples:
-            write_samples(folder / SAMPLES_FILE, samples)
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, **samples)
+            write_atomically(folder / SAMPLES_FILE, buffer.getvalue())
         write_atomically(folder / RESULTS_FILE, json.dumps(results, indent=1, allow_nan=False).encode())
         table = evaluation.markdown(results)
         write_atomically(folder / TABLE_FILE, table.encode())
@@ -213,20 +215,6 @@ def run(kind: type[Evaluation], argv: Sequence[str] | None = None) -> dict[str, 
         print(table)
     accelerator.wait_for_everyone()
     return json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
-
-
-def collect(
-    collector: Callable, images: EvaluationImages, store: RecordStore, accelerator, progress: bool
-) -> int:
-    """This process's share of the batches into the store; returns how many were not there."""
-    share = range(accelerator.process_index, len(images), accelerator.num_processes)
-    computed = 0
-    for index in tqdm(share, desc="Evaluating", disable=not (progress and accelerator.is_main_process)):
-        if store.read(index) is None:
-            store.write(index, collector(index, images.span(index).start, images[index]))
-            computed += 1
-    accelerator.wait_for_everyone()
-    return computed
 
 
 def aligned(model: torch.nn.Module) -> torch.nn.Module:
@@ -238,10 +226,3 @@ def aligned(model: torch.nn.Module) -> torch.nn.Module:
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone()
     return model
-
-
-def write_samples(path: Path, samples: Samples) -> None:
-    """Bootstrap samples as a compressed npz of plain float arrays."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **samples)
-    write_atomically(path, buffer.getvalue())

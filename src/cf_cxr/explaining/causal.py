@@ -16,7 +16,7 @@ an unknown class), so the path is continuous. Because composition is exact, x_0 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -96,15 +96,7 @@ class CausalExplainer:
 
     @torch.no_grad()
     def explain(
-        self,
-        pixel_values: Tensor,
-        classifier: ImageClassifier,
-        posteriors: Tensor,
-        *,
-        steps: int = 10,
-        target: float | None = None,
-        attributes: Tensor | None = None,
-        generators: Sequence[torch.Generator] | None = None,
+        self, pixel_values, classifier, posteriors, *, steps=10, target=None, attributes=None, generators=None
     ) -> list[ExplanationSeries]:
         """See `Explainer`; one decoder pass per step."""
         posteriors = posteriors.to(pixel_values.device).float()
@@ -115,12 +107,7 @@ class CausalExplainer:
         return as_series(self._between(*worlds, times), targets, stays)
 
     def _worlds(
-        self,
-        pixel_values: Tensor,
-        classifier: ImageClassifier,
-        present: Tensor,
-        attributes: Tensor | None,
-        generators: Sequence[torch.Generator | None] | None,
+        self, pixel_values, classifier, present, attributes, generators
     ) -> tuple[Any, Tensor, Tensor]:
         """Noise of the images, and parents `(N, dim)` in their own world and in that with the other decision."""
         model = self.model

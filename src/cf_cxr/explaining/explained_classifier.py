@@ -10,6 +10,7 @@ from ..black_box.attribute_adapter import attribute_of_class
 from ..black_box.checks import same_name
 from ..models.complete_loading import load_complete, load_config
 from ..models.deep_scm import DeepSCMConfig, DeepSCMModel
+from ..pretrained import default_model_path
 
 
 class ExplainerMismatchError(ValueError):
@@ -44,7 +45,7 @@ def explained_classifier(
     if isinstance(classifier, ImageClassifier):
         return as_image_classifier(classifier, class_name)
     if class_name is None and not is_causal:
-        class_name = getattr(model.config, "class_name", None)
+        class_name = model.config.class_name
     is_loaded_here = isinstance(classifier, (str, os.PathLike))
     if is_loaded_here:
         if isinstance(load_config(classifier, BlackBoxError), DeepSCMConfig):
@@ -53,7 +54,7 @@ def explained_classifier(
         classifier = classifier.classifier
     found = as_image_classifier(classifier, class_name)
     if not is_causal:
-        found = _as_in_training(found, model.config)
+        found = _adapted(found, model.config)
     return found.to(model.device) if is_loaded_here else found
 
 
@@ -82,78 +83,70 @@ def check_explains(config: Any, classifier: ImageClassifier, force: bool = False
     if given in known:
         return None
     mismatch = (
-        f"The explainer was trained for the classifier of {getattr(config, 'class_name', None)!r} with the fingerprint "
+        f"The explainer was trained for the classifier of {config.class_name!r} with the fingerprint "
         f"{_short(known[0])}, but the classifier of {classifier.class_name!r} ({type(classifier).__name__}) with the "
         f"fingerprint {_short(given)} is to be explained"
     )
-    if not force:
-        if (twin := _renamed(classifier, config)) and twin.fingerprint() in known:
-            raise ExplainerMismatchError(
-                f"{mismatch}: it is the same classifier under another name, threshold or operating point. Make its adapter with "
-                f"class_name={twin.class_name!r}, threshold={twin.threshold:g}, operating_point={twin.operating_point}, or pass force=True (on the command line "
-                "--force)."
-            )
+    if force:
+        return f"{mismatch}, because force=True was given."
+    if (twin := _as_trained(classifier, config)) and twin.fingerprint() in known:
         raise ExplainerMismatchError(
-            f"{mismatch}: its images would show what convinces the former. Give the former, train an explainer for the "
-            "latter (training/train_explainer.py), or pass force=True (on the command line --force) to see them all "
-            "the same."
+            f"{mismatch}: it is the same classifier under another name, threshold or operating point. Make its adapter "
+            f"with class_name={twin.class_name!r}, threshold={twin.threshold:g}, "
+            f"operating_point={twin.operating_point}, or pass force=True (on the command line --force)."
         )
-    return f"{mismatch}, because force=True was given."
+    raise ExplainerMismatchError(
+        f"{mismatch}: its images would show what convinces the former. Give the former, train an explainer for the "
+        "latter (training/train_explainer.py), or pass force=True (on the command line --force) to see them all "
+        "the same."
+    )
 
 
 def _known_fingerprints(config: Any) -> list[str]:
     """Of the classifier that an explainer was trained for and, where that is a student, of its black box."""
-    names = ("classifier_fingerprint", "black_box_fingerprint")
-    return [fingerprint for name in names if (fingerprint := getattr(config, name, None))]
+    of_black_box = getattr(
+        config, "black_box_fingerprint", None
+    )  # written by the training only where there is one
+    return [f for f in (config.classifier_fingerprint, of_black_box) if f]
 
 
-def _renamed(classifier: ImageClassifier, config: Any) -> ImageClassifier | None:
+def _as_trained(classifier: ImageClassifier, config: Any) -> ImageClassifier | None:
     """The same classifier under the class name, threshold and operating point that the explainer was trained with."""
-    if not getattr(config, "class_name", None):
+    if not config.class_name:
         return None
-    twin = classifier.at_operating_point(getattr(config, "operating_point", None))
+    twin = classifier.at_operating_point(config.operating_point)
     twin.class_name, twin.threshold = config.class_name, float(config.threshold)
     return twin
 
 
-def _as_in_training(classifier: ImageClassifier, config: Any) -> ImageClassifier:
-    """The classifier with the explainer's threshold and spelling, if that makes it the one of the training."""
-    twin = _renamed(classifier, config)
+def _adapted(classifier: ImageClassifier, config: Any) -> ImageClassifier:
+    """The classifier, with the explainer's threshold and spelling if that makes it the one of the training."""
+    twin = _as_trained(classifier, config)
     if twin is None or not same_name(twin.class_name, classifier.class_name):
         return classifier
-    settled = _settings(twin) == _settings(classifier)
-    return classifier if settled or twin.fingerprint() not in _known_fingerprints(config) else twin
-
-
-def _settings(classifier: ImageClassifier) -> tuple:
-    return classifier.class_name, classifier.threshold, classifier.operating_point
+    return twin if twin.fingerprint() in _known_fingerprints(config) else classifier
 
 
 def _bundled_classifier(model: Any, class_name: str | None) -> ImageClassifier:
     """The bundled classifier with the explainer's fingerprint; of another class where one is named."""
-    from ..pretrained import default_model_path
-
     config = model.config
     if config.classifier_fingerprint and config.class_name and default_model_path().is_dir():
         own = DeepSCMModel.from_pretrained(default_model_path()).classifier.eval().to(model.device)
-        found = None
         try:
             attribute, value = attribute_of_class(own, config.class_name)
             found = from_attribute_classifier(own, attribute, value, config.class_name, config.threshold)
-            found = found.at_operating_point(getattr(config, "operating_point", None))
+            found = found.at_operating_point(config.operating_point)
         except BlackBoxError:  # a class that the bundled classifier does not have
-            pass
+            found = None
         if found is not None and found.fingerprint() == config.classifier_fingerprint:
-            return (
-                found if class_name is None else _as_in_training(as_image_classifier(own, class_name), config)
-            )
-    trained_for = (
+            return found if class_name is None else _adapted(as_image_classifier(own, class_name), config)
+    which = (
         f"that of {config.class_name!r}" if config.class_name else "one that its configuration does not name"
     )
     raise ValueError(
         "Say which classifier is to be explained: classifier=..., on the command line --classifier. The explainer was "
-        f"trained for {trained_for}, "
-        f"{_short(config.classifier_fingerprint) or 'without a fingerprint'}, which is not the one in this package."
+        f"trained for {which}, {_short(config.classifier_fingerprint) or 'without a fingerprint'}, which is not the one "
+        "in this package."
     )
 
 

@@ -7,19 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ..black_box import ImageClassifier
 from ..black_box.classifier import shift_posterior
 from ..images.grey_levels import GREY_LEVELS
-
-if TYPE_CHECKING:
-    from PIL import Image
-
+from ..images.image_processing_cxr import CXRImageProcessor
 
 PRESENT, ABSENT = "present", "absent"
 
@@ -36,20 +34,6 @@ def probability_text(value: float, threshold: float = 0.5) -> str:
         if value == threshold or float(text) != round(threshold, digits):
             return text
     return text
-
-
-def operating_point_note(operating_point: float, shifted: Sequence[float]) -> str:
-    """Says beside the classifier's own posteriors what they are on the scale that the explainer was trained on.
-
-    Args:
-        operating_point: the classifier's posterior that is 0.5 on the shifted scale.
-        shifted: the first and the last posterior of the message, on the shifted scale.
-    """
-    first, last = (probability_text(value) for value in shifted)
-    return (
-        f" (These are the classifier's own posteriors. On the scale shifted so that its operating point "
-        f"{operating_point:g} is 0.5, {'it is ' + first if first == last else first + ' becomes ' + last}.)"
-    )
 
 
 def first_flip(source_posterior: float, posteriors: Sequence[float], threshold: float) -> int | None:
@@ -294,7 +278,6 @@ class Explanation:
         Instead of the difference map it has `mean_change` and `largest_change`, its mean and largest magnitude in
         grey levels of 255. `shifted` is that property.
         """
-        shifted = self.shifted
         change = np.abs(self.difference) * GREY_LEVELS
         return {
             "name": self.name,
@@ -304,13 +287,9 @@ class Explanation:
             "operating_point": self.operating_point,
             "source_posterior": _rounded(self.source_posterior),
             "decision": self.decision,
-            "targets": [_rounded(t) for t in self.targets],
-            "posteriors": [_rounded(p) for p in self.posteriors],
-            "shifted": shifted
-            and {
-                name: [_rounded(v) for v in value] if np.ndim(value) else _rounded(value)
-                for name, value in shifted.items()
-            },
+            "targets": _rounded(self.targets),
+            "posteriors": _rounded(self.posteriors),
+            "shifted": self.shifted and {name: _rounded(value) for name, value in self.shifted.items()},
             "counterfactual_index": self.counterfactual_index,
             "valid": self.valid,
             "message": self.message,
@@ -346,34 +325,21 @@ def build_explanation(
         query: `(1, H, W)`, in [-1, 1], on the CPU or not.
         source_posterior: the classifier's answer to it.
         class_name, method, threshold, operating_point, name, warnings, out_of_distribution: see `Explanation`.
-
-    Raises:
-        ValueError: for shapes that do not fit together, no images, a posterior that is none, or an unknown method.
     """
-    from ..images.image_processing_cxr import CXRImageProcessor
-
     images, query = series.images.detach().float().cpu(), query.detach().float().cpu()
-    targets, reached = _probabilities("targets", series.targets), _probabilities("posteriors", posteriors)
-    [source_posterior] = _probabilities("source_posterior", [source_posterior])
-    if method not in METHODS:
-        raise ValueError(f"method={method!r} is unknown; it is one of {', '.join(METHODS)}.")
-    if not len(images) == len(targets) == len(reached) > 0:
-        raise ValueError(
-            f"A series has one target and one posterior per image and at least one image, got {len(images)} images, "
-            f"{len(targets)} targets and {len(reached)} posteriors."
-        )
-    if images.shape[1:] != query.shape or query.ndim != 3:
-        raise ValueError(
-            f"The images of a series have the query's shape (1, H, W), got {tuple(images.shape[1:])} and "
-            f"{tuple(query.shape)}."
-        )
-    source, threshold = float(source_posterior), float(threshold)
+    targets, reached = (
+        torch.as_tensor(values).detach().float().cpu().numpy() for values in (series.targets, posteriors)
+    )
+    source = float(np.float32(source_posterior))
     flip = None if series.at_target else first_flip(source, reached.tolist(), threshold)
     last_flips = first_flip(source, reached[-1:].tolist(), threshold) is not None
     note = ""
     if operating_point is not None:
-        note = operating_point_note(
-            operating_point, [source, source if series.at_target else float(reached[-1])]
+        shifted = [source, source if series.at_target else float(reached[-1])]
+        first, last = (probability_text(value) for value in shifted)
+        note = (
+            " (These are the classifier's own posteriors. On the scale shifted so that its operating point "
+            f"{operating_point:g} is 0.5, {'it is ' + first if first == last else first + ' becomes ' + last}.)"
         )
         source, threshold, targets, reached = (
             shift_posterior(value, 1 - operating_point) for value in (source, threshold, targets, reached)
@@ -403,15 +369,8 @@ def build_explanation(
     )
 
 
-def _probabilities(name: str, values: Tensor | Sequence[float]) -> np.ndarray:
-    values = torch.as_tensor(values).detach().float().cpu().numpy()
-    if values.ndim != 1 or not ((values >= 0) & (values <= 1)).all():  # NaN fails too
-        raise ValueError(f"{name} must be one number in [0, 1] per image, got {values}.")
-    return values
-
-
-def _rounded(value: float) -> float:
-    return round(float(value), 6)
+def _rounded(values: float | np.ndarray) -> float | list[float]:
+    return np.round(np.asarray(values, dtype=float), 6).tolist()
 
 
 __all__ = ["Explainer", "Explanation", "ExplanationSeries", "build_explanation"]

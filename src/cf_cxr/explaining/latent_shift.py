@@ -15,7 +15,7 @@ A straight line often ends before the posterior does what is asked for, since th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -210,15 +210,7 @@ class LatentShiftExplainer:
         return reach_targets(path, len(pixel_values), targets, grid, self.bisections, self.tolerance)
 
     def explain(
-        self,
-        pixel_values: Tensor,
-        classifier: ImageClassifier,
-        posteriors: Tensor,
-        *,
-        steps: int = 10,
-        target: float | None = None,
-        attributes: Tensor | None = None,
-        generators: Sequence[torch.Generator] | None = None,
+        self, pixel_values, classifier, posteriors, *, steps=10, target=None, **unused
     ) -> list[ExplanationSeries]:
         """See `Explainer`. Nothing is drawn, and attributes are not asked for."""
         posteriors = posteriors.to(pixel_values.device).float()

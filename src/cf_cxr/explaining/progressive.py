@@ -5,8 +5,6 @@ B = Singla et al., "Explaining the black-box smoothly: a counterfactual approach
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -68,15 +66,7 @@ class ProgressiveExplainer:
 
     @torch.no_grad()
     def explain(
-        self,
-        pixel_values: Tensor,
-        classifier: ImageClassifier,
-        posteriors: Tensor,
-        *,
-        steps: int = 10,
-        target: float | None = None,
-        attributes: Tensor | None = None,
-        generators: Sequence[torch.Generator] | None = None,
+        self, pixel_values, classifier, posteriors, *, steps=10, target=None, **unused
     ) -> list[ExplanationSeries]:
         """See `Explainer`; the bins of `target_path`, one encoder pass. Nothing is drawn.
 

@@ -215,19 +215,18 @@ def _has_weights_of(model: PreTrainedModel, file: Path) -> bool:
 
 def _eval_results(results: Mapping[str, Any], facts: ModelCardFacts) -> list[EvalResult]:
     dataset = facts.datasets[0] if facts.datasets else "unknown"
+    split = results["identity"]["split"]
     common = {
         "task_type": "image-to-image",
         "dataset_type": dataset,
         "dataset_name": dataset,
-        "dataset_split": results["identity"]["split"],
+        "dataset_split": split,
     }
+    scores = {name: row["effectiveness"][0] for name, row in results["do"].items()}
     return [
         EvalResult(
-            metric_type="effectiveness",
-            metric_name=f"effectiveness of do({name})",
-            metric_value=round(row["effectiveness"][0], 2),
+            metric_type="effectiveness", metric_name=f"effectiveness of do({name})", metric_value=round(score, 2),
             **common,
         )
-        for name, row in results["do"].items()
-        if row["effectiveness"][0] is not None
-    ]
+        for name, score in scores.items() if score is not None
+    ]  # fmt: skip

@@ -85,13 +85,10 @@ def _by_unit(values: Mapping[str, Any]) -> str:
 
 def _effectiveness(results: Mapping[str, Any], schema) -> str:
     means = ("change", "reversibility")  # without their intervals
-    rows = [
-        (
-            f"{k} ({unit_of(schema[k])})",
-            row | {"real": results["real"][k]} | {key: row[key][:1] for key in means},
-        )
-        for k, row in results["do"].items()
-    ]
+    rows = []
+    for k, row in results["do"].items():
+        more = {"real": results["real"][k]} | {key: row[key][:1] for key in means}
+        rows.append((f"{k} ({unit_of(schema[k])})", row | more))
     columns = [
         ("judge on real", "real"), ("judge on do", "effectiveness"), ("do − real", "signed_distance", 2, True),
         ("model's classifier − judge", "fooling_gap", 2, True),
@@ -143,19 +140,14 @@ def _images(results: Mapping[str, Any], schema) -> str:
         return ""
     rows = []
     for k, distance in results["fid"].items():
-        kid, row = (
-            results["kid"][k],
-            {"minimality": None, "reversibility_5": None, **results["do"].get(k, {})},
-        )
+        kid, row = results["kid"][k], {"minimality": None, "reversibility_5": None} | results["do"].get(k, {})
         rows.append((k, row | {"fid": distance, "kid": None if kid is None else 1000 * kid}))
     columns = [
         ("Fréchet distance", "fid", 3), ("kernel distance ×1000", "kid", 3), ("minimality", "minimality", 3),
         ("reversibility, 5 cycles /255", "reversibility_5", 2),
     ]  # fmt: skip
-    return (
-        records_table("do", rows, columns)
-        + f"\n\nFeatures of both distances: {results['feature_extractor']}."
-    )
+    words = f"Features of both distances: {results['feature_extractor']}."
+    return f"{records_table('do', rows, columns)}\n\n{words}"
 
 
 _TABLES = {

@@ -121,6 +121,3 @@ def _ruler(results: Mapping[str, Any]) -> str:
     dice = "; ".join(f"{label} {show(v, 3)}" for label, v in (found["dice"] or {}).items())
     parts = [f"Dice: {dice}." if dice else "", records_table("against the exact value", rows, columns)]
     return "\n\n".join(part for part in parts if part)
-
-
-__all__ = ["GROUPS", "MEASURE_NAMES", "p_text", "results_markdown"]

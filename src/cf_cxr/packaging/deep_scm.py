@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from ..models.attribute_scm import AttributeSCMModel
 from ..models.complete_loading import load_complete
 from ..models.deep_scm import DeepSCMModel
 from ..training.loop import checkpointing
-from ..training.loop.arguments import parse_arguments
+from ..training.loop.arguments import _choice, _option, parse_arguments
 from .folder import DTYPES, FolderArguments
 
 
@@ -25,28 +25,18 @@ from .folder import DTYPES, FolderArguments
 class PackagingArguments(FolderArguments):
     """The parts, where they go, and what the card says."""
 
-    attribute_scm: str = field(default="outputs/scm", metadata={"help": "Trained attribute SCM."})
-    image_mechanism: str = field(
-        default="outputs/hvae_soft_cft",
-        metadata={
-            "help": "Image mechanism, fine-tuned as a rule; or one checkpoint of its training "
-            "(DIR/checkpoint-100), whose averaged weights are taken."
-        },
+    attribute_scm: str = _option("outputs/scm", "Trained attribute SCM.")
+    image_mechanism: str = _option(
+        "outputs/hvae_soft_cft",
+        "Image mechanism, fine-tuned as a rule; or one checkpoint of its training "
+        "(DIR/checkpoint-100), whose averaged weights are taken.",
     )
-    classifier: str = field(
-        default="outputs/classifier", metadata={"help": "Attribute classifier that goes into the package."}
+    classifier: str = _option("outputs/classifier", "Attribute classifier that goes into the package.")
+    training_classifiers: list[str] = _option(
+        [], "Further classifiers that steered the fine-tuning; none of them may judge the model."
     )
-    training_classifiers: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Further classifiers that steered the fine-tuning; none of them may judge the model."
-        },
-    )
-    output_dir: str = field(default="outputs/deep_scm", metadata={"help": "Where the model goes."})
-    dtype: str = field(
-        default="float32",
-        metadata={"help": "Precision in which the model loads and computes.", "choices": DTYPES},
-    )
+    output_dir: str = _option("outputs/deep_scm", "Where the model goes.")
+    dtype: str = _choice("float32", DTYPES, "Precision in which the model loads and computes.")
 
 
 def load_image_mechanism(path: str | Path) -> PreTrainedModel:

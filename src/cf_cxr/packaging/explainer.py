@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..images.image_processing_cxr import CXRImageProcessor
 from ..models.progressive_explainer import ProgressiveExplainerModel
-from ..training.loop.arguments import parse_arguments
+from ..training.loop.arguments import _option, parse_arguments
 from .folder import FolderArguments
 
 
@@ -16,8 +16,8 @@ from .folder import FolderArguments
 class ExplainerPackagingArguments(FolderArguments):
     """The explainer, where it goes, and what the card says."""
 
-    explainer: str = field(default="outputs/explainer", metadata={"help": "Trained progressive explainer."})
-    output_dir: str = field(default="outputs/packaged_explainer", metadata={"help": "Where it goes."})
+    explainer: str = _option("outputs/explainer", "Trained progressive explainer.")
+    output_dir: str = _option("outputs/packaged_explainer", "Where it goes.")
 
 
 def main(argv: Sequence[str] | None = None) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from ..images.image_processing_cxr import CXRImageProcessor
 from ..model_cards.card import ModelCardFacts, model_card
-from ..training.loop.arguments import read_config
+from ..training.loop.arguments import _choice, _option, read_config
 from ..training.loop.run_folder import OutputDirectoryError
 
 DTYPES = ["float32", "bfloat16", "float16"]
@@ -25,24 +25,19 @@ class FolderArguments:
 
     _argument_group_name = "Packaging"
 
-    output_dir: str = field(default="outputs/packaged", metadata={"help": "Where the model goes."})
-    overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace a model that is there."})
-    card: str | None = field(
-        default=None,
-        metadata={"help": "YAML or JSON file with the card's facts: name, license, training_data, ..."},
+    output_dir: str = _option("outputs/packaged", "Where the model goes.")
+    overwrite_output_dir: bool = _option(False, "Replace a model that is there.")
+    card: str | None = _option(
+        None, "YAML or JSON file with the card's facts: name, license, training_data, ..."
     )
-    results: str | None = field(
-        default=None, metadata={"help": "results.json of the model's evaluation, for the card."}
+    results: str | None = _option(None, "results.json of the model's evaluation, for the card.")
+    storage_dtype: str | None = _choice(
+        None,
+        DTYPES,
+        "Precision of the numbers in the file, that of the model unless given. float16 halves a float32 "
+        "model's file; it still loads and computes in float32, with weights rounded to 11 bits.",
     )
-    storage_dtype: str | None = field(
-        default=None,
-        metadata={
-            "help": "Precision of the numbers in the file, that of the model unless given. float16 halves a float32 "
-            "model's file; it still loads and computes in float32, with weights rounded to 11 bits.",
-            "choices": DTYPES,
-        },
-    )
-    push_to_hub: str | None = field(default=None, metadata={"help": "Upload to this Hub repository."})
+    push_to_hub: str | None = _option(None, "Upload to this Hub repository.")
 
     def check_folder(self) -> None:
         """Raises OutputDirectoryError for a folder that holds a model, unless that is to be replaced."""

@@ -6,52 +6,20 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+from transformers.pipelines import PIPELINE_REGISTRY
 
+from ..explaining.explained_classifier import ExplainerMismatchError
 from ..pretrained import DEFAULT_EXPLAINER, DEFAULT_MODEL, default_explainer_path, default_model_path
+from .counterfactual import CounterfactualPipeline
+from .explanation import ExplanationPipeline
+from .loading import BundledModel, CounterfactualModelLoader, ModelFileError
 
 COUNTERFACTUAL_TASK = "chest-xray-counterfactual"
 EXPLANATION_TASK = "chest-xray-explanation"
 
-_EXPORTS = {
-    "CounterfactualPipeline": "counterfactual",
-    "CounterfactualModelLoader": "loading",
-    "ExplainerMismatchError": ".explaining.explained_classifier",
-    "ExplanationPipeline": "explanation",
-    "ModelFileError": "loading",
-}
-__all__ = [
-    "COUNTERFACTUAL_TASK",
-    "DEFAULT_EXPLAINER",
-    "DEFAULT_MODEL",
-    "EXPLANATION_TASK",
-    "default_explainer_path",
-    "default_model_path",
-    "register",
-    *sorted(_EXPORTS),
-]
-
-
-def __getattr__(name: str):
-    if name not in _EXPORTS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_EXPORTS[name]}", __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return __all__
-
 
 def register() -> None:
     """Makes `transformers.pipeline` know the tasks; calling it again changes nothing."""
-    from transformers.pipelines import PIPELINE_REGISTRY
-
-    from .counterfactual import CounterfactualPipeline
-    from .explanation import ExplanationPipeline
-    from .loading import BundledModel, CounterfactualModelLoader
-
     for task, pipeline_class, folder in (
         (COUNTERFACTUAL_TASK, CounterfactualPipeline, default_model_path()),
         (EXPLANATION_TASK, ExplanationPipeline, default_explainer_path()),
@@ -68,3 +36,19 @@ def register() -> None:
         # With this mark, save_pretrained would copy this package's source beside the weights and every later
         # load would ask for trust_remote_code. The task is registered by the installed package: not needed.
         del pipeline_class._registered_impl
+
+
+__all__ = [
+    "COUNTERFACTUAL_TASK",
+    "DEFAULT_EXPLAINER",
+    "DEFAULT_MODEL",
+    "EXPLANATION_TASK",
+    "CounterfactualModelLoader",
+    "CounterfactualPipeline",
+    "ExplainerMismatchError",
+    "ExplanationPipeline",
+    "ModelFileError",
+    "default_explainer_path",
+    "default_model_path",
+    "register",
+]

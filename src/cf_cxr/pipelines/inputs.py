@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from ..attributes import AttributeSchema, AttributeValueError
+from ..images.dicom import header_attributes
 from ..images.errors import CXRImageError
 from ..images.image_processing_cxr import is_single_image
 from ..images.out_of_distribution import OutOfDistributionWarning, describe_unusual
@@ -108,29 +108,22 @@ def _file_name(image: Any) -> str | None:
 
 
 def is_sized_collection(inputs: Any) -> bool:
-    """Whether these are several images that can be indexed (an array of up to three dimensions is one image)."""
-    if isinstance(inputs, (list, tuple)):
-        return True
+    """Whether these are several images that can be indexed."""
     if isinstance(inputs, Dataset) and not isinstance(inputs, IterableDataset):
         return True
-    if datasets := sys.modules.get("datasets"):
-        from datasets.arrow_dataset import Column
-
-        if isinstance(inputs, (datasets.Dataset, Column)):
-            return True
-    return getattr(inputs, "ndim", 0) >= 4 and hasattr(inputs, "shape")
+    return isinstance(inputs, (list, tuple)) or (_is_of_datasets(inputs) and hasattr(inputs, "__len__"))
 
 
 def is_stream(inputs: Any) -> bool:
     """Whether these are several images that can only be iterated."""
     if isinstance(inputs, IterableDataset):
         return True
-    if datasets := sys.modules.get("datasets"):
-        from datasets.iterable_dataset import IterableColumn
+    return _is_of_datasets(inputs) or (isinstance(inputs, Iterator) and not hasattr(inputs, "read"))
 
-        if isinstance(inputs, (datasets.IterableDataset, IterableColumn)):
-            return True
-    return isinstance(inputs, Iterator) and not hasattr(inputs, "read")
+
+def _is_of_datasets(inputs: Any) -> bool:
+    """Whether this is a data set or a column of the library `datasets`, which need not be loaded."""
+    return any(kind.__module__.split(".")[0] == "datasets" for kind in type(inputs).__mro__)
 
 
 class SizedItems(Dataset):
@@ -200,12 +193,6 @@ def stream_items(
         yield kept_item(partial(_with_class_names, value, source), names, index, values)
 
 
-def torch_images(inputs: Any) -> list | Any:
-    """Splits an array `(B, ...)` of four dimensions into its images; anything else is returned as it is."""
-    is_array = isinstance(inputs, torch.Tensor) or type(inputs).__module__.split(".")[0] == "numpy"
-    return list(inputs) if is_array and inputs.ndim >= 4 else inputs
-
-
 def check_attributes(schema: AttributeSchema, attributes: Any) -> Mapping | list | Iterator | None:
     """Refuses impossible values now, where they are at hand; those of an iterator are checked as they come.
 
@@ -237,7 +224,9 @@ def pipeline_inputs(images: Any, names: Sequence[str], attributes: Any) -> tuple
         ValueError: a list of attributes is not as long as the images.
         TypeError: several attributes for one image, or a stream of them for a list of images.
     """
-    images = undecoded(torch_images(images))
+    if getattr(images, "ndim", 0) >= 4:  # an array (B, ...)
+        images = list(images)
+    images = undecoded(images)
     if is_sized_collection(images):
         if isinstance(attributes, list) and len(attributes) != len(images):
             raise ValueError(f"{len(attributes)} entries in attributes for {len(images)} images.")
@@ -245,7 +234,7 @@ def pipeline_inputs(images: Any, names: Sequence[str], attributes: Any) -> tuple
             raise TypeError("Give attributes as a list when the images have a length.")
         return SizedItems(images, names, attributes), isinstance(images, (list, tuple))
     if is_stream(images):
-        return (item for item in stream_items(images, names, attributes)), False
+        return stream_items(images, names, attributes), False
     if attributes is not None and not isinstance(attributes, Mapping):
         raise TypeError("One image takes one dictionary of attributes, not several.")
     return kept_item(lambda: images, names, None, attributes), False
@@ -269,8 +258,6 @@ def add_header_attributes(raw: Tensor, image: Any, schema: AttributeSchema, name
         schema: a value that it does not have is left out, with a warning.
         name: of the image, for the warning.
     """
-    from ..images.dicom import header_attributes
-
     names = []
     for variable, value in header_attributes(image).items():
         if variable not in schema or not raw[0, schema.index(variable)].isnan():

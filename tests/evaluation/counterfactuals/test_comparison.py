@@ -8,7 +8,6 @@ import pytest
 from cf_cxr import cxr_schema
 from cf_cxr.evaluation.comparison import ComparisonError, parse_runs
 from cf_cxr.evaluation.counterfactuals.comparison import TRUE, combine_seeds, main
-from cf_cxr.evaluation.run import write_samples
 
 SCHEMA, _ = cxr_schema("phantom")
 R = 400
@@ -42,7 +41,7 @@ def write_run(folder, amplification, *, noise=0.0, own_seed=0, oracle=False, **i
         "patients": 10, "judge_is_training_classifier": False,
     }  # fmt: skip
     folder.mkdir(parents=True)
-    write_samples(folder / "samples.npz", samples)
+    np.savez(folder / "samples.npz", **samples)
     (folder / "results.json").write_text(json.dumps({"schema_version": 2, "identity": who | identity}))
     return folder
 

@@ -87,15 +87,17 @@ def test_errors_are_those_of_the_images_inside_and_outside_what_may_change():
     assert not mask[:, :, 0, 0].any()
     image = pixels.clone()
     image[:, :, 0, 0] += torch.where(image[:, :, 0, 0] > 0, -0.2, 0.2)
-    truth = TrueCounterfactuals(PHANTOM)(pixels, factual, noise, {"finding": image}, {"finding": changed})
-    inside, outside = truth.records["do/finding/error_inside"], truth.records["do/finding/error_outside"]
+    records, images = TrueCounterfactuals(PHANTOM)(
+        pixels, factual, noise, {"finding": image}, {"finding": changed}
+    )
+    inside, outside = (records[f"do/finding/error_{where}"] for where in ("inside", "outside"))
     assert inside[0].isnan() and outside[0].isnan(), "nothing was intervened on"
     for i in range(1, 12):
         difference = (pixels[i] - true.pixel_values[i]).abs()[mask[i]].mean() * 127.5
         assert float(inside[i]) == pytest.approx(float(difference), abs=1e-3)
         assert float(outside[i]) == pytest.approx(0.2 * 127.5 / int((~mask[i]).sum()), abs=1e-3)
-    torch.testing.assert_close(inside[1:], truth.records["do/finding/identity_inside"][1:])
-    torch.testing.assert_close(truth.images["finding"], true.pixel_values)
+    torch.testing.assert_close(inside[1:], records["do/finding/identity_inside"][1:])
+    torch.testing.assert_close(images["finding"], true.pixel_values)
 
 
 def test_the_command_on_the_phantom(phantom_parts, tmp_path):

@@ -6,7 +6,7 @@ is 18 cm. Every field is a float32 tensor ``(B, 1, 1)``, or ``(B, 1, 1)`` per si
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -16,7 +16,6 @@ from .config import PhantomConfig
 from .factors import FACTORS
 from .noise import NUISANCES
 
-CENTIMETRES_PER_UNIT = 18.0
 MAXIMAL_SEVERITY = 5.0  # the severity factor is clipped here, so that the finding has bounded support
 
 _FACTOR_COLUMN = {name: column for column, name in enumerate(FACTORS)}
@@ -50,55 +49,12 @@ class Latents:
         return Latents(self._factors[block, :, 0, 0], self._nuisances[block, :, 0, 0])
 
 
-@dataclass
-class Anatomy:
-    """Shape of one chest. Lengths in units of the film, thicknesses in cm."""
-
-    depth: Tensor  # antero-posterior thickness of the trunk
-    trunk: Tensor  # half width of the trunk
-    shoulder: Tensor
-    neck: Tensor
-    half_width: Tensor  # of the inner thorax
-    apex: Tensor
-    apex_x: Tensor
-    base: Tensor
-    air: Tensor  # fraction of the lung that is air
-    dome_right: Tensor  # top of the diaphragm, patient's right (image left)
-    dome_left: Tensor
-    dome_drop: Tensor  # from the dome to the costophrenic angle
-    heart_scale: Tensor
-    heart_x: Tensor
-    heart_angle: Tensor
-    mediastinum: Tensor
-    knob_radius: Tensor
-    knob_x: Tensor
-    calcification: Tensor
-    bone: Tensor  # multiplies every thickness of bone
-    spine_width: Tensor
-    scoliosis: Tensor
-    rib_phase: Tensor
-    rib_spacing: Tensor
-    rib_slope: Tensor
-    rib_half: Tensor
-    clavicle_right: Tensor
-    clavicle_left: Tensor
-    clavicle_half: Tensor
-    breast: Tensor  # thickness
-    breast_y: Tensor
-    breast_ratio: Tensor  # left over right
-    fluid_right: Tensor  # height of the fluid at the chest wall
-    fluid_left: Tensor
-    fluid_maximum_right: Tensor  # the same at maximal severity
-    fluid_maximum_left: Tensor
-    scapula_x: Tensor  # medial border
-    gas_size: Tensor  # half height of the stomach bubble
-    gas_x: Tensor
-    haze: Tensor  # relative loss of air at the bases, or in congested lungs
-    heart_scale_maximum: Tensor
+class Anatomy(SimpleNamespace):
+    """Shape of one chest, as `build_anatomy` makes it. Lengths in units of the film, thicknesses in cm."""
 
     def row(self, index: int) -> Anatomy:
         """Anatomy of one image, as a batch of one."""
-        return Anatomy(**{f.name: getattr(self, f.name)[index : index + 1] for f in fields(self)})
+        return Anatomy(**{name: value[index : index + 1] for name, value in vars(self).items()})
 
 
 def fluid_height(severity: Tensor) -> Tensor:
@@ -134,18 +90,19 @@ def build_anatomy(latents: Latents, config: PhantomConfig) -> Anatomy:
     breast = 1.9 * softplus(1.1 * f("breast")) + 0.03 * (f("breast") + 6.0)
     inspiration = 0.035 * z("inspiration")
     return Anatomy(
-        depth=22.0 * torch.exp(0.07 * z("depth")),
-        trunk=half_width + 0.13 + 0.035 * z("girth"),
+        depth=22.0 * torch.exp(0.07 * z("depth")),  # antero-posterior thickness of the trunk
+        trunk=half_width + 0.13 + 0.035 * z("girth"),  # half width of the trunk
         shoulder=1.10 - 0.050 * shoulders + 0.03 * z("arm"),
         neck=0.27 + 0.015 * z("neck"),
-        half_width=half_width,
+        half_width=half_width,  # of the inner thorax
         apex=-0.80 + 0.025 * z("apex"),
         apex_x=0.27 + 0.015 * z("apex"),
         base=torch.full_like(severity, 0.80),
-        air=0.76 + 0.025 * z("lung_density"),
+        air=0.76 + 0.025 * z("lung_density"),  # fraction of the lung that is air
+        # Tops of the diaphragm; the patient's right is the image's left.
         dome_right=0.36 + inspiration + 0.025 * z("dome_right"),
         dome_left=0.40 + inspiration + 0.025 * z("dome_left"),
-        dome_drop=0.25 + 0.03 * z("dome_drop"),
+        dome_drop=0.25 + 0.03 * z("dome_drop"),  # from the dome to the costophrenic angle
         heart_scale=heart_scale(heart_severity, z("heart_size")),
         heart_x=0.115 + 0.015 * z("heart_shift"),
         heart_angle=0.65 + 0.10 * z("heart_tilt"),
@@ -153,7 +110,7 @@ def build_anatomy(latents: Latents, config: PhantomConfig) -> Anatomy:
         knob_radius=0.080 * torch.exp(0.11 * unfolding),
         knob_x=0.080 + 0.016 * unfolding,
         calcification=0.45 * softplus(0.9 * f("calcification")),
-        bone=torch.exp(-0.14 * loss),
+        bone=torch.exp(-0.14 * loss),  # multiplies every thickness of bone
         spine_width=0.088 + 0.006 * z("spine_width"),
         scoliosis=0.012 * z("scoliosis"),
         rib_phase=0.35 * z("rib_phase"),
@@ -163,16 +120,16 @@ def build_anatomy(latents: Latents, config: PhantomConfig) -> Anatomy:
         clavicle_right=0.05 * z("clavicle_right"),
         clavicle_left=0.05 * z("clavicle_left"),
         clavicle_half=0.034 * torch.exp(-0.11 * shoulders),
-        breast=breast,
+        breast=breast,  # thickness
         breast_y=0.26 + 0.05 * z("breast_height") + 0.010 * f("breast"),
-        breast_ratio=torch.exp(0.08 * z("breast_asymmetry")),
-        fluid_right=height * right,
+        breast_ratio=torch.exp(0.08 * z("breast_asymmetry")),  # left over right
+        fluid_right=height * right,  # height of the fluid at the chest wall
         fluid_left=height * left,
-        fluid_maximum_right=top * right,
+        fluid_maximum_right=top * right,  # the same at maximal severity
         fluid_maximum_left=top * left,
-        scapula_x=0.66 + 0.04 * z("scapula"),
-        gas_size=(0.05 + 0.03 * z("gas_size")).clamp(min=0.005),
+        scapula_x=0.66 + 0.04 * z("scapula"),  # medial border
+        gas_size=(0.05 + 0.03 * z("gas_size")).clamp(min=0.005),  # half height of the stomach bubble
         gas_x=0.33 + 0.06 * z("gas_x"),
-        haze=0.10 * softplus(1.2 * f("haze")),
+        haze=0.10 * softplus(1.2 * f("haze")),  # relative loss of air at the bases, or in congested lungs
         heart_scale_maximum=heart_scale(maximum if not effusion else heart_severity, z("heart_size")),
     )

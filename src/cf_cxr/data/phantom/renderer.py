@@ -156,15 +156,8 @@ def _dilate(mask: Tensor) -> Tensor:
     return mask
 
 
-@dataclass
-class _Pathology:
-    fluid: Tensor  # share of the cavity filled with fluid
-    haze: Tensor  # share of the air lost
-    touch: Tensor  # bool, where do(finding) may change the picture
-
-
-def _pathology(a: Anatomy, g: Grid, c: _Chest, config: PhantomConfig) -> _Pathology:
-    """What the finding does to the lungs, and the region in which any severity of it would act."""
+def _pathology(a: Anatomy, g: Grid, c: _Chest, config: PhantomConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """Shares of the cavity filled with fluid and of the air lost; where do(finding) may change the picture, bool."""
     box = tissue.FLUID_BOX
     fluid = _windowed(c.q, box, lambda w: tissue.fluid_fraction(a, g.crop(w), c.q[w]))
     if config.finding == "Effusion":
@@ -178,7 +171,7 @@ def _pathology(a: Anatomy, g: Grid, c: _Chest, config: PhantomConfig) -> _Pathol
         reach = _windowed(c.q, tissue.HEART_BOX, lambda w: tissue.heart_power(a, g.crop(w), largest))
     acts = torch.maximum(reach, spread)
     acts = _all_positive(acts, c.cavity, (c.diaphragm - g.v).add_(0.11))
-    return _Pathology(fluid, spread * a.haze, _dilate(acts))
+    return fluid, spread * a.haze, _dilate(acts)
 
 
 def _costophrenic_angles(a: Anatomy) -> Tensor:
@@ -243,12 +236,12 @@ def render_latents(factors: Tensor, nuisances: Tensor, grain: Tensor, config: Ph
     a, film = build_anatomy(latents, config), film_axis(side)
     g = Grid.build(film, latents)
     c = _chest(a, g)
-    pathology = _pathology(a, g, c, config)
+    fluid, haze, touch = _pathology(a, g, c, config)
     grains = grain_fields(grain, side * side + _TEXTURE**2)
 
     air = _lung_air(a, g, c)
     lung = _texture(grains[:, side * side :], side).mul_(0.03).add_(1.0).mul_(air).mul_(a.air)
-    lung = lung.mul_(1.0 - pathology.haze).sub_(_vessels(g, air, latents)).mul_(1.0 - pathology.fluid)
+    lung = lung.mul_(1.0 - haze).sub_(_vessels(g, air, latents)).mul_(1.0 - fluid)
     habitus = tissue.body(a, g)
     devices = device_map(g.u, g.v, a, latents, config.device_rate)
     integral = _soft_tissue(a, g, habitus, lung).mul_(SOFT_TISSUE)
@@ -260,10 +253,10 @@ def render_latents(factors: Tensor, nuisances: Tensor, grain: Tensor, config: Ph
     picture = stamp_marker(picture, film, latents)
     pixels = picture.mul_(255.0).round_().div_(127.5).sub_(1.0)
 
-    masks = _masks(a, g, c, pathology.fluid, devices, config.finding)
+    masks = _masks(a, g, c, fluid, devices, config.finding)
     return PhantomImages(
         pixel_values=pixels[:, None],
-        touch_mask=pathology.touch[:, None],
+        touch_mask=touch[:, None],
         cardiothoracic_ratio=_cardiothoracic_ratio(a, latents),
         costophrenic_angles=_costophrenic_angles(a),
         **{name: mask[:, None] for name, mask in masks.items()},

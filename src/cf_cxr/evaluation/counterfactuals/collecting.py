@@ -134,9 +134,9 @@ class Collector:
         if self.keep_images:
             records |= {f"images/{name}": to_grey(image)[:, 0] for name, image in judged.items()}
         if self.truth is not None:
-            found = self.truth(pixels, factual, batch["noise"], images, attributes)
-            records |= found.records
-            judged |= {f"do/{k}/true": image for k, image in found.images.items()}
+            found, true = self.truth(pixels, factual, batch["noise"], images, attributes)
+            records |= found
+            judged |= {f"do/{k}/true": image for k, image in true.items()}
         records |= self._ask_all(index, judged)
         if (count := min(max(NUM_EXAMPLES - first, 0), size)) > 0:
             records |= self._examples(pixels[:count], factual[:count], batch, generator)

@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -53,8 +53,7 @@ class CounterfactualComparisonArguments(comparison.ComparisonArguments):
     second_reference: str = _option("", "Another such method.")
 
 
-@dataclass
-class Run:
+class Run(NamedTuple):
     """One evaluation: its folder, its results and its bootstrap samples."""
 
     folder: Path
@@ -73,9 +72,8 @@ def read_run(folder: Path) -> Run:
         with np.load(folder / SAMPLES_FILE, allow_pickle=False) as file:
             return Run(folder, results, {name: file[name] for name in file.files})
     except (ValueError, OSError) as error:
-        raise ComparisonError(
-            f"{folder / SAMPLES_FILE} cannot be read: {error}. Evaluate again with --resume."
-        ) from error
+        words = f"{folder / SAMPLES_FILE} cannot be read: {error}. Evaluate again with --resume."
+        raise ComparisonError(words) from error
 
 
 def combine_seeds(samples: Sequence[np.ndarray], seed: int, name: str) -> np.ndarray:
@@ -141,11 +139,8 @@ def compare(methods: Mapping[str, Sequence[Run]], references: Sequence[str], see
 
     out: dict[str, Any] = {}
     for name, samples in combined.items():
-        out[name] = {
-            "runs": [str(run.folder) for run in methods.get(name, [])],
-            "seeds": len(methods.get(name, [])),
-            "statistics": {},
-        }
+        runs = [str(run.folder) for run in methods.get(name, [])]
+        out[name] = {"runs": runs, "seeds": len(runs), "statistics": {}}
         for path, values in samples.items():
             put(out[name]["statistics"], path, entry(name, path, values))
     identity = every[0].results["identity"]
@@ -173,13 +168,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         from ..plots.comparison import PANELS, comparison_figure
         from ..plots.frame import write_png
 
-        rows = [
-            {
-                "name": name,
-                **{key: get(method["statistics"], f"{panel}/value") for key, panel in PANELS.items()},
-            }
-            for name, method in found["methods"].items()
-        ]
+        rows = []
+        for name, method in found["methods"].items():
+            values = {key: get(method["statistics"], f"{panel}/value") for key, panel in PANELS.items()}
+            rows.append({"name": name, **values})
         write_png(path, comparison_figure(rows))
 
     text = comparison_tables(found, AttributeSchema(first["attributes"]))

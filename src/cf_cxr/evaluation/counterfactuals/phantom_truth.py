@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ...data.phantom import ChestPhantom
 from ...metrics.true_counterfactual import counterfactual_error
-
-
-@dataclass
-class Truth:
-    """Records of a batch, and the true counterfactual images `(B, 1, S, S)` by intervened variable."""
-
-    records: dict[str, Tensor]
-    images: dict[str, Tensor]
 
 
 class TrueCounterfactuals:
@@ -48,8 +39,8 @@ class TrueCounterfactuals:
         noise: Tensor,
         counterfactuals: Mapping[str, Tensor],
         attributes: Mapping[str, Tensor],
-    ) -> Truth:
-        """Compares a batch.
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Records of a batch, and its true counterfactual images `(B, 1, S, S)` by intervened variable.
 
         Args:
             pixels: real images `(B, 1, S, S)` in [-1, 1]. factual: raw attributes `(B, n)`.
@@ -61,16 +52,17 @@ class TrueCounterfactuals:
         real = self.phantom.render(factual, noise)
         finding = self.phantom.schema.index("finding")
         posterior = self.phantom.bayes_posterior(factual, noise)
-        truth = Truth({}, {})
+        records, images = {}, {}
         for a in self.phantom.schema:
-            value = getattr(posterior, a.name if a.is_discrete else f"{a.name}_median")
-            truth.records[f"real/bayes/{a.name}"] = value
+            records[f"real/bayes/{a.name}"] = getattr(
+                posterior, a.name if a.is_discrete else f"{a.name}_median"
+            )
         for name, image in counterfactuals.items():
             changed = attributes[name].cpu()
             true = self.phantom.render(changed, noise)
             sick = (changed[:, finding] != factual[:, finding])[:, None, None, None]
             touched = (true.pixel_values != real.pixel_values) | (true.touch_mask & sick)
-            goal = truth.images[name] = true.pixel_values.to(device)
+            goal = images[name] = true.pixel_values.to(device)
             inside, outside = counterfactual_error(image, goal, touched)
             found = {
                 "error_inside": inside,
@@ -81,6 +73,6 @@ class TrueCounterfactuals:
             moved = (changed != factual).any(1)
             for key, value in found.items():
                 value = torch.as_tensor(value).to(image)
-                truth.records[f"do/{name}/{key}"] = torch.where(moved.to(device), value, torch.nan)
-            truth.records[f"do/{name}/true_attributes"] = changed
-        return truth
+                records[f"do/{name}/{key}"] = torch.where(moved.to(device), value, torch.nan)
+            records[f"do/{name}/true_attributes"] = changed
+        return records, images
