@@ -1,4 +1,4 @@
-"""Patient and acquisition attributes: what they are called, which values they take, how models see them.
+"""Attributes of patient and film: what they are called, which values they take, how models see them.
 
 Everywhere in the package a batch of attributes is one float tensor `(B, n)` of **raw values** in schema
 order: continuous variables in their unit (years), binary and categorical variables as class indices, and NaN

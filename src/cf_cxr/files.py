@@ -1,4 +1,4 @@
-"""Files: what a path from outside names, found out without opening it; files that are whole or not there; hashes."""
+"""Files that are whole or not there, their hashes, and what a path from outside names."""
 
 from __future__ import annotations
 

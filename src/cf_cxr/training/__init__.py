@@ -1,1 +1,1 @@
-"""Training of the causal mechanisms; nothing here is imported by the models."""
+"""Training: a folder for each stage, on `transformers.Trainer`; `loop` is what they share."""
