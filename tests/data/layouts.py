@@ -139,9 +139,8 @@ def mimic_cxr(root: Path, race_column: str = "race", hosp: str = "", suffix: str
     write_csv(root / hosp / f"admissions{suffix}", admissions.assign(hadm_id=range(len(admissions))))
     for i, row in enumerate(data.itertuples()):
         subject = f"p{row.subject_id}"
-        write_image(
-            root / "files" / subject[:3] / subject / f"s{row.study_id}" / f"{row.dicom_id}.jpg", i, 48, 40
-        )
+        place = root / "files" / subject[:3] / subject / f"s{row.study_id}"
+        write_image(place / f"{row.dicom_id}.jpg", i, 48, 40)
     return root
 
 

@@ -1,7 +1,6 @@
 """`load_cxr` and `cxr_schema` for whatever they are given; the phantom; splits; which image path is inside a folder."""
 
 import numpy as np
-import pandas as pd
 import pytest
 from datasets import Dataset
 
@@ -15,7 +14,7 @@ from cf_cxr.data import (
     split_by_patient,
 )
 from cf_cxr.data.loading import cache_folder
-from cf_cxr.data.splits import carve_validation, check_no_overlap
+from cf_cxr.data.splits import carve_validation
 from cf_cxr.data.tables import path_inside
 from tests.data import layouts
 
@@ -43,12 +42,6 @@ def test_one_split_and_its_report(place):
     assert load_report(train.filter(lambda row: row["age"] > 30)).source == "folder"
     with pytest.raises(MissingDataError, match="report.json"):
         load_report(Dataset.from_dict({"a": [1]}))
-
-
-def test_impossible_ages_are_logged(place, caplog):
-    data = load_cxr(layouts.nih_cxr14(place), resolution=16)
-    assert "altered: 1 impossible ages" in caplog.text
-    assert load_report(data).altered.total() == 1
 
 
 def test_cache_folder(tmp_path, monkeypatch, cache):
@@ -129,10 +122,3 @@ def test_validation_is_carved_out_of_training_patients_only():
     sets = patients_of(carved)
     assert len(sets["validation"]) == 10 and not sets["train"] & sets["validation"]
     assert ((carved == "test") == (owners == "test")).all()
-
-
-def test_an_overlap_is_found_and_the_patient_named():
-    patients = pd.Series(["a", "b", "a"])
-    check_no_overlap(patients, pd.Series(["train", "test", "train"]), "table")
-    with pytest.raises(CXRDataError, match="patient a in both train and test"):
-        check_no_overlap(patients, pd.Series(["train", "test", "test"]), "table")

@@ -58,7 +58,9 @@ def test_two_processes_give_the_numbers_of_one(parts, data_dir, whole, tmp_path)
     assert_same(tmp_path / "out", whole)
 
 
-def test_damaged_and_missing_batches_are_computed_again(parts, data_dir, whole, tmp_path):
+def test_damaged_and_missing_batches_are_computed_again_and_all_when_overwriting(
+    parts, data_dir, whole, tmp_path
+):
     out = tmp_path / "out"
     evaluate(parts, data_dir, out)
     batches = sorted((out / "records").glob("batch-*.safetensors"))
@@ -70,6 +72,10 @@ def test_damaged_and_missing_batches_are_computed_again(parts, data_dir, whole, 
     results = evaluate(parts, data_dir, out, "--resume")
     assert results["run"]["batches_computed"] == 3 and results["run"]["batches_kept"] == 1
     assert_same(out, whole)
+    (out / "notes.txt").write_text("mine")
+    results = evaluate(parts, data_dir, out, "--overwrite_output_dir", "--seed", 1)
+    assert results["identity"]["seed"] == 1 and results["run"]["batches_computed"] == 4
+    assert (out / "notes.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
@@ -86,15 +92,6 @@ def test_records_of_another_evaluation_are_refused(parts, data_dir, whole, words
     with pytest.raises(RecordsError, match=message):
         evaluate(parts, data_dir, whole, "--resume", *words)
     assert (whole / "results.json").read_bytes() == before
-
-
-def test_overwriting_begins_again_and_leaves_other_files_alone(parts, data_dir, tmp_path):
-    out = tmp_path / "out"
-    evaluate(parts, data_dir, out)
-    (out / "notes.txt").write_text("mine")
-    results = evaluate(parts, data_dir, out, "--overwrite_output_dir", "--seed", 1)
-    assert results["identity"]["seed"] == 1 and results["run"]["batches_computed"] == 4
-    assert (out / "notes.txt").read_text() == "mine"
 
 
 def test_a_store_gives_back_what_was_written_and_only_to_its_owner(tmp_path):

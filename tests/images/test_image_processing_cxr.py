@@ -127,19 +127,17 @@ def test_sixteen_bits_come_through_in_full_depth(kind, tmp_path):
     """65 536 different values in, as many out."""
     levels = np.random.default_rng(0).permutation(2**16).astype(np.uint16).reshape(256, 256)
     picture, path = PIL.Image.fromarray(levels), tmp_path / f"chest.{kind}"
-    if kind == "array":
-        image = levels
-    elif kind == "tensor":
-        image = torch.from_numpy(levels)
-    elif kind == "I":
-        image = PIL.Image.fromarray(levels.astype(np.int32))
-    elif kind == "I;16B":
-        image = PIL.Image.frombytes("I;16B", (256, 256), levels.astype(">u2").tobytes())
-    elif kind == "dcm":
+    images = {
+        "array": levels,
+        "tensor": torch.from_numpy(levels),
+        "I": opened(levels.astype(np.int32)),
+        "I;16": picture,
+        "I;16B": PIL.Image.frombytes("I;16B", (256, 256), levels.astype(">u2").tobytes()),
+    }
+    image = images.get(kind)
+    if kind == "dcm":
         image = save_dicom(make_dicom(levels, WindowCenter=2**15, WindowWidth=2**16), path)
-    elif kind == "I;16":
-        image = picture
-    else:
+    elif image is None:
         picture.save(path, format="PNG" if kind == "row" else None)
         image = {"bytes": path.read_bytes(), "path": path.name} if kind == "row" else path
     np.testing.assert_allclose(pixels_of(image, size=256, do_quantize=False), levels / 32767.5 - 1, atol=1e-6)
@@ -292,9 +290,7 @@ def test_grey_picture_stored_in_colour_does_not_warn(tmp_path):
     smooth.save(tmp_path / "grey.jpg", quality=85)
     marked = np.asarray(smooth).copy()
     marked[:6, :10] = 255, 255, 0  # a small coloured annotation
-    tinted = np.stack([np.minimum(LEVELS, 240)] * 3, axis=2) + np.array(
-        [0, 4, 12], dtype=np.uint8
-    )  # blue film
+    tinted = np.minimum(LEVELS, 240)[:, :, None] + np.array([0, 4, 12], dtype=np.uint8)  # blue film
     for image in (tmp_path / "grey.jpg", marked, tinted):
         CXRImageProcessor().load(image)
 
@@ -383,10 +379,8 @@ def test_saved_and_loaded_again(tmp_path):
     )
     processor.save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "preprocessor_config.json").read_text())
-    assert saved["image_processor_type"] == "CXRImageProcessor" and saved["size"] == {
-        "height": 48,
-        "width": 48,
-    }
+    assert saved["image_processor_type"] == "CXRImageProcessor"
+    assert saved["size"] == {"height": 48, "width": 48}
     loaded = CXRImageProcessor.from_pretrained(tmp_path)
     assert loaded.to_dict() == processor.to_dict()
     assert loaded.input_range == (0, 4095) and loaded.do_quantize is False

@@ -77,13 +77,10 @@ def test_distance_and_log_odds_are_what_they_are_said_to_be():
     ("changes", "message"),
     [
         ({"mean": None}, "cannot be read"),
-        ({"std": "many"}, "cannot be read"),
         ({"limit": 1}, None),
         ({"mean": [0.0]}, r"mean must hold finite numbers of the shape \(272,\), it has \(1,\).*remove it"),
         ({"std": [0.0] * NUM_FEATURES}, "every std"),
-        ({"std": [float("nan")] * NUM_FEATURES}, "std must hold finite"),
         ({"weight": [[0.0] * NUM_FEATURES]}, "weight must hold"),
-        ({"bias": [[0.0]] * 5}, "bias must hold"),
         ({"distance_limit": -1}, "distance_limit must be positive"),
         ({"distance_limit": float("inf")}, "distance_limit must hold finite"),
         ({"log_odds_limit": 10**400}, "cannot be read"),
@@ -156,9 +153,8 @@ def test_an_inverted_film_that_is_odd_when_put_right_is_said_to_be_both():
     knowing = processor_knowing(levels(FILMS[0]), side=128)
     weight = knowing.usual_films["weight"]
     weight[2] = [-w for w in weight[0]]  # the film itself "looks rotated by 180°"
-    found = CXRImageProcessor(size=128, usual_films=knowing.usual_films).examine(
-        255 - levels(FILMS[0]), "auto"
-    )[1]
+    again = CXRImageProcessor(size=128, usual_films=knowing.usual_films)
+    found = again.examine(255 - levels(FILMS[0]), "auto")[1]
     assert found["corrected"] and found["looks"] == "rotated by 180°"
     assert "inverted back, but it still looks rotated by 180°" in describe_unusual(found)
 

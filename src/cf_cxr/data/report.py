@@ -78,14 +78,8 @@ class LoadReport:
             self.altered[reason] += int(number)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able form; `from_dict` is its inverse."""
+        """JSON-able form."""
         return {name: value for name, value in vars(self).items() if name != "on_error"}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> LoadReport:
-        """A report from `to_dict`'s result."""
-        counters = {name: Counter(values[name]) for name in ("left_out", "altered")}
-        return cls(**{**values, **counters})
 
     def save(self, folder: Path) -> None:
         """Writes `report.json` into a folder, and `skipped.csv` where anything was skipped."""
@@ -143,7 +137,9 @@ def load_report(data: datasets.DatasetDict | datasets.Dataset | str | Path) -> L
     for folder in folders:
         if (path := folder / REPORT_NAME).is_file():
             try:
-                return LoadReport.from_dict(json.loads(path.read_text(encoding="utf-8")))
+                values = json.loads(path.read_text(encoding="utf-8"))
+                counters = {name: Counter(values[name]) for name in ("left_out", "altered")}
+                return LoadReport(**{**values, **counters})
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 raise CXRDataError(
                     f"{path} is damaged ({error}). Call load_cxr again, which writes it."

@@ -23,10 +23,7 @@ Generator = int | np.random.Generator | torch.Generator | None
 
 @lru_cache(maxsize=1)
 def _keep_freed_memory() -> None:
-    """Make glibc reuse the maps' memory: it keeps freed blocks up to the size of the largest it has seen freed.
-
-    Without this, every map of a megabyte is mapped and unmapped anew, which costs a third of the time.
-    """
+    """Make glibc keep the maps' freed memory: mapping every megabyte anew costs a third of the time."""
     torch.empty(_ARENA, dtype=torch.uint8)
 
 

@@ -7,16 +7,12 @@ from dataclasses import dataclass
 
 FINDINGS = ("Effusion", "Cardiomegaly")
 _LEAST, _MOST = sys.float_info.min, sys.float_info.max
+_SEPARATIONS = ("sex_separation", "site_separation", "finding_separation")
 _RANGES = (
     (16, 1024, "give a number of pixels from 16 to 1024", ["resolution"]),
     (0.0, 1.0, "it is a probability, from 0 to 1", ["device_rate"]),
     (_LEAST, _MOST, "give a finite number above 0", ["age_noise", "photons"]),
-    (
-        0.0,
-        _MOST,
-        "give a finite number of at least 0",
-        ["sex_separation", "site_separation", "finding_separation"],
-    ),
+    (0.0, _MOST, "give a finite number of at least 0", _SEPARATIONS),
 )
 
 

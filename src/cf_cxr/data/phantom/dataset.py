@@ -15,6 +15,7 @@ from ..base import cxr_features
 from ..errors import CXRDataError
 from .chest import ChestPhantom
 from .config import PhantomConfig
+from .scm import phantom_schema
 
 SPLIT_OFFSETS = {"train": 0, "validation": 10**9, "test": 2 * 10**9}  # splits never share an image
 #: Raise it when pictures change: it is part of the key under which Arrow files are cached.
@@ -25,7 +26,7 @@ _BLOCK = 64
 
 def phantom_features(config: PhantomConfig) -> Features:
     """Typed columns of :func:`phantom_dataset`."""
-    columns = cxr_features(ChestPhantom(config).schema)
+    columns = cxr_features(phantom_schema(config.finding)[0])
     image_id = columns.pop("image_id")
     return Features(
         {

@@ -45,8 +45,11 @@ def seed_from(generator: int | np.random.Generator | torch.Generator | None) -> 
     )
 
 
-def _uniform_rows(seed: int, stream: int, indices: np.ndarray, width: int) -> torch.Tensor:
+def _uniform_rows(seed: int, stream: int, indices: Sequence[int] | np.ndarray, width: int) -> torch.Tensor:
     """Uniforms in (0, 1), ``(len(indices), width)`` float64; row ``i`` depends on (seed, stream, index) only."""
+    indices = np.asarray(indices, dtype=np.int64)
+    if indices.ndim != 1 or (indices < 0).any():
+        raise ValueError("indices must be a list of integers of at least 0.")
     counters = -(-width // 4)  # one Philox counter gives four 64-bit words
     rows = np.empty((len(indices), 4 * counters))
     breaks = np.flatnonzero(np.diff(indices) != 1) + 1
@@ -57,16 +60,9 @@ def _uniform_rows(seed: int, stream: int, indices: np.ndarray, width: int) -> to
     return torch.from_numpy(rows[:, :width] + 2.0**-54)
 
 
-def _as_indices(indices: Sequence[int] | np.ndarray) -> np.ndarray:
-    array = np.asarray(indices, dtype=np.int64)
-    if array.ndim != 1 or (len(array) and array.min() < 0):
-        raise ValueError("indices must be a list of integers of at least 0.")
-    return array
-
-
 def attribute_uniforms(seed: int, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
     """Uniforms ``(n, 4)`` behind the attributes of images ``indices``."""
-    return _uniform_rows(seed, _ATTRIBUTE_STREAM, _as_indices(indices), 4)
+    return _uniform_rows(seed, _ATTRIBUTE_STREAM, indices, 4)
 
 
 def noise_rows(seed: int, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
@@ -75,7 +71,7 @@ def noise_rows(seed: int, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
     Standard normal columns, then ``finding_rank`` uniform in (0, 1) and ``grain``, an integer below 2**24
     that keys the image's photon noise and fine texture.
     """
-    uniform = _uniform_rows(seed, _NOISE_STREAM, _as_indices(indices), len(NOISE_COLUMNS))
+    uniform = _uniform_rows(seed, _NOISE_STREAM, indices, len(NOISE_COLUMNS))
     normal = torch.special.ndtri(uniform[:, :-2])
     rank = uniform[:, -2:-1].clamp(1e-6, 1.0 - 1e-6)
     grain = torch.floor(uniform[:, -1:] * _GRAINS).clamp(max=_GRAINS - 1)
