@@ -136,11 +136,8 @@ def spawn(arguments, job):
 
 def measured(arguments, job):
     """One row of the table."""
-    names = {
-        "literal": "literal",
-        "literal_once": "literal, abduct once",
-        "ours": f"ours {job.get('variant')}",
-    }
+    ours = f"ours {job.get('variant')}"
+    names = {"literal": "literal", "literal_once": "literal, abduct once", "ours": ours}
     case = "CFT step" if job["task"] == "finetune" else f"abduct + K={job['k']}"
     images = arguments.batch * job.get("k", 1)
     row = {"case": case, "side": names[job["who"]], **spawn(arguments, job)}
@@ -239,11 +236,7 @@ def example_batch(hparams, size, k, device):
 @torch.no_grad()
 def largest_difference(reference, ours, batch):
     """Between both sides' counterfactuals, given the same noise."""
-    x, parents, changed = (
-        batch["x"][:1].cpu(),
-        batch["parents"][:1].cpu(),
-        batch["interventions"][0][:1].cpu(),
-    )
+    x, parents, changed = (t[:1].cpu() for t in (batch["x"], batch["parents"], batch["interventions"][0]))
     theirs = reference.counterfactual(x, parents, changed, generator=torch.Generator().manual_seed(2))
     noise = ours.abduct(x, parents, sample=True, generator=torch.Generator().manual_seed(2))
     difference = (ours.decode(noise, changed) - theirs).abs().max().item()
@@ -323,13 +316,8 @@ def finetuning_step(model, batch, who):
 def small_classifier():
     """A small frozen classifier, so that the image model's part is what is measured."""
     torch.manual_seed(3)
-    backbone = {
-        "model_type": "bit",
-        "embedding_size": 8,
-        "hidden_sizes": [16, 16, 32, 32],
-        "depths": [1, 1, 1, 1],
-        "num_groups": 4,
-    }
+    backbone = {"model_type": "bit", "embedding_size": 8, "hidden_sizes": [16, 16, 32, 32], "num_groups": 4}
+    backbone["depths"] = [1, 1, 1, 1]
     config = AttributeClassifierConfig(attributes=SCHEMA.to_list(), backbone_config=backbone)
     return AttributeClassifierModel(config).eval().requires_grad_(False)
 

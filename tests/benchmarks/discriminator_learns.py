@@ -34,7 +34,9 @@ def main() -> None:
     test, train = images[:HELD_OUT], images[HELD_OUT:]
     real, fake = test[: HELD_OUT // 2], (test[HELD_OUT // 2 :] - spot).clamp(-1, 1)
     torch.manual_seed(SEED)
-    config = ExplainerDiscriminatorConfig.for_explainer(ProgressiveExplainerConfig.slim(64))
+    config = ExplainerDiscriminatorConfig.for_explainer(
+        ProgressiveExplainerConfig(image_size=64, widths=[16, 32, 64, 128])
+    )
     model = ExplainerDiscriminator(config)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, betas=(0.0, 0.9))
     for step in range(1, max(REPORTED) + 1):

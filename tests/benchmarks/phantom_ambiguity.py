@@ -109,12 +109,8 @@ def main() -> None:
     start, model = time.perf_counter(), judge()
     train(model, images, labels, options.epochs)
     print(f"trained in {time.perf_counter() - start:.0f} s", flush=True)
-    show(
-        "small CNN",
-        phantom.schema,
-        attributes,
-        predict(model, phantom.render(attributes, noise).pixel_values),
-    )
+    read = predict(model, phantom.render(attributes, noise).pixel_values)
+    show("small CNN", phantom.schema, attributes, read)
 
 
 if __name__ == "__main__":

@@ -12,19 +12,8 @@ SCRIPT = Path(__file__).with_name("benchmark_counterfactual.py")
 
 @pytest.mark.slow
 def test_passes_of_both_sides(tmp_path):
-    command = [
-        sys.executable,
-        SCRIPT,
-        "--setting",
-        "tiny",
-        "--batch",
-        "2",
-        "--repeats",
-        "1",
-        "--threads",
-        "1",
-    ]
-    command += ["--interventions", "4", "--ours", "fp32", "--json", tmp_path / "benchmark.json"]
+    words = "--setting tiny --batch 2 --repeats 1 --threads 1 --interventions 4 --ours fp32 --json".split()
+    command = [sys.executable, SCRIPT, *words, tmp_path / "benchmark.json"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "abduct + K=4" in done.stdout and "speed-up" in done.stdout

@@ -71,11 +71,7 @@ LOADERS = {
         ValueError,
     ),
     "AutoModel": ("deep_scm", AutoModel.from_pretrained, ValueError),
-    "pipeline": (
-        "deep_scm",
-        lambda f: pipeline("chest-xray-counterfactual", model=str(f)),
-        ModelFileError,
-    ),
+    "pipeline": ("deep_scm", lambda f: pipeline("chest-xray-counterfactual", model=str(f)), ModelFileError),
     "its classifier": ("deep_scm", lambda f: load_black_box(str(f)), BlackBoxError),
     "attribute classifier": ("attribute", load_image_classifier, BlackBoxError),
     "student": ("attribute", StudentClassifier.from_pretrained, BlackBoxError),

@@ -107,6 +107,3 @@ def load_complete(
             "random. Give a model that was trained for this task, or copy or download it again."
         )
     return model
-
-
-__all__ = ["load_complete", "load_config"]

@@ -275,17 +275,3 @@ def _short(value: Any, limit: int = 80) -> str:
     except (RecursionError, ValueError):  # nested without end; an integer of thousands of digits
         text = f"a {type(value).__name__}"
     return text if len(text) <= limit else f"{text[:limit]}..."
-
-
-__all__ = [
-    "CXRConfig",
-    "ConfigurationError",
-    "MAX_BLOCKS",
-    "MAX_LENGTH",
-    "MAX_SIZE",
-    "bounded",
-    "check_backbone",
-    "check_weights",
-    "checked_config",
-    "nested_config",
-]

@@ -29,6 +29,3 @@ def check_forward_arguments(model: nn.Module, kwargs: Mapping[str, Any]) -> None
             f"{type(model).__name__} has no argument {', '.join(unknown)}; it takes "
             f"{', '.join(dict.fromkeys([*known, 'output_hidden_states', 'return_dict']))}."
         )
-
-
-__all__ = ["check_forward_arguments"]

@@ -37,6 +37,3 @@ def make_unet(**kwargs: Any) -> UNet2DModel:
 
 def _call(layer: Any, *inputs: Any) -> Any:
     return layer(*inputs)
-
-
-__all__ = ["UNetCheckpointingMixin", "UNetResnetBlock", "make_unet"]

@@ -110,6 +110,3 @@ def _is_beside(index: Path, shard: Any) -> bool:
     blobs = folder.resolve().parent.parent / "blobs"  # where the Hub's cache keeps what its snapshots link to
     inside = target.parent == folder.resolve()
     return inside or (folder.resolve().parent.name == "snapshots" and target.parent == blobs)
-
-
-__all__ = ["CXRPreTrainedModel", "UnsafeWeightsError", "check_is_no_path", "check_weight_files"]

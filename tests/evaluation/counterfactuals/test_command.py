@@ -202,6 +202,12 @@ def test_a_subset_of_one_class_is_missing_not_made_up(parts, own_data, tmp_path)
     assert "| sex (AUC) | – |" in (tmp_path / "out" / "results.md").read_text()
 
 
+def package_again(parts, tmp_path, *words):
+    named = {"attribute_scm": "scm", "image_mechanism": "hvae", "classifier": "classifier"}
+    paths = [word for name, part in named.items() for word in (f"--{name}", parts / part)]
+    return package(strings(*paths, "--output_dir", tmp_path / "again", *words))
+
+
 def test_package_writes_one_repository_with_a_card(parts, data_dir, tmp_path):
     folder = parts / "deep_scm"
     files = {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"}
@@ -215,20 +221,13 @@ def test_package_writes_one_repository_with_a_card(parts, data_dir, tmp_path):
     with pytest.raises(FileExistsError, match="already holds a model"):
         package(["--output_dir", str(folder)])
     evaluate(parts, data_dir, tmp_path / "out")
-    words = [
-        "--attribute_scm", parts / "scm", "--image_mechanism", parts / "hvae", "--classifier", parts / "classifier",
-        "--output_dir", tmp_path / "again", "--results", tmp_path / "out" / "results.json",
-    ]  # fmt: skip
-    card = (package(strings(*words)) / "README.md").read_text()
+    again = package_again(parts, tmp_path, "--results", tmp_path / "out" / "results.json")
+    card = (again / "README.md").read_text()
     assert "by an independent judge" in card and "effectiveness of do(sex)" in card
 
 
 def test_half_precision_files_load_in_full_precision(parts, tmp_path):
-    words = [
-        "--attribute_scm", parts / "scm", "--image_mechanism", parts / "hvae", "--classifier", parts / "classifier",
-        "--output_dir", tmp_path / "half", "--storage_dtype", "float16",
-    ]  # fmt: skip
-    half = package(strings(*words))
+    half = package_again(parts, tmp_path, "--storage_dtype", "float16")
     whole = DeepSCMModel.from_pretrained(parts / "deep_scm")
     loaded = DeepSCMModel.from_pretrained(half)
     stored = load_file(half / "model.safetensors")

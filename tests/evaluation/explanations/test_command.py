@@ -157,8 +157,6 @@ def test_a_judge_measures_identity(root, tmp_path):
 
 
 def test_what_cannot_be_evaluated(root, tmp_path):
-    with pytest.raises(ValueError, match="training split"):
-        run(root, "train", "--split", "train")
     with pytest.raises(ValueError, match="has no split"):
         run(root, "nosplit", "--split", "holdout")
     with pytest.raises(ValueError, match="--method causal"):

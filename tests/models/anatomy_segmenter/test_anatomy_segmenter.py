@@ -121,11 +121,7 @@ def test_bad_input_is_refused():
     ]:
         with pytest.raises(ValueError, match=message):
             model(x, wrong)
-    for threshold, message in [
-        (0.0, r"\(0, 1\)"),
-        (1.5, "1.5"),
-        ({"lungs": 0.5}, "each of"),
-    ]:
+    for threshold, message in [(0.0, r"\(0, 1\)"), (1.5, "1.5"), ({"lungs": 0.5}, "each of")]:
         with pytest.raises(ValueError, match=message):
             model.segment(x, threshold)
 

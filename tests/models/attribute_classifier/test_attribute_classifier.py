@@ -7,10 +7,7 @@ from transformers import BitConfig, ConvNextV2Config, ResNetConfig
 from cf_cxr.attributes import Attribute, AttributeSchema
 from cf_cxr.models.attribute_classifier import AttributeClassifierConfig, AttributeClassifierModel
 from cf_cxr.models.attribute_classifier.heads import LOG_SIGMA_RANGE
-from cf_cxr.models.attribute_classifier.modeling_attribute_classifier import (
-    _pool,
-    standardize_images,
-)
+from cf_cxr.models.attribute_classifier.modeling_attribute_classifier import _pool, standardize_images
 
 SCHEMA = AttributeSchema(
     [

@@ -213,17 +213,14 @@ class Decoder(nn.Module):
             p_loc, p_logscale, features = block.split_prior(prior_input)
             if temperature is not None:
                 p_logscale = p_logscale + math.log(temperature)
-            layer = {"p_loc": p_loc, "p_logscale": p_logscale}
+            layer = {}
             if not block.stochastic:
                 z = p_loc
             elif acts is not None:
                 q_loc, q_logscale = block.posterior(torch.cat([h, pa, acts[res]], 1)).chunk(2, 1)
-                if temperature is not None:
-                    q_logscale = q_logscale + math.log(temperature)
                 z = draw_gaussian(q_loc, q_logscale, generator)
-                layer.update(z=z, q_loc=q_loc, q_logscale=q_logscale)
-                layer["kl"] = kl_of_gaussians(q_loc, q_logscale, p_loc, p_logscale)
-            elif i < len(latents) and latents[i] is not None:
+                layer = {"z": z, "kl": kl_of_gaussians(q_loc, q_logscale, p_loc, p_logscale)}
+            elif i < len(latents):
                 z = latents[i]
             else:
                 z = draw_gaussian(p_loc, p_logscale, generator)
@@ -303,27 +300,14 @@ class LiteralHVAE(nn.Module):
         h, _ = self.decoder(self._maps(parents), temperature=temperature, generator=generator)
         return self.likelihood.image(h)
 
-    def abduct(self, x, parents, cf_parents=None, alpha=0.5, temperature=None, generator=None):
-        """Latents z ~ q(z | x, pa), or for a conditional prior with `cf_parents` those of the mixture r."""
-        _, q_layers = self.decoder(
-            self._maps(parents), acts=self.encoder(x), temperature=temperature, generator=generator
-        )
-        if not (self.hp.cond_prior and cf_parents is not None):
-            return [layer["z"] for layer in q_layers]
-        _, p_layers = self.decoder(self._maps(cf_parents), temperature=temperature, generator=generator)
-        latents = []
-        for q, p in zip(q_layers, p_layers, strict=True):
-            eps = (q["z"] - q["q_loc"]) / q["q_logscale"].exp()
-            r_loc = alpha * q["q_loc"] + (1 - alpha) * p["p_loc"]
-            r_variance = alpha * torch.exp(2 * q["q_logscale"]) + (1 - alpha) * torch.exp(2 * p["p_logscale"])
-            latents.append(r_loc + r_variance.sqrt() * (1 if temperature is None else temperature) * eps)
-        return latents
+    def abduct(self, x, parents, generator=None):
+        """Latents z ~ q(z | x, pa)."""
+        _, layers = self.decoder(self._maps(parents), acts=self.encoder(x), generator=generator)
+        return [layer["z"] for layer in layers]
 
-    def forward_latents(self, latents, parents, temperature=None, generator=None):
-        """(loc, scale) decoded from given latents; missing ones come from the prior."""
-        h, _ = self.decoder(
-            self._maps(parents), latents=latents, temperature=temperature, generator=generator
-        )
+    def forward_latents(self, latents, parents):
+        """(loc, scale) decoded from given latents."""
+        h, _ = self.decoder(self._maps(parents), latents=latents)
         return self.likelihood.image(h)
 
     def counterfactual(self, x, parents, cf_parents, generator=None):

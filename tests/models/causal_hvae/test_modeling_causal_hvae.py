@@ -5,11 +5,7 @@ import torch
 from scipy.stats import norm
 
 from cf_cxr import CausalHVAEConfig, CausalHVAEModel
-from cf_cxr.models.causal_hvae.modeling_causal_hvae import (
-    DiscretizedGaussian,
-    broadcast_conv1x1,
-    gaussian_kl,
-)
+from cf_cxr.models.causal_hvae.modeling_causal_hvae import DiscretizedGaussian, broadcast_conv1x1, gaussian_kl
 from cf_cxr.models.image_mechanism import ImageMechanism, repeat_noise
 from tests.models.test_modeling_common import ModelCommonTestsMixin
 
@@ -81,18 +77,6 @@ class TestCausalHVAE(ModelCommonTestsMixin):
         calls.clear()
         model(**inputs, counterfactual_parents=inputs["parents"])
         assert calls == ["encoder", "decoder", "decoder"]
-
-    def test_conditional_prior_mediates(self):
-        model = CausalHVAEModel(CausalHVAEConfig(**TINY, cond_prior=True)).eval()
-        inputs = self.inputs()
-        noise = model.abduct(**inputs)
-        parents = inputs["parents"].clone()
-        parents[0] += 1
-        mediated = model.mediate(noise, parents, generator=torch.Generator().manual_seed(0))
-        for before, after in zip(noise.latents, mediated.latents):
-            assert torch.equal(before[1:], after[1:]) and not torch.equal(before[0], after[0])
-        with pytest.raises(ValueError, match="cond_prior"):
-            self.model().mediate(noise, parents)
 
     def test_beta_and_free_bits_weigh_the_kl(self):
         inputs = self.inputs()

@@ -125,7 +125,7 @@ def test_it_learns_to_tell_images_and_bins_apart():
 
 
 def test_it_follows_the_generator():
-    generator = ProgressiveExplainerConfig.slim(64, num_bins=8)
+    generator = ProgressiveExplainerConfig(image_size=64, num_bins=8, widths=[16, 32])
     config = ExplainerDiscriminatorConfig.for_explainer(generator, widths=[8, 16])
     assert (config.image_size, config.num_bins, config.widths) == (64, 8, [8, 16])
     assert ExplainerDiscriminatorConfig.for_explainer(generator).widths == generator.widths

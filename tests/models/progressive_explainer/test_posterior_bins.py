@@ -13,6 +13,8 @@ def test_edges_and_centres():
     assert BINS.centres.tolist() == pytest.approx([0.05 + k / 10 for k in range(10)])
     assert torch.equal(PosteriorBins(2).centres, torch.tensor([0.25, 0.75]))
     assert BINS.centres.dtype == BINS.edges.dtype == torch.float32
+    with pytest.raises(ValueError, match="at least 2"):
+        PosteriorBins(1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -42,25 +44,17 @@ def test_index_keeps_the_shape_and_takes_numbers_arrays_and_half_precision():
     assert BINS.index(p).dtype == torch.int64
 
 
-@pytest.mark.parametrize("value", [-0.01, 1.01, 3.2, float("inf")])
-def test_what_is_no_posterior_is_refused(value):
-    with pytest.raises(ValueError, match=r"posterior must lie in \[0, 1\].*logits"):
-        BINS.index(torch.tensor([0.5, value]))
-
-
-def test_nan_is_refused():
-    with pytest.raises(ValueError, match="posterior contains NaN"):
-        BINS.index(torch.tensor([0.5, float("nan")]))
-
-
-@pytest.mark.parametrize("index", [-1, 10, [3, 12]])
-def test_a_bin_that_does_not_exist_is_refused(index):
-    with pytest.raises(ValueError, match=r"Bin (-1|10|12) does not exist.*0 to 9"):
-        BINS.centre(index)
-
-
-def test_a_bin_is_an_integer_and_there_are_two_of_them():
-    with pytest.raises(ValueError, match="integers.*float32"):
-        BINS.centre(torch.tensor([0.5]))
-    with pytest.raises(ValueError, match="at least 2"):
-        PosteriorBins(1)
+@pytest.mark.parametrize(
+    ("method", "value", "message"),
+    [
+        ("index", [0.5, -0.01], r"posterior must lie in \[0, 1\].*logits"),
+        ("index", [float("inf")], r"posterior must lie in \[0, 1\]"),
+        ("index", [0.5, float("nan")], "posterior contains NaN"),
+        ("centre", -1, "Bin -1 does not exist.*0 to 9"),
+        ("centre", [3, 12], "Bin 12 does not exist.*0 to 9"),
+        ("centre", [0.5], "integers.*float32"),
+    ],
+)
+def test_what_is_no_posterior_or_no_bin_is_refused(method, value, message):
+    with pytest.raises(ValueError, match=message):
+        getattr(BINS, method)(torch.tensor(value))

@@ -76,10 +76,7 @@ class AnatomySegmenterModel(UNetCheckpointingMixin, CXRPreTrainedModel):
 
     @capture_outputs
     def forward(
-        self,
-        pixel_values: Tensor,
-        masks: Tensor | None = None,
-        **kwargs,
+        self, pixel_values: Tensor, masks: Tensor | None = None, **kwargs
     ) -> AnatomySegmenterOutput | tuple:
         """Logits of every label at every pixel, and the loss where masks are given.
 
@@ -144,6 +141,3 @@ def thresholds_by_label(threshold: float | Mapping[str, float], labels: list[str
         if not 0 < value < 1:
             raise ValueError(f"threshold of {label!r} must be in (0, 1), got {value}.")
     return {label: float(threshold[label]) for label in labels}
-
-
-__all__ = ["AnatomySegmenterModel", "AnatomySegmenterOutput", "thresholds_by_label"]

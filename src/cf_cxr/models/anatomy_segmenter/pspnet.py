@@ -97,6 +97,3 @@ def _resize(maps: Tensor, size: Sequence[int] | None) -> Tensor:
     if size is None or tuple(size) == tuple(maps.shape[2:]):
         return maps
     return F.interpolate(maps, size=tuple(size), mode="bilinear", antialias=True)
-
-
-__all__ = ["PSPNET_LABELS", "PSPNetSegmenter"]

@@ -175,6 +175,3 @@ def _backbone_config(given: dict | PreTrainedConfig | None, num_channels: int) -
     elif config.model_type == "timm_wrapper":
         config.model_args = {**(config.model_args or {}), "in_chans": num_channels}
     return config
-
-
-__all__ = ["AttributeClassifierConfig", "BACKBONE_PRESETS"]

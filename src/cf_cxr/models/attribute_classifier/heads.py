@@ -202,13 +202,3 @@ def split_attribute_logits(logits: Tensor, schema: Any) -> dict[str, Tensor]:
         )
     parts = logits.float().split(widths, dim=1)
     return {name: head.split(part) for (name, head), part in zip(heads.items(), parts)}
-
-
-__all__ = [
-    "HEADS",
-    "BinaryHead",
-    "CategoricalHead",
-    "ContinuousHead",
-    "attribute_heads",
-    "split_attribute_logits",
-]

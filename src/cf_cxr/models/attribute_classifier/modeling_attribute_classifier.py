@@ -259,11 +259,3 @@ def _embedding_dim(backbone: PreTrainedModel) -> int:
             f"The width of backbone {config.model_type!r} is not in its configuration: give embedding_dim."
         )
     return width
-
-
-__all__ = [
-    "AttributeClassifierModel",
-    "AttributeClassifierOutput",
-    "AttributePosterior",
-    "standardize_images",
-]

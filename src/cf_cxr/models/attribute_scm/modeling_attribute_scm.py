@@ -107,11 +107,7 @@ class AttributeSCMModel(CXRPreTrainedModel):
         return torch.stack(columns, dim=1).float()
 
     @can_return_tuple
-    def forward(
-        self,
-        attributes: Tensor,
-        **kwargs,
-    ) -> AttributeSCMOutput | tuple[Tensor, Tensor]:
+    def forward(self, attributes: Tensor, **kwargs) -> AttributeSCMOutput | tuple[Tensor, Tensor]:
         """Loss and log likelihoods of raw attributes `(B, n)`; see `AttributeSCMOutput` and `log_prob`."""
         check_forward_arguments(self, kwargs)
         log_prob = self.log_prob(attributes)

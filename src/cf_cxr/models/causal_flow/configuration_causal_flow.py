@@ -78,6 +78,3 @@ class CausalFlowConfig(CXRConfig):
             )
         if not 0 <= self.attribute_dropout < 1:
             raise ValueError(f"attribute_dropout={self.attribute_dropout}: give a probability below 1.")
-
-
-__all__ = ["CausalFlowConfig"]

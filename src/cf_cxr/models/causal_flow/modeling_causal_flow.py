@@ -175,11 +175,7 @@ class CausalFlowModel(UNetCheckpointingMixin, CXRPreTrainedModel):
 
     @capture_outputs
     def forward(
-        self,
-        pixel_values: Tensor,
-        parents: Tensor,
-        generator: torch.Generator | None = None,
-        **kwargs,
+        self, pixel_values: Tensor, parents: Tensor, generator: torch.Generator | None = None, **kwargs
     ) -> CausalFlowOutput | tuple:
         """The flow matching loss of images at random times, one per image, logit-normal in [0, 1].
 
@@ -197,8 +193,7 @@ class CausalFlowModel(UNetCheckpointingMixin, CXRPreTrainedModel):
         x_t = torch.lerp(x, epsilon, t)
         velocity = self.velocity(x_t, time, self.attribute_embedding(parents.to(self.dtype), generator))
         return CausalFlowOutput(
-            loss=F.mse_loss(velocity, epsilon - x),
-            reconstruction=(x_t - t * velocity).clamp(-1, 1),
+            loss=F.mse_loss(velocity, epsilon - x), reconstruction=(x_t - t * velocity).clamp(-1, 1)
         )
 
     # ------------------------------------------------------------- guidance
@@ -391,6 +386,3 @@ class CausalFlowModel(UNetCheckpointingMixin, CXRPreTrainedModel):
         x = temperature * random_numbers(shape, parents.device, generator)
         field, times = self._field(parents.to(self.dtype)), self.times(self._steps(num_inference_steps))
         return self.integrate(field, x, field(x, 1.0), times[::-1], show_progress)[0].clamp(-1, 1)
-
-
-__all__ = ["CausalFlowModel", "CausalFlowNoise", "CausalFlowOutput"]

@@ -220,6 +220,3 @@ class CausalHVAEConfig(CXRConfig):
         stages = self._stages(self.decoder_blocks, _DECODER_STAGE, "decoder_blocks")
         widths = self.widths[::-1]
         return [(widths[i], r) for i, (r, _) in enumerate(stages) if r <= self.bias_max_res]
-
-
-__all__ = ["CausalHVAEConfig"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -35,15 +35,10 @@ class CausalHVAENoise(ModelOutput):
     Args:
         latents: z per stochastic decoder block, lowest resolution first, each `(B, z_dim, r, r)`.
         residual: u = (x - loc) / scale of the likelihood, `(B, C, H, W)`, float32.
-        posterior_locs, posterior_scales: parameters of q(z | x, parents), kept when the prior is conditional.
-        parents: the factual parents `(B, context_dim)`, kept when the prior is conditional.
     """
 
     latents: tuple[Tensor, ...] | None = None
     residual: Tensor | None = None
-    posterior_locs: tuple[Tensor, ...] | None = None
-    posterior_scales: tuple[Tensor, ...] | None = None
-    parents: Tensor | None = None
 
 
 @dataclass
@@ -69,13 +64,11 @@ class CausalHVAEOutput(ModelOutput):
 
 @dataclass
 class DecoderState:
-    """What one pass through the decoder leaves: h `(B, width, H, W)`, and per stochastic block z, KL, q and p."""
+    """What one pass through the decoder leaves: h `(B, width, H, W)`, and per stochastic block z and KL(q || p)."""
 
     hidden: Tensor
     latents: list[Tensor]
     kls: list[Tensor]
-    posteriors: list[tuple[Tensor, Tensor]]
-    priors: list[tuple[Tensor, Tensor]]
 
 
 def broadcast_conv1x1(conv: nn.Conv2d, *parts: Tensor) -> Tensor:
@@ -271,7 +264,7 @@ class CausalHVAEDecoder(nn.Module):
             temperature: multiplies the scale of the distribution that z is drawn from.
         """
         hidden = z = self.bias[0].expand(parents.shape[0], -1, -1, -1)
-        state = DecoderState(hidden, [], [], [], [])
+        state = DecoderState(hidden, [], [])
         given = iter(latents) if latents is not None else None
         for block in self.blocks:
             r = block.resolution
@@ -287,8 +280,6 @@ class CausalHVAEDecoder(nn.Module):
             )
             if block.stochastic:
                 state.latents.append(sampled)
-                state.posteriors.append((moments[0], moments[1]))
-                state.priors.append((moments[2], moments[3]))
                 if features is not None:
                     state.kls.append(gaussian_kl(*moments))
         state.hidden = hidden
@@ -407,7 +398,7 @@ class CausalHVAEModel(CXRPreTrainedModel):
                     f"{len(counterfactual_parents)} rows of counterfactual_parents for {len(parents)} images; give K "
                     "consecutive rows for each image."
                 )
-            noise = self._noise(pixel_values, parents, state, loc, logscale)
+            noise = self._noise(pixel_values, state, loc, logscale)
             counterfactual = self.decode(repeat_noise(noise, repeats), counterfactual_parents)
         return CausalHVAEOutput(
             loss=nll + self.config.beta * kl,
@@ -445,16 +436,10 @@ class CausalHVAEModel(CXRPreTrainedModel):
             return channels.clamp(min=self.config.free_bits).sum() / dimensions
         return torch.stack([kl.sum((1, 2, 3)) for kl in kls]).sum(0).mean() / dimensions
 
-    def _noise(self, pixel_values, parents, state: DecoderState, loc, logscale) -> CausalHVAENoise:
-        noise = CausalHVAENoise(
-            latents=tuple(state.latents),
-            residual=(pixel_values.float() - loc.clamp(-1, 1)) * torch.exp(-logscale),
-        )
-        if self.config.cond_prior:
-            noise.posterior_locs = tuple(loc for loc, _ in state.posteriors)
-            noise.posterior_scales = tuple(logscale.exp() for _, logscale in state.posteriors)
-            noise.parents = parents
-        return noise
+    @staticmethod
+    def _noise(pixel_values: Tensor, state: DecoderState, loc: Tensor, logscale: Tensor) -> CausalHVAENoise:
+        residual = (pixel_values.float() - loc.clamp(-1, 1)) * torch.exp(-logscale)
+        return CausalHVAENoise(latents=tuple(state.latents), residual=residual)
 
     def abduct(
         self,
@@ -480,7 +465,7 @@ class CausalHVAEModel(CXRPreTrainedModel):
         state = self.decoder(
             parents, self.encoder(pixel_values), sample=sample, generator=generator, temperature=temperature
         )
-        return self._noise(pixel_values, parents, state, *self.likelihood(state.hidden))
+        return self._noise(pixel_values, state, *self.likelihood(state.hidden))
 
     def decode(self, noise: CausalHVAENoise, parents: Tensor) -> Tensor:
         """The image that this noise gives under these parents: clamp(mu* + sigma* u, -1, 1), `(B, C, H, W)`.
@@ -490,40 +475,6 @@ class CausalHVAEModel(CXRPreTrainedModel):
         state = self.decoder(parents.to(self.dtype), latents=noise.latents)
         loc, logscale = self.likelihood(state.hidden)
         return (loc.clamp(-1, 1) + logscale.exp() * noise.residual).clamp(-1, 1)
-
-    def mediate(
-        self,
-        noise: CausalHVAENoise,
-        parents: Tensor,
-        alpha: float = 0.5,
-        temperature: float = 1.0,
-        generator: torch.Generator | None = None,
-    ) -> CausalHVAENoise:
-        """Counterfactual latents z* of the conditional-prior model, for H's *total* effect.
-
-        z* = r_loc + r_scale * e, where e standardises z under q(z | x, pa), r_loc and r_scale^2 mix those of the
-        posterior (weight alpha) and of the prior under the new parents (1 - alpha). `decode(noise, pa*)` alone
-        keeps z and gives the *direct* effect. Rows whose parents do not change keep their latents, so that a null
-        intervention stays exact.
-
-        Raises:
-            ValueError: if the prior does not see the parents, where z* = z by definition.
-        """
-        if not self.config.cond_prior:
-            raise ValueError(
-                "mediate() is for cond_prior=True; with an exogenous prior the latents do not change."
-            )
-        parents = parents.to(self.dtype)
-        prior = self.decoder(parents, generator=generator).priors
-        changed = (parents != noise.parents).any(1)[:, None, None, None]
-        latents = []
-        for z, q_loc, q_scale, (p_loc, p_logscale) in zip(
-            noise.latents, noise.posterior_locs, noise.posterior_scales, prior
-        ):
-            loc = alpha * q_loc + (1 - alpha) * p_loc
-            scale = (alpha * q_scale.square() + (1 - alpha) * (2 * p_logscale).exp()).sqrt() * temperature
-            latents.append(torch.where(changed, loc + scale * (z - q_loc) / q_scale, z))
-        return replace(noise, latents=tuple(latents))
 
     def sample(
         self,
@@ -544,6 +495,3 @@ class CausalHVAEModel(CXRPreTrainedModel):
         if not return_loc:
             loc = loc + logscale.exp() * random_numbers(loc.shape, loc.device, generator)
         return loc.clamp(-1, 1)
-
-
-__all__ = ["CausalHVAEModel", "CausalHVAENoise", "CausalHVAEOutput"]

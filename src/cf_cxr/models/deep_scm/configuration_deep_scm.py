@@ -100,6 +100,3 @@ class DeepSCMConfig(CXRConfig):
                 f"The classifier expects {self.classifier_config.image_size}-pixel images and the image mechanism "
                 f"{self.image_config.image_size}-pixel ones; train both at one resolution."
             )
-
-
-__all__ = ["DeepSCMConfig"]

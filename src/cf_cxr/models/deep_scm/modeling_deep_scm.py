@@ -280,6 +280,3 @@ class DeepSCMModel(UNetCheckpointingMixin, CXRPreTrainedModel):
         parents = parents.expand(b, s, k, -1).reshape(b * s * k, -1)
         images = self.image_mechanism.decode(repeat_noise(noise.image, k), parents, **options)
         return images.reshape(b, s, k, *images.shape[1:])
-
-
-__all__ = ["CounterfactualOutput", "DeepSCMModel", "DeepSCMNoise", "DeepSCMOutput"]

@@ -2,9 +2,6 @@
 
 from ..configuration import MAX_SIZE, CXRConfig, bounded, check_weights, checked_config
 
-# Five stages take 256x256 to 8x8 as in B; three take 64x64 to 8x8 at a fraction of the cost.
-SLIM_WIDTHS = (16, 32, 64, 128)
-
 
 @checked_config
 class ProgressiveExplainerConfig(CXRConfig):
@@ -61,12 +58,6 @@ class ProgressiveExplainerConfig(CXRConfig):
     def total_stride(self) -> int:
         """Down-sampling factor from image to embedding."""
         return 2 ** (len(self.widths) - 1)
-
-    @classmethod
-    def slim(cls, image_size: int = 64, **kwargs) -> "ProgressiveExplainerConfig":
-        """A model of 0.47 M parameters with a residual output, which two CPU cores can train at 64x64."""
-        settings = {"widths": list(SLIM_WIDTHS), "residual_output": True}
-        return cls(image_size=image_size, **{**settings, **kwargs})
 
     def validate_architecture(self):
         """Part of the `@strict` validation: the numbers must describe a network."""

@@ -117,11 +117,7 @@ class ExplainerDiscriminator(CXRPreTrainedModel):
 
     @capture_outputs
     def forward(
-        self,
-        pixel_values: Tensor,
-        target_bins: Tensor | int,
-        labels: Tensor | None = None,
-        **kwargs,
+        self, pixel_values: Tensor, target_bins: Tensor | int, labels: Tensor | None = None, **kwargs
     ) -> ExplainerDiscriminatorOutput | tuple:
         """Scores of images, each for one bin.
 
@@ -164,6 +160,3 @@ def _singular_vectors(weight: Tensor) -> tuple[Tensor, Tensor]:
         u = F.normalize(matrix @ v, dim=0)
         v = F.normalize(matrix.T @ u, dim=0)
     return u, v
-
-
-__all__ = ["DiscriminatorBlock", "ExplainerDiscriminator", "ExplainerDiscriminatorOutput"]

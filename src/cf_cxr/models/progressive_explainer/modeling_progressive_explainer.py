@@ -238,6 +238,3 @@ def move_towards(pixel_values: Tensor, change: Tensor) -> Tensor:
 
 def _double(hidden: Tensor) -> Tensor:
     return F.interpolate(hidden, scale_factor=2, mode="nearest")
-
-
-__all__ = ["ExplainerBlock", "ProgressiveExplainerModel", "ProgressiveExplainerOutput", "move_towards"]
