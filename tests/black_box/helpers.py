@@ -15,20 +15,14 @@ SCHEMA = AttributeSchema(
         Attribute("site", "categorical", ("A", "B", "C")),
     ]
 )
-TINY_BACKBONE = {
-    "model_type": "bit",
-    "embedding_size": 8,
-    "hidden_sizes": [16, 32],
-    "depths": [1, 1],
-    "num_groups": 4,
-}
+TINY_BACKBONE = {"model_type": "bit", "embedding_size": 8, "hidden_sizes": [16, 32], "depths": [1, 1]}
+TINY_BACKBONE["num_groups"] = 4
 
 
 def images(count=6, size=SIZE, seed=0, dtype=torch.float32):
     """Smooth images in [-0.9, 0.9]."""
-    coarse = (
-        torch.rand(count, 1, 4, 4, generator=torch.Generator().manual_seed(seed), dtype=dtype) * 1.8 - 0.9
-    )
+    coarse = torch.rand(count, 1, 4, 4, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+    coarse = coarse * 1.8 - 0.9
     return nn.functional.interpolate(coarse, size=(size, size), mode="bilinear")
 
 
@@ -49,9 +43,8 @@ class Linear(nn.Module):
 
     def logits(self, x):
         """The closed form in float64."""
-        return (
-            x.double().flatten(1) @ self.layer.weight.detach().double().T + self.layer.bias.detach().double()
-        )
+        weight, bias = (p.detach().double() for p in self.layer.parameters())
+        return x.double().flatten(1) @ weight.T + bias
 
 
 class MeanBrightness(ImageClassifier):
@@ -67,14 +60,9 @@ class MeanBrightness(ImageClassifier):
 def attribute_model(seed=0, **options):
     """A tiny attribute classifier in evaluation mode whose weights are away from their initial values."""
     torch.manual_seed(seed)
-    options = {
-        "temperature": {"finding": 1.7},
-        "image_size": SIZE,
-        "backbone_config": dict(TINY_BACKBONE),
-        **options,
-    }
-    options = {"attributes": SCHEMA.to_list(), **options}
-    model = AttributeClassifierModel(AttributeClassifierConfig(**options))
+    given = {"attributes": SCHEMA.to_list(), "temperature": {"finding": 1.7}, "image_size": SIZE}
+    given["backbone_config"] = dict(TINY_BACKBONE)
+    model = AttributeClassifierModel(AttributeClassifierConfig(**given | options))
     with torch.no_grad():
         for head in model.heads:
             head.weight.normal_(0, 1)
@@ -92,8 +80,7 @@ def assert_gradient(classifier, x, tolerance=0.03):
         # mostly along the gradient, so that rounding does not hide the slope
         direction = direction / direction.norm() + gradient / gradient.norm()
         with torch.no_grad():
-            rise = (classifier(x + step * direction) - classifier(x - step * direction)).double().sum() / (
-                2 * step
-            )
+            rise = (classifier(x + step * direction) - classifier(x - step * direction)).double().sum()
+        rise = rise / (2 * step)
         slope = (gradient * direction).sum()
         assert abs(rise - slope) <= tolerance * abs(slope), (float(rise), float(slope))

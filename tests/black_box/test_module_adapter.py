@@ -58,17 +58,6 @@ def test_three_channels_at_the_networks_size():
     assert_gradient(classifier, images(2))
 
 
-class Answers(nn.Module):
-    """Answers the same whatever it is asked."""
-
-    def __init__(self, answer):
-        super().__init__()
-        self.answer = answer
-
-    def forward(self, x):
-        return self.answer
-
-
 def test_a_preprocessing_through_numpy_has_no_gradient_and_says_so():
     def through_numpy(x):
         return torch.from_numpy(x.detach().numpy() * 1)

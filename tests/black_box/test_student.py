@@ -32,9 +32,8 @@ QUICK = {"config": CONFIG, "epochs": 12, "learning_rate": 1e-2, "progress": Fals
 
 def service(pixels):
     """A black box: is the left lower quarter brighter than the right upper one?"""
-    score = pixels[:, 0, SIZE // 2 :, : SIZE // 2].mean((1, 2)) - pixels[:, 0, : SIZE // 2, SIZE // 2 :].mean(
-        (1, 2)
-    )
+    half = SIZE // 2
+    score = pixels[:, 0, half:, :half].mean((1, 2)) - pixels[:, 0, :half, half:].mean((1, 2))
     return 1 / (1 + np.exp(-6 * score))
 
 
@@ -57,9 +56,6 @@ def test_a_student_is_faithful_on_images_it_never_saw_and_says_how_much(student)
     assert report.n_train == 640 and report.n_held_out == 160 and not report.by_patient and report.seed == 0
     assert student.class_name == "effusion" and student.threshold == 0.45
     assert "mean |difference|" in str(report) and str(report) in repr(student)
-
-
-def test_the_fingerprints_of_both_are_kept(student):
     assert student.black_box_fingerprint == black_box().fingerprint() != student.fingerprint()
 
 

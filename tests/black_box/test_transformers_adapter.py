@@ -46,6 +46,11 @@ def pictures(x):
     return [Image.fromarray(a) for a in array]
 
 
+def scores(answers, label):
+    """Of one label, in a pipeline's answers."""
+    return torch.tensor([next(a["score"] for a in row if a["label"] == label) for row in answers])
+
+
 @pytest.mark.parametrize("make", [vit, resnet])
 @pytest.mark.parametrize("problem", ["single_label_classification", "multi_label_classification", None])
 def test_agrees_with_the_pipeline_on_pictures(make, problem):
@@ -53,11 +58,9 @@ def test_agrees_with_the_pipeline_on_pictures(make, problem):
     asked = pipeline("image-classification", model=model, image_processor=PROCESSOR)
     answers = asked(pictures(x), top_k=3)
     for label in LABELS.values():
-        expected = torch.tensor([next(a["score"] for a in row if a["label"] == label) for row in answers])
-        for classifier in (
-            from_transformers(asked, label),
-            from_transformers(model, label.upper(), PROCESSOR),
-        ):
+        expected = scores(answers, label)
+        for given in ((asked, label), (model, label.upper(), PROCESSOR)):
+            classifier = from_transformers(*given)
             error = (classifier.posterior(x) - expected).abs().max()
             assert error < 0.2 * expected.std() and error < 0.02  # pictures are rounded to 8 bits
             assert classifier.class_name == label
@@ -74,23 +77,17 @@ def test_a_single_output_is_a_sigmoid_and_a_regression_nothing():
 
 
 def test_the_pipelines_own_function_is_respected():
-    asked = pipeline(
-        "image-classification", model=vit(), image_processor=PROCESSOR, function_to_apply="sigmoid"
-    )
-    x = images(4, 32)
-    expected = torch.tensor(
-        [next(a["score"] for a in r if a["label"] == LABELS[1]) for r in asked(pictures(x))]
-    )
+    options = {"image_processor": PROCESSOR, "function_to_apply": "sigmoid"}
+    asked, x = pipeline("image-classification", model=vit(), **options), images(4, 32)
+    expected = scores(asked(pictures(x)), LABELS[1])
     torch.testing.assert_close(from_transformers(asked, 1).posterior(x), expected, atol=5e-3, rtol=0)
 
 
 def test_a_grey_model_gets_one_channel():
-    classifier = from_transformers(
-        vit(num_channels=1), 1, ViTImageProcessorPil(do_resize=False, do_normalize=False)
-    )
-    assert classifier(images(2, 32)).shape == (2,)
+    grey, plain = vit(num_channels=1), ViTImageProcessorPil(do_resize=False, do_normalize=False)
+    assert from_transformers(grey, 1, plain)(images(2, 32)).shape == (2,)
     with pytest.raises(BlackBoxError, match="3 values for 1 channels"):
-        from_transformers(vit(num_channels=1), 1, PROCESSOR)
+        from_transformers(grey, 1, PROCESSOR)
 
 
 def test_half_precision():

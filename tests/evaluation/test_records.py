@@ -1,17 +1,14 @@
 """Records of an evaluation: what is finished is kept, and nothing depends on how the work was divided."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 from cf_cxr.evaluation.records import RecordsError, RecordStore
 from tests.evaluation.tiny_evaluation import command, evaluate
-from tests.training.loop.test_distributed import ROOT, launch
+from tests.training.loop.tiny import run_process
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +37,7 @@ def assert_same(first, second):
 def test_a_killed_run_goes_on_where_it_stopped(parts, data_dir, whole, tmp_path):
     out = tmp_path / "out"
     words = command(parts, data_dir, out)
-    paths = f"{ROOT}{os.pathsep}{ROOT / 'src'}"
-    environment = os.environ | {"TINY_KILL": "2", "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-    script = [sys.executable, "-m", "tests.evaluation.run_tiny_evaluation", *words]
-    died = subprocess.run(script, cwd=ROOT, env=environment, capture_output=True, text=True)
+    died = run_process("tests.evaluation.run_tiny_evaluation", *words, TINY_KILL="2")
     assert died.returncode == -signal.SIGKILL, died.stderr[-2000:]
     finished = sorted((out / "records").glob("batch-*.safetensors"))
     assert len(finished) == 2 and not (out / "results.json").exists()
@@ -56,9 +50,8 @@ def test_a_killed_run_goes_on_where_it_stopped(parts, data_dir, whole, tmp_path)
 
 def test_two_processes_give_the_numbers_of_one(parts, data_dir, whole, tmp_path):
     """Four batches for two processes, by the launcher that starts them on a CPU."""
-    result = launch(
-        *command(parts, data_dir, tmp_path / "out"), script="tests/evaluation/run_tiny_evaluation.py"
-    )
+    words = command(parts, data_dir, tmp_path / "out")
+    result = run_process("tests.evaluation.run_tiny_evaluation", *words, processes=2)
     assert result.returncode == 0, result.stderr[-3000:]
     run = json.loads((tmp_path / "out" / "results.json").read_text())["run"]
     assert run["processes"] == 2 and run["batches_computed"] == 4

@@ -316,7 +316,8 @@ def test_damaged_files_are_refused(tmp_path, damage, message):
 @pytest.mark.parametrize(
     ("elements", "expected"),
     [
-        ({"PatientAge": "006M", "PatientSex": "M", "ViewPosition": "AP"}, {"age": 0.5, "sex": "Male", "view": "AP"}),
+        ({"PatientAge": "006M", "PatientSex": "M"}, {"age": 0.5, "sex": "Male"}),
+        ({"ViewPosition": "AP"}, {"view": "AP"}),
         ({"PatientAge": "052W"}, {"age": 52 * 7 / 365.25}),
         ({"PatientAge": "030D"}, {"age": 30 / 365.25}),
         ({"PatientAge": "51"}, {"age": 51.0}),  # as the RSNA's files have it

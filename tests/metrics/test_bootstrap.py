@@ -4,13 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from cf_cxr.metrics.bootstrap import (
-    interval,
-    mean_samples,
-    paired_difference,
-    patient_weights,
-    score_samples,
-)
+from cf_cxr.metrics.bootstrap import interval, mean_samples, paired_difference, patient_weights, score_samples
 
 
 @pytest.fixture
@@ -60,10 +54,6 @@ def test_interval_percentiles_and_missing():
     assert interval([7, np.nan, 1, 3], confidence=0.5) == (7, 1.5, 2.5)
     estimate, low, high = interval([7.0])
     assert estimate == 7 and math.isnan(low) and math.isnan(high)
-    with pytest.raises(ValueError, match="confidence"):
-        interval([1, 2], confidence=95)
-    with pytest.raises(ValueError, match="shape"):
-        interval([])
 
 
 def test_patients_are_resampled_as_a_whole():
@@ -89,8 +79,6 @@ def test_paired_difference_cancels_what_is_shared(data):
     _, value, score, weights = data
     samples = score_samples("binary", score, value, weights)
     assert paired_difference(samples + 2, samples) == pytest.approx((2, 2, 2))
-    with pytest.raises(ValueError, match="same resamples"):
-        paired_difference(samples, samples[:-1])
 
 
 def test_interval_of_a_mean_has_the_width_of_the_closed_form():

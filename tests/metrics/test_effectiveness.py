@@ -38,13 +38,6 @@ def test_absolute_interval_contains_zero_when_the_signed_one_does():
     assert all(math.isnan(v) for v in absolute_interval((math.nan,) * 3))
 
 
-def test_one_class_is_missing_never_fifty():
-    out = effectiveness("binary", [0.1, 0.9], [1, 1], [0.1, 0.9], [0, 1], np.ones((3, 2)))
-    assert out["real"][0] == 100
-    for key in ("effectiveness", "signed_distance", "distance"):
-        assert all(math.isnan(v) for v in out[key])
-
-
 def test_a_fooled_classifier_has_a_positive_gap():
     value = classes(N)
     out = fooling_gap("binary", sigmoid(feature(N, 1.0)), sigmoid(feature(N, 3.0)), value, WEIGHTS)

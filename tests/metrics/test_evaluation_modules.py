@@ -415,7 +415,9 @@ def test_undefined_is_missing_never_fifty():
     out = metrics.load("effectiveness").compute(
         predictions=[0.1, 0.9], references=[1, 1], real_predictions=[0.1, 0.9], real_references=[0, 1]
     )
-    assert np.isnan(out["effectiveness"]) and out["real"] == 100
+    assert out["real"] == 100
+    for key in ("effectiveness", "signed_distance", "distance"):
+        assert np.isnan([out[key], *out[f"{key}_interval"]]).all()
     out = metrics.load("exposure_share").compute(predictions=X, references=X)
     assert np.isnan(out["exposure_share_median"]) and out["changed_share"] == 0
 

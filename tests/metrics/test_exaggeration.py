@@ -120,6 +120,3 @@ def test_bins_of_the_contract():
         edges = torch.arange(n + 1) / n
         posterior = torch.cat([edges, torch.rand(500), PosteriorBins(n).centres])
         np.testing.assert_array_equal(posterior_bin(posterior.numpy(), n), PosteriorBins(n).index(posterior))
-
-
-GOOD = {"source_posterior": [0.1, 0.9], "target": [[0.5], [0.5]], "reached": [[0.5], [0.5]]}

@@ -14,22 +14,17 @@ def test_by_hand():
     assert out["all"][1] < 0.6 < out["all"][2]
 
 
-def test_the_boundary_is_positive():
-    np.testing.assert_array_equal(decision_flipped([0.5, 0.4], [0.5, 0.5]), [False, True])
-    np.testing.assert_array_equal(decision_flipped([0.5, 0.2], [0.6, 0.3], threshold=0.3), [False, True])
-
-
-def test_only_the_last_step_counts():
-    """A series that crosses the boundary and comes back is not valid."""
-    np.testing.assert_array_equal(
-        decision_flipped([0.1, 0.1], [[0.1, 0.7, 0.4], [0.2, 0.4, 0.6]]), [False, True]
-    )
-
-
-def test_a_flip_by_a_hair_can_be_refused():
-    np.testing.assert_array_equal(
-        decision_flipped([0.49, 0.05], [0.51, 0.95], minimum_change=0.8), [False, True]
-    )
+@pytest.mark.parametrize(
+    "source, reached, options, expected",
+    [
+        ([0.5, 0.4], [0.5, 0.5], {}, [False, True]),  # the boundary is positive
+        ([0.5, 0.2], [0.6, 0.3], {"threshold": 0.3}, [False, True]),
+        ([0.1, 0.1], [[0.1, 0.7, 0.4], [0.2, 0.4, 0.6]], {}, [False, True]),  # only the last step counts
+        ([0.49, 0.05], [0.51, 0.95], {"minimum_change": 0.8}, [False, True]),  # no flip by a hair
+    ],
+)
+def test_what_is_a_flip(source, reached, options, expected):
+    np.testing.assert_array_equal(decision_flipped(source, reached, **options), expected)
 
 
 def test_an_empty_group_is_missing():

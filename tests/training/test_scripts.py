@@ -71,6 +71,8 @@ def test_wrong_type_or_choice(script, capsys):
 
 def test_missing_file(script, capsys):
     refuses(script[1], ["nowhere.yaml"], capsys, "nowhere.yaml")
+    with pytest.raises(Exception, match="nowhere.yaml"):  # its traceback is kept
+        run_script(script[1], ["nowhere.yaml", "--debug"])
 
 
 def test_unknown_key_in_the_file(script, tmp_path, capsys):
@@ -109,8 +111,3 @@ def test_other_files(name, flag, tmp_path, capsys):
     if name == "train_explainer":
         words += ["--classifier", "tests.pipelines.tiny:mean_classifier", "--segmenter", "none"]
     refuses(load(name), words, capsys, part)
-
-
-def test_debug_keeps_the_traceback(script):
-    with pytest.raises(Exception, match="nowhere.yaml"):
-        run_script(script[1], ["nowhere.yaml", "--debug"])

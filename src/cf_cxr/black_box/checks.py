@@ -157,19 +157,3 @@ def check_repeated(first: Tensor, again: Tensor, who: str = "the classifier") ->
             "norm), switch off random augmentation, and let it judge each image by itself."
         )
     return first
-
-
-def check_gradient(posterior: Tensor, pixel_values: Tensor, who: str = "the classifier") -> Tensor:
-    """A posterior that depends on its images in autograd's graph, where the images ask for that.
-
-    Raises:
-        BlackBoxError: where the graph is cut (numpy, PIL, `detach`, `no_grad` inside).
-    """
-    wanted = torch.is_grad_enabled() and pixel_values.requires_grad
-    if wanted and not posterior.requires_grad:
-        raise BlackBoxError(
-            f"{who} is said to be differentiable, but its posterior has no gradient: something in it goes through "
-            "numpy or PIL, detaches or disables gradients. Give a preprocessing of torch operations, or pass "
-            "differentiable=False and train a student (`distil`)."
-        )
-    return posterior

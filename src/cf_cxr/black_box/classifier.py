@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from .checks import (
     MIN_SPREAD,
     BlackBoxError,
-    check_gradient,
     check_images,
     check_not_constant,
     check_posterior,
@@ -139,8 +138,13 @@ class ImageClassifier(nn.Module, ABC):
         posterior = check_posterior(posterior, len(pixel_values), self.who)
         if self.operating_point is not None:
             posterior = shift_posterior(posterior, self.operating_point)
-        if self.differentiable:
-            check_gradient(posterior, pixel_values, self.who)
+        if self.differentiable and torch.is_grad_enabled() and pixel_values.requires_grad:
+            if not posterior.requires_grad:
+                raise BlackBoxError(
+                    f"{self.who} is said to be differentiable, but its posterior has no gradient: something in it goes "
+                    "through numpy or PIL, detaches or disables gradients. Give a preprocessing of torch operations, or "
+                    "pass differentiable=False and train a student (`distil`)."
+                )
         return posterior.to(pixel_values.device)
 
     @torch.no_grad()

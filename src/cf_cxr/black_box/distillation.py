@@ -18,14 +18,7 @@ from ..models.attribute_classifier import AttributeClassifierConfig, AttributeCl
 from .attribute_adapter import AttributeImageClassifier
 from .checks import BlackBoxError, check_images, check_not_constant
 from .classifier import ImageClassifier
-from .student import (
-    ATTRIBUTE,
-    RECORD,
-    FidelityLimits,
-    FidelityReport,
-    StudentClassifier,
-    measure_fidelity,
-)
+from .student import ATTRIBUTE, RECORD, FidelityLimits, FidelityReport, StudentClassifier, measure_fidelity
 
 
 @dataclass(frozen=True)

@@ -4,33 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from .bootstrap import Interval, interval, score_samples
-
-
-def effectiveness_samples(
-    kind: str,
-    prediction: Any,
-    value: Any,
-    real_prediction: Any,
-    real_value: Any,
-    weights: Any,
-    name: str = "attribute",
-) -> dict[str, np.ndarray]:
-    """The samples `(1 + R,)` behind `effectiveness`, to average over attributes or to pair with another model.
-
-    Same arguments; keys `effectiveness`, `real`, `signed_distance`, `distance` (= |signed_distance| per sample).
-    """
-    if len(prediction) != len(real_prediction):
-        raise ValueError(
-            f"{name}: {len(prediction)} counterfactuals cannot be paired with {len(real_prediction)} real images; "
-            "give both for the same rows."
-        )
-    after = score_samples(kind, prediction, value, weights, name)
-    before = score_samples(kind, real_prediction, real_value, weights, name)
-    signed = after - before
-    return {"effectiveness": after, "real": before, "signed_distance": signed, "distance": np.abs(signed)}
 
 
 def effectiveness(
@@ -65,19 +39,24 @@ def effectiveness(
     Raises:
         ValueError: naming the attribute, for NaN, lengths that differ, or empty arrays.
     """
-    samples = effectiveness_samples(kind, prediction, value, real_prediction, real_value, weights, name)
-    out = {key: interval(samples[key]) for key in ("effectiveness", "real", "signed_distance")}
-    out["distance"] = absolute_interval(out["signed_distance"])
-    return out
+    if len(prediction) != len(real_prediction):
+        raise ValueError(
+            f"{name}: {len(prediction)} counterfactuals cannot be paired with {len(real_prediction)} real images; "
+            "give both for the same rows."
+        )
+    after = score_samples(kind, prediction, value, weights, name)
+    before = score_samples(kind, real_prediction, real_value, weights, name)
+    signed = interval(after - before)
+    return {
+        "effectiveness": interval(after),
+        "real": interval(before),
+        "signed_distance": signed,
+        "distance": absolute_interval(signed),
+    }
 
 
 def fooling_gap(
-    kind: str,
-    judge_prediction: Any,
-    model_prediction: Any,
-    value: Any,
-    weights: Any,
-    name: str = "attribute",
+    kind: str, judge_prediction: Any, model_prediction: Any, value: Any, weights: Any, name: str = "attribute"
 ) -> dict[str, Interval]:
     """Training classifier against independent judge, on the same counterfactuals.
 

@@ -15,19 +15,6 @@ from .bootstrap import interval, mean_samples, patient_weights
 _TIE = 1e-9
 
 
-def cosine_distance(first: Any, second: Any) -> np.ndarray:
-    """1 - cosine of the angle between paired embeddings, `(N,)` in [0, 2]; NaN where an embedding is all zero.
-
-    Args:
-        first, second: `(N, D)`.
-
-    Raises:
-        ValueError: naming the argument, for other shapes, no rows, NaN or infinity.
-    """
-    first, second = _embeddings(first=first, second=second)
-    return np.where(first.any(1) & second.any(1), paired_cosine_distances(first, second), np.nan)
-
-
 def identity_preservation(
     embedding_before: Any,
     embedding_after: Any,
@@ -64,7 +51,12 @@ def identity_preservation(
     Raises:
         ValueError: naming the argument, for other shapes, no rows, NaN, infinity, or more distractors than there are.
     """
-    before, after = _embeddings(embedding_before=embedding_before, embedding_after=embedding_after)
+    before = check_features(embedding_before, "embedding_before")
+    after = check_features(embedding_after, "embedding_after")
+    if before.shape != after.shape:
+        raise ValueError(
+            f"embedding_after has shape {after.shape}, embedding_before {before.shape}; give both for the same rows."
+        )
     names = np.arange(len(before)) if patients is None else np.asarray(patients)
     weights = patient_weights(patients, n_resamples, seed, len(before))
     others, strangers = before, names
@@ -92,12 +84,10 @@ def identity_preservation(
         mask = allowed[start : start + len(distance)]
         return ratio(np.where(mask, distance, 0.0).sum(1), mask.sum(1))
 
-    own = cosine_distance(before, after)
-    stranger = np.concatenate(
-        [*pairwise_distances_chunked(after, others, reduce_func=nearest, metric="cosine")]
-    )
-    reference = np.concatenate(
-        [*pairwise_distances_chunked(before, others, reduce_func=mean, metric="cosine")]
+    own = np.where(before.any(1) & after.any(1), paired_cosine_distances(before, after), np.nan)
+    stranger, reference = (
+        np.concatenate([*pairwise_distances_chunked(x, others, reduce_func=function, metric="cosine")])
+        for x, function in ((after, nearest), (before, mean))
     )
     defined = ~np.isnan(own) & allowed.any(1)
     values = {
@@ -126,14 +116,3 @@ def _draw(allowed: np.ndarray, number: int | None, seed: int) -> np.ndarray:
     result = np.zeros_like(allowed)
     np.put_along_axis(result, chosen, True, axis=1)
     return result
-
-
-def _embeddings(**given: Any) -> list[np.ndarray]:
-    """Two sets of features `(N, D)`, row by row."""
-    first, second = (check_features(values, name) for name, values in given.items())
-    if first.shape != second.shape:
-        one, other = given
-        raise ValueError(
-            f"{other} has shape {second.shape}, {one} {first.shape}; give both for the same rows."
-        )
-    return [first, second]

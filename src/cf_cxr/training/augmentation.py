@@ -82,30 +82,14 @@ AUGMENTATION_PRESETS: dict[str, AugmentationConfig] = {
     "none": AugmentationConfig(),
     "geometry": AugmentationConfig(rotation=2.0, translation=0.025, scale=0.02),  # leaves intensities alone
     "light": AugmentationConfig(
-        rotation=5.0,
-        translation=0.03,
-        scale=0.05,
-        gamma=0.2,
-        contrast=0.15,
-        brightness=0.05,
-        bias_field=0.05,
-        blur=0.3,
-        noise=0.01,
+        rotation=5.0, translation=0.03, scale=0.05, gamma=0.2, contrast=0.15, brightness=0.05, bias_field=0.05,
+        blur=0.3, noise=0.01,
     ),
     "strong": AugmentationConfig(
-        rotation=12.0,
-        translation=0.08,
-        scale=0.15,
-        gamma=0.5,
-        contrast=0.4,
-        brightness=0.15,
-        bias_field=0.2,
-        blur=0.8,
-        noise=0.02,
-        erasing_probability=0.3,
-        erasing_size=0.3,
+        rotation=12.0, translation=0.08, scale=0.15, gamma=0.5, contrast=0.4, brightness=0.15, bias_field=0.2,
+        blur=0.8, noise=0.02, erasing_probability=0.3, erasing_size=0.3,
     ),
-}
+}  # fmt: skip
 
 
 class CXRAugmentation:
@@ -147,10 +131,8 @@ class CXRAugmentation:
             return pixel_values
         draw = _Draw(pixel_values, generator)
         x = (pixel_values.float() + 1) / 2
-        x = self._geometry(x, draw)
-        x = self._exposure(x, draw)
-        x = self._texture(x, draw)
-        x = self._erase(x, draw)
+        for change in (self._geometry, self._exposure, self._texture, self._erase):
+            x = change(x, draw)
         return (x.clamp(0, 1) * 2 - 1).to(pixel_values.dtype)
 
     def _geometry(self, x: Tensor, draw: _Draw) -> Tensor:
@@ -163,20 +145,13 @@ class CXRAugmentation:
         shift_x, shift_y = draw.symmetric(2 * c.translation), draw.symmetric(2 * c.translation)
         aspect = x.shape[2] / x.shape[3]  # grid coordinates are in units of half a side of either axis
         cos, sin = angle.cos() / zoom, angle.sin() / zoom
-        rows, columns = (
-            _pixel_centres(x.shape[2], x.device) * 2 - 1,
-            _pixel_centres(x.shape[3], x.device) * 2 - 1,
-        )
+        rows, columns = (_pixel_centres(side, x.device) * 2 - 1 for side in x.shape[2:])
         rows, columns = rows[None, :, None], columns[None, None, :] * mirror[:, None, None]
         cos, sin, shift_x, shift_y = (v[:, None, None] for v in (cos, sin, shift_x, shift_y))
         # by broadcasting: several times faster than affine_grid's batched matrix product
-        grid = torch.stack(
-            [
-                cos * columns + (shift_x - sin * aspect * rows),
-                sin / aspect * columns + (cos * rows + shift_y),
-            ],
-            dim=-1,
-        )
+        across = cos * columns + (shift_x - sin * aspect * rows)
+        down = sin / aspect * columns + (cos * rows + shift_y)
+        grid = torch.stack([across, down], dim=-1)
         return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
     def _exposure(self, x: Tensor, draw: _Draw) -> Tensor:
@@ -248,6 +223,3 @@ def _binomial_blur(x: Tensor) -> Tensor:
 
 def _per_image(values: Tensor) -> Tensor:
     return values[:, None, None, None]
-
-
-__all__ = ["AUGMENTATION_PRESETS", "AugmentationConfig", "CXRAugmentation"]

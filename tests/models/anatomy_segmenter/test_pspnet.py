@@ -6,22 +6,10 @@ from torch.nn import functional as F
 from cf_cxr.models.anatomy_segmenter import PSPNetSegmenter
 
 # torchxrayvision.baseline_models.chestx_det.PSPNet().targets
-TARGETS = [
-    "Left Clavicle",
-    "Right Clavicle",
-    "Left Scapula",
-    "Right Scapula",
-    "Left Lung",
-    "Right Lung",
-    "Left Hilus Pulmonis",
-    "Right Hilus Pulmonis",
-    "Heart",
-    "Aorta",
-    "Facies Diaphragmatica",
-    "Mediastinum",
-    "Weasand",
-    "Spine",
-]
+TARGETS = (
+    "Left Clavicle,Right Clavicle,Left Scapula,Right Scapula,Left Lung,Right Lung,Left Hilus Pulmonis,"
+    "Right Hilus Pulmonis,Heart,Aorta,Facies Diaphragmatica,Mediastinum,Weasand,Spine"
+).split(",")
 
 
 class HandMade(nn.Module):

@@ -2,17 +2,9 @@ import math
 
 import torch
 
-from cf_cxr.attributes import Attribute, AttributeSchema
 from cf_cxr.models.attribute_classifier import AttributeClassifierConfig, AttributeClassifierModel
+from tests.models.attribute_classifier.test_attribute_classifier import BACKBONES, SCHEMA
 from tests.models.test_modeling_common import ModelCommonTestsMixin
-
-SCHEMA = AttributeSchema(
-    [
-        Attribute("age", "continuous", minimum=0, maximum=100, unit="years"),
-        Attribute("sex", "binary", ("Male", "Female")),
-        Attribute("site", "categorical", ("A", "B", "C")),
-    ]
-)
 
 
 class ClassifierTests(ModelCommonTestsMixin):
@@ -46,23 +38,11 @@ class ClassifierTests(ModelCommonTestsMixin):
 
 
 class TestWithGroupNormResNet(ClassifierTests):
-    backbone = {
-        "model_type": "bit",
-        "embedding_size": 8,
-        "hidden_sizes": [16, 32],
-        "depths": [1, 1],
-        "num_groups": 4,
-    }
+    backbone = {"model_type": "bit", **BACKBONES["bit"]}
 
 
 class TestWithBatchNormResNet(ClassifierTests):
-    backbone = {
-        "model_type": "resnet",
-        "embedding_size": 8,
-        "hidden_sizes": [8, 16],
-        "depths": [1, 1],
-        "layer_type": "basic",
-    }
+    backbone = {"model_type": "resnet", **BACKBONES["resnet"]}
     options = {"layer_norm": True, "standardize": False}
 
 
@@ -77,7 +57,7 @@ class TestWithProjection(ClassifierTests):
 
 
 class TestWithConvNeXt(ClassifierTests):
-    backbone = {"model_type": "convnextv2", "hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2}
+    backbone = {"model_type": "convnextv2", **BACKBONES["convnextv2"]}
     options = {"dropout": 0.1}
 
 

@@ -93,12 +93,6 @@ def test_loss_is_the_sum_of_means_over_known_values(model):
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
 
 
-def test_log_prob_of_discrete_variable_is_normalized(model):
-    raw = rows(1).repeat(3, 1)
-    raw[:, SITE] = torch.tensor([0.0, 1.0, 2.0])
-    torch.testing.assert_close(model.log_prob(raw)[:, SITE].exp().sum(), torch.tensor(1.0))
-
-
 def test_children_read_only_their_parents(model):
     raw = rows(3)
     base = model.log_prob(raw)
@@ -293,8 +287,6 @@ def test_noise_of_other_rows_is_refused(model):
     ("change", "error", "message"),
     [
         ({"graph": {**GRAPH, "age": ["view"]}}, CausalGraphError, "cycle"),
-        ({"graph": {**GRAPH, "age": ["height"]}}, CausalGraphError, "height"),
-        ({"graph": {"age": []}}, CausalGraphError, "does not mention"),
         ({"attributes": []}, ValueError, "at least one"),
         ({"num_bins": 0}, ValueError, "num_bins"),
         ({"hidden_sizes": [8, 0]}, ValueError, "hidden_sizes"),

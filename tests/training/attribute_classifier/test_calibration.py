@@ -3,20 +3,8 @@ import math
 import pytest
 import torch
 
-from cf_cxr.attributes import Attribute, AttributeSchema
-from cf_cxr.training.attribute_classifier.calibration import (
-    TEMPERATURE_RANGE,
-    expected_calibration_error,
-    fit_temperature,
-)
-
-SCHEMA = AttributeSchema(
-    [
-        Attribute("age", "continuous", minimum=0, maximum=100, unit="years"),
-        Attribute("sex", "binary", ("Male", "Female")),
-        Attribute("site", "categorical", ("A", "B", "C")),
-    ]
-)
+from cf_cxr.training.attribute_classifier.calibration import TEMPERATURE_RANGE, fit_temperature
+from tests.training.loop.tiny import SCHEMA
 
 
 def calibrated_data(n=20_000, seed=0):
@@ -87,46 +75,3 @@ def test_shape_errors_name_the_shapes():
         fit_temperature(logits, labels[:, :2], SCHEMA)
     with pytest.raises(ValueError, match=r"\(10, 5\)"):
         fit_temperature(logits[:, :5], labels, SCHEMA)
-
-
-def test_binary_calibration_error_known_answers():
-    # 0.8 claimed for ten, six of them positive; 0.3 claimed for ten, three positive: (0.2 + 0) / 2
-    probabilities = torch.tensor([0.8] * 10 + [0.3] * 10)
-    labels = torch.tensor([1.0] * 6 + [0.0] * 4 + [1.0] * 3 + [0.0] * 7)
-    assert expected_calibration_error(probabilities, labels) == pytest.approx(0.1, abs=1e-6)
-    assert expected_calibration_error(torch.tensor([0.0, 1.0]), torch.tensor([0, 1])) == 0
-    assert expected_calibration_error(torch.tensor([0.0, 1.0]), torch.tensor([1, 0])) == 1
-
-
-def test_categorical_calibration_error_known_answer():
-    probabilities = torch.tensor([[0.7, 0.2, 0.1]] * 10)
-    labels = torch.tensor([0.0] * 5 + [1.0] * 5)
-    assert expected_calibration_error(probabilities, labels) == pytest.approx(0.2, abs=1e-6)
-
-
-def test_calibration_error_leaves_out_unknown_labels():
-    labels = torch.tensor([1.0, 0.0, math.nan])
-    assert expected_calibration_error(torch.tensor([1.0, 0.0, 0.5]), labels) == 0
-
-
-def test_fitting_lowers_the_calibration_error():
-    logits, labels = calibrated_data()
-    logits = miscalibrate(logits, 4.0)
-    temperature = fit_temperature(logits, labels, SCHEMA)["sex"]
-    before = expected_calibration_error(logits[:, 2].sigmoid(), labels[:, 1])
-    after = expected_calibration_error((logits[:, 2] / temperature).sigmoid(), labels[:, 1])
-    assert before > 0.08 and after < 0.02
-
-
-@pytest.mark.parametrize(
-    ("probabilities", "labels", "message"),
-    [
-        (torch.tensor([1.5, -0.5]), torch.tensor([1.0, 0.0]), "sigmoid"),
-        (torch.tensor([0.5, math.nan]), torch.tensor([1.0, 0.0]), r"\[0, 1\]"),
-        (torch.tensor([0.5, 0.5]), torch.tensor([1.0]), "probability has 2 rows"),
-        (torch.tensor([0.5]), torch.tensor([math.nan]), "known label"),
-    ],
-)
-def test_calibration_error_refuses_bad_input(probabilities, labels, message):
-    with pytest.raises(ValueError, match=message):
-        expected_calibration_error(probabilities, labels)

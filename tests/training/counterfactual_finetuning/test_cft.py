@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -27,10 +26,8 @@ from cf_cxr.training.counterfactual_finetuning.command import main as finetune
 from cf_cxr.training.counterfactual_finetuning.targets import TARGETS
 from cf_cxr.training.counterfactual_finetuning.trainer import CFTTrainer
 from tests.evaluation.tiny_evaluation import BACKBONE, build_parts, strings, write_data
-from tests.training.loop.test_distributed import launch
-from tests.training.loop.tiny import LOOP, SCHEMA, TinyData, tiny_hvae
+from tests.training.loop.tiny import LOOP, SCHEMA, TinyData, log_of, run_process, tiny_hvae
 
-ROOT = Path(__file__).parents[3]
 GRAPH = {"age": [], "sex": [], "site": []}
 PLAIN = {"augmentation": "none", "exposure_weight": 0.0, "interventions_per_step": 1, "parents_lr_scale": 1.0}
 SEX = torch.tensor([False, True, False])  # affected by do(sex)
@@ -78,8 +75,7 @@ def cft_trainer(folder, *, data=None, bound=1e6, kind=AttributeClassifierModel, 
 
 
 def records(folder, name):
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line)[name] for line in lines if name in json.loads(line)]
+    return [line[name] for line in log_of(folder) if name in line]
 
 
 def disagreement(trainer, counterfactual_images, affected=SEX, column=1):
@@ -120,19 +116,9 @@ def written_data(size=64):
 
 @pytest.mark.parametrize("labels", TARGETS)
 def test_finetuning_teaches_the_generator_what_the_classifiers_read(tmp_path, labels):
-    trainer = cft_trainer(
-        tmp_path,
-        data=written_data(),
-        kind=HalvesClassifier,
-        bound=7.0,
-        target_labels=labels,
-        do_variables=["sex"],
-        do_values="permute",
-        max_steps=80,
-        learning_rate=3e-3,
-        save_strategy="no",
-        ema_decay=0.0,
-    )
+    settings = {"do_variables": ["sex"], "do_values": "permute", "max_steps": 80, "learning_rate": 3e-3}
+    settings |= {"target_labels": labels, "save_strategy": "no", "ema_decay": 0.0}
+    trainer = cft_trainer(tmp_path, data=written_data(), kind=HalvesClassifier, bound=7.0, **settings)
     before = left_change(trainer)
     trainer.train()
     assert left_change(trainer) > max(0.1, before + 0.1)
@@ -220,31 +206,24 @@ def test_numbers_out_of_range_are_refused(name):
         CFTConfig(**{name: 0})
 
 
-def test_only_the_image_mechanism_learns(tmp_path):
-    trainer = cft_trainer(tmp_path, max_steps=2)
+def test_only_the_image_mechanism_learns_by_one_encoder_and_two_decoder_passes(tmp_path):
+    trainer, calls = cft_trainer(tmp_path, max_steps=2), []
+    trainer.model.encoder.register_forward_hook(lambda *_: calls.append("encoder"))
+    trainer.model.decoder.register_forward_hook(lambda *_: calls.append("decoder"))
     frozen = [trainer.scm, *trainer.classifiers]
     before = [{k: v.clone() for k, v in m.state_dict().items()} for m in frozen]
     image = {k: v.clone() for k, v in trainer.model.state_dict().items()}
     trainer.train()
+    assert calls == ["encoder", "decoder", "decoder"] * 2
     for model, state in zip(frozen, before):
         assert not model.training
         assert all(torch.equal(v, model.state_dict()[k]) for k, v in state.items())
     assert any(not torch.equal(v, trainer.model.state_dict()[k]) for k, v in image.items())
 
 
-def test_step_costs_one_encoder_and_two_decoder_passes(tmp_path):
-    trainer, calls = cft_trainer(tmp_path, max_steps=1), []
-    trainer.model.encoder.register_forward_hook(lambda *_: calls.append("encoder"))
-    trainer.model.decoder.register_forward_hook(lambda *_: calls.append("decoder"))
-    trainer.train()
-    assert calls == ["encoder", "decoder", "decoder"]
-
-
 def test_violated_constraint_raises_the_multiplier(tmp_path):
-    loose, tight = (
-        cft_trainer(tmp_path / "loose"),
-        cft_trainer(tmp_path / "tight", bound=-5.0, skip_threshold=0),
-    )
+    loose = cft_trainer(tmp_path / "loose")
+    tight = cft_trainer(tmp_path / "tight", bound=-5.0, skip_threshold=0)
     for trainer in (loose, tight):
         trainer.train()
     assert loose.constraint.multiplier == 0
@@ -297,19 +276,18 @@ def test_classifier_of_other_attributes_is_refused(tmp_path):
         cft_trainer(tmp_path, parts=frozen_parts(attributes=2))
 
 
-def run_process(folder, *words, kill=""):
-    """The run of `main` below in a process of its own, killed after a step."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TINY_KILL": kill}
-    command = [sys.executable, "-m", "tests.training.counterfactual_finetuning.run_tiny_cft"]
-    command += ["--output_dir", str(folder), *words]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+def run_main(folder, *words, **more):
+    """The run of `main` below in processes of its own."""
+    return run_process(
+        "tests.training.counterfactual_finetuning.test_cft", "--output_dir", folder, *words, **more
+    )
 
 
 def test_killed_and_resumed_run_ends_with_the_same_bits(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert run_process(whole).returncode == 0
-    assert run_process(killed, kill="7").returncode == -signal.SIGKILL
-    result = run_process(killed, "--resume_from_checkpoint", "latest")
+    assert run_main(whole).returncode == 0
+    assert run_main(killed, TINY_KILL="7").returncode == -signal.SIGKILL
+    result = run_main(killed, "--resume_from_checkpoint", "latest")
     assert result.returncode == 0, result.stderr[-2000:]
     first, second = (load_file(folder / "model.safetensors") for folder in (whole, killed))
     assert all(torch.equal(first[k], second[k]) for k in first)
@@ -319,9 +297,7 @@ def test_killed_and_resumed_run_ends_with_the_same_bits(tmp_path):
 
 
 def test_two_processes_train_one_model(tmp_path):
-    result = launch(
-        "--output_dir", str(tmp_path), script="tests/training/counterfactual_finetuning/run_tiny_cft.py"
-    )
+    result = run_main(tmp_path, processes=2)
     assert result.returncode == 0, result.stderr[-3000:]
     run = json.loads((tmp_path / "run.json").read_text())
     assert run["num_processes"] == 2 and run["finished"]
@@ -349,3 +325,7 @@ def main(argv=None):
     trainer.train()
     weights = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
     (trainer.output_dir / f"weights_{trainer.args.process_index}.txt").write_text(str(weights.tolist()))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

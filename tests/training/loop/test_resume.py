@@ -1,10 +1,7 @@
 """A run that was killed and resumed ends with the same bits as one that was not."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,18 +10,12 @@ from safetensors.torch import load_file
 
 from cf_cxr.files import sha256_of
 from cf_cxr.training.loop.checkpointing import CheckpointError, list_checkpoints
-from tests.training.loop.tiny import TinyData, main, tiny_hvae, tiny_trainer
-
-ROOT = Path(__file__).parents[3]
+from tests.training.loop.tiny import TinyData, log_of, main, run_process, tiny_hvae, tiny_trainer
 
 
-def run_process(output_dir, *words, kill=None, check=True):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TINY_KILL": kill or ""}
-    command = [sys.executable, "-m", "tests.training.loop.tiny", "--output_dir", str(output_dir), *words]
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    if check:
-        assert result.returncode == (-signal.SIGKILL if kill else 0), result.stderr[-3000:]
-    return result
+def run_killed(output_dir, *words, kill=""):
+    result = run_process("tests.training.loop.tiny", "--output_dir", output_dir, *words, TINY_KILL=kill)
+    assert result.returncode == (-signal.SIGKILL if kill else 0), result.stderr[-3000:]
 
 
 def assert_same_state(first, second):
@@ -52,12 +43,7 @@ def assert_same_run(first, second):
         assert_same_state(load_file(last / name), load_file(other / name))
     for name in ("optimizer.pt", "scheduler.pt", "loop.pt"):
         assert_same_state(*(torch.load(path / name, weights_only=True) for path in (last, other)))
-    assert metrics(first) == metrics(second)
-
-
-def metrics(folder):
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
+    assert log_of(first) == log_of(second)
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +57,12 @@ def uninterrupted(tmp_path_factory):
 
 def test_killed_and_resumed_run_ends_with_the_same_bits(uninterrupted, tmp_path):
     folder = tmp_path / "run"
-    run_process(folder, kill="step:7")
+    run_killed(folder, kill="step:7")
     assert [path.name for path in list_checkpoints(folder)] == ["checkpoint-4"]
-    assert metrics(folder)[-1]["step"] == 7 - 1  # the seventh step was done but not logged
-    run_process(folder, "--resume_from_checkpoint", "latest", kill="writing:8")
+    assert log_of(folder)[-1]["step"] == 7 - 1  # the seventh step was done but not logged
+    run_killed(folder, "--resume_from_checkpoint", "latest", kill="writing:8")
     assert [path.name for path in list_checkpoints(folder)] == ["checkpoint-4"]
-    run_process(folder, "--resume_from_checkpoint", "latest")
+    run_killed(folder, "--resume_from_checkpoint", "latest")
     assert_same_run(uninterrupted, folder)
     assert json.loads((folder / "run.json").read_text())["finished"] is True
 
@@ -85,32 +71,27 @@ def test_killed_and_resumed_run_ends_with_the_same_bits(uninterrupted, tmp_path)
 @pytest.mark.parametrize("kill", ["step:1", "writing:4", "deleting:4", "writing:12"])
 def test_killed_at_other_moments(uninterrupted, tmp_path, kill):
     folder = tmp_path / "run"
-    run_process(folder, "--save_total_limit", "2", kill=kill)
-    run_process(folder, "--save_total_limit", "2", "--resume_from_checkpoint", "latest")
+    run_killed(folder, "--save_total_limit", "2", kill=kill)
+    run_killed(folder, "--save_total_limit", "2", "--resume_from_checkpoint", "latest")
     assert_same_run(uninterrupted, folder)
     assert not list(folder.glob(".incomplete-*"))
 
 
 def test_resume_in_the_same_process_matches_too(tmp_path):
     """Cheap variant with accumulation and a cosine schedule: two legs against one."""
-    settings = {
-        "gradient_accumulation_steps": 2,
-        "per_device_train_batch_size": 2,
-        "lr_scheduler_type": "cosine",
-    }
-    tiny_trainer(tmp_path / "one", max_steps=6, save_steps=3, **settings).train()
+    settings = {"max_steps": 6, "save_steps": 3, "per_device_train_batch_size": 2}
+    settings |= {"gradient_accumulation_steps": 2, "lr_scheduler_type": "cosine"}
+    tiny_trainer(tmp_path / "one", **settings).train()
 
     class Stop(Exception):
         pass
 
-    trainer = tiny_trainer(tmp_path / "two", max_steps=6, save_steps=3, **settings)
+    trainer = tiny_trainer(tmp_path / "two", **settings)
     trainer.after_step = lambda logs: (_ for _ in ()).throw(Stop) if trainer.state.global_step == 5 else None
     with pytest.raises(Stop):
         trainer.train()
     torch.rand(17)  # global state of the generators must not matter
-    tiny_trainer(
-        tmp_path / "two", max_steps=6, save_steps=3, resume_from_checkpoint="latest", **settings
-    ).train()
+    tiny_trainer(tmp_path / "two", resume_from_checkpoint="latest", **settings).train()
     assert_same_run(tmp_path / "one", tmp_path / "two")
 
 
@@ -211,7 +192,4 @@ def test_checkpoint_with_code_in_it_is_refused(two_checkpoints):
 
 def test_oldest_checkpoints_are_deleted(tmp_path):
     tiny_trainer(tmp_path, max_steps=5, save_steps=1, save_total_limit=2, eval_strategy="no").train()
-    assert [path.name for path in list_checkpoints(tmp_path)] == [
-        "checkpoint-4",
-        "checkpoint-5",
-    ]
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-4", "checkpoint-5"]

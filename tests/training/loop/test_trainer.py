@@ -20,17 +20,13 @@ from cf_cxr.models.causal_hvae import CausalHVAEModel
 from cf_cxr.packaging.deep_scm import load_image_mechanism, load_image_processor
 from cf_cxr.training.causal_hvae.trainer import HVAETrainer
 from cf_cxr.training.loop.averaging import WeightAverage
+from cf_cxr.training.loop.callbacks import TrainingDivergedError
 from cf_cxr.training.loop.checkpointing import CheckpointError, list_checkpoints
 from cf_cxr.training.loop.run_folder import OutputDirectoryError
-from cf_cxr.training.loop.trainer import TrainingDivergedError
 from tests.hub_server import LocalHub
 from tests.test_hub import run_client
 from tests.training.loop.run_tiny import PlainTrainer
-from tests.training.loop.tiny import POISON, TinyData, tiny_hvae, tiny_trainer
-
-
-def lines(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+from tests.training.loop.tiny import POISON, TinyData, log_of, tiny_hvae, tiny_trainer
 
 
 class PoisonedTrainer(HVAETrainer):
@@ -48,19 +44,11 @@ class PoisonedTrainer(HVAETrainer):
 def test_run_learns_and_leaves_what_it_should(tmp_path):
     trainer = tiny_trainer(tmp_path, max_steps=30, learning_rate=1e-2, sample_steps=20)
     metrics = trainer.train()
-    log = lines(tmp_path)
+    log = log_of(tmp_path)
     losses = [line["loss"] for line in log if "loss" in line]
     assert sum(losses[-5:]) < 0.85 * sum(losses[:5])
-    assert log[0].keys() >= {
-        "step",
-        "loss",
-        "nll",
-        "kl",
-        "bits_per_dim",
-        "grad_norm",
-        "learning_rate",
-        "images_per_second",
-    }
+    assert log[0].keys() >= {*"step loss nll kl bits_per_dim grad_norm learning_rate".split()}
+    assert "images_per_second" in (tmp_path / "metrics.jsonl").read_text()
     assert math.isclose(metrics["eval_bits_per_dim"], metrics["eval_nelbo"] / math.log(2), rel_tol=1e-5)
     manifest = json.loads((tmp_path / "run.json").read_text())
     assert manifest["finished"] and manifest["steps"] == 30 and manifest["seed"] == 3
@@ -101,22 +89,12 @@ def test_batch_statistics_are_averaged_with_the_weights():
 def test_two_half_batches_are_one_batch(tmp_path):
     """Same images per step, so the same weights up to rounding."""
     results = []
-    for batch, accumulation in ((4, 1), (2, 2)):
-        folder = tmp_path / str(batch)
-        tiny_trainer(
-            folder,
-            train=TinyData(12),
-            kind=PlainTrainer,
-            max_steps=5,
-            per_device_train_batch_size=batch,
-            gradient_accumulation_steps=accumulation,
-        ).train()
-        results.append(
-            (
-                load_file(folder / "model.safetensors"),
-                [line["loss"] for line in lines(folder) if "loss" in line],
-            )
-        )
+    for size, accumulation in ((4, 1), (2, 2)):
+        folder = tmp_path / str(size)
+        settings = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation}
+        tiny_trainer(folder, train=TinyData(12), kind=PlainTrainer, max_steps=5, **settings).train()
+        losses = [line["loss"] for line in log_of(folder) if "loss" in line]
+        results.append((load_file(folder / "model.safetensors"), losses))
     (first, losses), (second, others) = results
     for name in first:
         torch.testing.assert_close(first[name], second[name], rtol=1e-4, atol=1e-6)
@@ -138,7 +116,7 @@ def test_options_do_not_change_the_result(tmp_path, monkeypatch, option, toleran
     for value in (False, True):
         folder = tmp_path / str(value)
         tiny_trainer(folder, max_steps=3, eval_strategy="no", **{option: value}).train()
-        losses.append([line["loss"] for line in lines(folder)])
+        losses.append([line["loss"] for line in log_of(folder)])
     assert losses[0] == pytest.approx(losses[1], rel=tolerance)
 
 
@@ -166,7 +144,7 @@ def test_step_with_nan_is_skipped_and_counted(tmp_path):
     )
     trainer.add_callback(watching)
     trainer.train()
-    assert trainer.skipped_steps == 2 and lines(tmp_path)[-1]["skipped_steps"] == 2
+    assert trainer.skipped_steps == 2 and log_of(tmp_path)[-1]["skipped_steps"] == 2
     assert sum(watching.changed[:6]) == sum(watching.changed[6:]) == 5
     assert all(w.isfinite().all() for w in load_file(tmp_path / "model.safetensors").values())
 
@@ -180,14 +158,8 @@ def test_exploding_gradient_is_skipped(tmp_path):
 
 
 def test_persistent_nan_stops_the_run_with_an_explanation(tmp_path):
-    trainer = tiny_trainer(
-        tmp_path,
-        kind=PoisonedTrainer,
-        max_steps=50,
-        save_steps=2,
-        max_consecutive_skips=3,
-        eval_strategy="no",
-    )
+    settings = {"max_steps": 50, "save_steps": 2, "max_consecutive_skips": 3, "eval_strategy": "no"}
+    trainer = tiny_trainer(tmp_path, kind=PoisonedTrainer, **settings)
     trainer.after_step = lambda logs: trainer.train_dataset.images.fill_(POISON)
     with pytest.raises(TrainingDivergedError) as error:
         trainer.train()
@@ -216,12 +188,7 @@ def test_batch_statistics_survive_a_skipped_step(tmp_path):
             return model.norm(pixels).square().mean(), {}
 
     trainer = tiny_trainer(
-        tmp_path,
-        train=TinyData(8, poison=[0]),
-        kind=Trainer,
-        model=Normed(),
-        max_steps=4,
-        eval_strategy="no",
+        tmp_path, train=TinyData(8, poison=[0]), kind=Trainer, model=Normed(), max_steps=4, eval_strategy="no"
     )
     trainer.train()
     assert trainer.skipped_steps == 2
@@ -251,13 +218,13 @@ def test_resuming_elsewhere_does_not_mix_runs(tmp_path):
     with pytest.raises(OutputDirectoryError, match="already holds a run"):
         tiny_trainer(tmp_path / "b", max_steps=3, resume_from_checkpoint=str(checkpoint)).train()
     tiny_trainer(tmp_path / "c", max_steps=3, resume_from_checkpoint=str(checkpoint)).train()
-    assert [line["step"] for line in lines(tmp_path / "c")] == [1, 2, 2, 3, 3]
+    assert [line["step"] for line in log_of(tmp_path / "c")] == [1, 2, 2, 3, 3]
 
 
 def test_latest_without_a_checkpoint_starts_anew_with_a_warning(tmp_path, caplog):
     tiny_trainer(tmp_path, max_steps=2, resume_from_checkpoint="latest").train()
     assert "starting at step 0" in caplog.text
-    assert lines(tmp_path)[0]["step"] == 1
+    assert log_of(tmp_path)[0]["step"] == 1
 
 
 def test_the_second_run_in_a_folder_is_refused_while_the_first_goes_on(tmp_path):

@@ -6,9 +6,11 @@ The environment variable TINY_KILL ends the process with SIGKILL: `step:7` right
 `writing:8` in the middle of writing checkpoint 8, `deleting:4` in the middle of deleting checkpoint 4.
 """
 
+import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -29,6 +31,7 @@ SCHEMA = AttributeSchema(
     ]
 )
 POISON = -0.5
+ROOT = Path(__file__).parents[3]
 LOOP = {
     "seed": 3,
     "per_device_train_batch_size": 4,
@@ -51,14 +54,9 @@ class TinyData:
 
     def __init__(self, size=24, seed=0, poison=()):
         generator = torch.Generator().manual_seed(seed)
-        self.attributes = torch.stack(
-            [
-                torch.rand(size, generator=generator) * 100,
-                torch.randint(2, (size,), generator=generator).float(),
-                torch.randint(3, (size,), generator=generator).float(),
-            ],
-            dim=1,
-        )
+        age = torch.rand(size, generator=generator) * 100
+        sex, site = (torch.randint(n, (size,), generator=generator).float() for n in (2, 3))
+        self.attributes = torch.stack([age, sex, site], dim=1)
         noise = torch.rand(size, 1, 16, 16, generator=generator) * 0.2
         self.images = (noise + self.attributes[:, 0, None, None, None] / 50 - 1).clamp(-1, 1)
         self.attributes[::7, 1] = torch.nan
@@ -84,6 +82,22 @@ def tiny_trainer(output_dir, *, train=None, val=None, kind=HVAETrainer, model=No
         config, settings = HVAEConfig, {"z_dim": 4, "augmentation": "light"} | settings
     args = config(output_dir=str(output_dir), **(LOOP | settings))
     return kind(model or tiny_hvae(), args, train or TinyData(), val or TinyData(7, seed=1), schema=SCHEMA)
+
+
+def log_of(folder):
+    """The lines of metrics.jsonl, without how fast it was."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "images_per_second"} for line in lines]
+
+
+def run_process(module, *words, processes=1, **environment):
+    """`python -m module words`, or several such processes started by torchrun; `environment` is added to ours."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "MASTER_"))}
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    several = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m"]
+    command = [sys.executable, "-m", *several[: 5 * (processes > 1)], module, *map(str, words)]
+    environment = inherited | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path} | environment
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
 def _die():

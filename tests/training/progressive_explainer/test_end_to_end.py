@@ -107,15 +107,8 @@ def own_network(rows, folder):
     classifier, _ = of_modules(network, rows, preprocess, 1, "softmax")
     named.network = network
     options = json.dumps({"preprocess": preprocess, "index": 1, "activation": "softmax"})
-    words = [
-        "--classifier",
-        f"{__name__}:named.network",
-        "--class_name",
-        FINDING,
-        "--classifier_options",
-        options,
-    ]
-    return classifier, words
+    words = ["--classifier", f"{__name__}:named.network", "--class_name", FINDING]
+    return classifier, [*words, "--classifier_options", options]
 
 
 def of_torchvision(rows, folder):
@@ -142,11 +135,8 @@ def of_transformers(rows, folder):
 
 
 def means(images):
-    return (
-        images.reshape(len(images), CELLS, SIDE // CELLS, CELLS, SIDE // CELLS)
-        .mean((2, 4))
-        .reshape(len(images), -1)
-    )
+    cells = images.reshape(len(images), CELLS, SIDE // CELLS, CELLS, SIDE // CELLS)
+    return cells.mean((2, 4)).reshape(len(images), -1)
 
 
 def of_scikit_learn(rows, folder):

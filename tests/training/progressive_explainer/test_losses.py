@@ -1,7 +1,5 @@
 """Losses against known answers, and the prior against what it promises."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -24,9 +22,6 @@ def rand(*shape, seed=0):
 
 
 def test_kl_is_that_of_the_library():
-    t, r = torch.tensor([0.5]), torch.tensor([0.25])
-    assert posterior_kl(t, r).item() == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3), rel=1e-5)
-    assert posterior_kl(torch.tensor([0.0]), r).item() == pytest.approx(math.log(4 / 3), rel=1e-5)
     t, r = rand(50), rand(50, seed=1)
     expected = kl_divergence(Bernoulli(t), Bernoulli(r)).mean().item()
     assert posterior_kl(t, r).item() == pytest.approx(expected, rel=1e-5)
@@ -112,23 +107,6 @@ def test_empty_masks_give_zero_and_never_nan():
     alone = context_aware_reconstruction(image, reconstruction, empty, background=False)
     alone.backward()
     assert alone == 0 and (reconstruction.grad == 0).all()
-
-
-def test_lungs_only_lets_the_rest_go_and_the_context_does_not():
-    """A device of one pixel counts as much as a lung of eight."""
-    image = rand(2, 1, 4, 4)
-    masks = torch.zeros(2, 2, 4, 4)
-    masks[:, 0, :2], masks[:, 1, 3, 3] = 1, 1
-    gradients = []
-    for chosen, background in ((masks, True), (masks[:, :1], False)):
-        reconstruction = (image + 0.3).requires_grad_()
-        context_aware_reconstruction(image, reconstruction, chosen, background).backward()
-        gradients.append(reconstruction.grad)
-    assert (gradients[0] > 0).all()
-    assert torch.equal(gradients[1] > 0, masks[:, :1] > 0)
-    # the mean over 2 images, a lung of 8 pixels, a device of one, a background of 7
-    of = gradients[0][0, 0]
-    assert [of[0, 0].item(), of[3, 3].item(), of[3, 0].item()] == pytest.approx([1 / 16, 1 / 2, 1 / 14])
 
 
 # --- the prior ----------------------------------------------------------------------------------------------

@@ -4,9 +4,6 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +18,7 @@ from cf_cxr.training.progressive_explainer.command import spread_conditions
 from cf_cxr.training.progressive_explainer.losses import MahalanobisPrior, posterior_kl
 from cf_cxr.training.progressive_explainer.trainer import ExplainerTrainer
 from tests.training.loop.test_resume import assert_same_run
+from tests.training.loop.tiny import log_of, run_process
 from tests.training.progressive_explainer.tiny_explainer import (
     RESUMED,
     PatchClassifier,
@@ -32,7 +30,7 @@ from tests.training.progressive_explainer.tiny_explainer import (
     whole_generator,
 )
 
-ROOT = Path(__file__).parents[3]
+HERE = "tests.training.progressive_explainer.tiny_explainer"
 
 
 def copies(module):
@@ -61,27 +59,14 @@ def test_posterior_is_followed_and_the_classifier_is_frozen(tmp_path, discrimina
     """
     classifier, model = PatchClassifier(), tiny_generator()
     before = copies(classifier)
-    settings = {
-        "reconstruction_weight": 1.0,
-        "embedding_weight": 0.1,
-        "max_steps": 110,
-        "discriminator_steps": 1,
-    }
+    settings = {"reconstruction_weight": 1.0, "embedding_weight": 0.1, "learning_rate": 8e-3}
+    settings |= {"max_steps": 110, "sample_steps": 110, "discriminator_steps": 1}
     if not discriminator:
         spread_conditions(model)
-        settings = {"reconstruction_weight": 1.0, "embedding_weight": 0.1, "max_steps": 60}
-        settings |= {"discriminator_steps": 0, "preservation_warmup_steps": 200}
-    trainer = tiny_explainer_trainer(
-        tmp_path,
-        classifier=classifier,
-        model=model,
-        learning_rate=8e-3,
-        per_device_train_batch_size=10,
-        sample_steps=settings["max_steps"],
-        eval_strategy="steps",
-        eval_steps=1000,
-        **settings,
-    )
+        settings |= {"max_steps": 60, "sample_steps": 60, "discriminator_steps": 0}
+        settings |= {"preservation_warmup_steps": 200}
+    settings |= {"per_device_train_batch_size": 10, "eval_strategy": "steps", "eval_steps": 1000}
+    trainer = tiny_explainer_trainer(tmp_path, classifier=classifier, model=model, **settings)
     with trainer.looking(0):
         untrained = trainer.evaluation_metrics()
     assert untrained["slope"] == pytest.approx(0, abs=1e-6)  # a residual generator starts as the identity
@@ -90,7 +75,7 @@ def test_posterior_is_followed_and_the_classifier_is_frozen(tmp_path, discrimina
     assert metrics["eval_slope"] > 0.5 and metrics["eval_mae"] < 0.6 * untrained["mae"]
     assert metrics["eval_validity"] > 0.8
     assert same(before, copies(classifier)) and classifier.slope.grad is None
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    lines = log_of(tmp_path)
     logged = {"kl_target", "kl_cycle", "l1_self", "l1_cycle", "embedding_distance", "change"}
     assert logged <= lines[1].keys() and ("adversarial" in lines[1]) == discriminator
     assert list((tmp_path / "samples").glob("*explanations.png"))
@@ -101,16 +86,10 @@ def test_posterior_is_followed_and_the_classifier_is_frozen(tmp_path, discrimina
 
 def test_the_loss_is_the_weighted_sum_of_its_terms(tmp_path):
     """The reconstruction and embedding weights rise from a tenth over 4 steps: 0.1, 0.178, 0.316, 0.562, then 1."""
-    trainer = tiny_explainer_trainer(
-        tmp_path,
-        model=whole_generator(),
-        prior=MahalanobisPrior(PatchData().images, grid=4),
-        classifier_weight=3.0,
-        reconstruction_weight=5.0,
-        embedding_weight=7.0,
-        mahalanobis_weight=2.0,
-        preservation_warmup_steps=4,
-    )
+    weights = {"classifier_weight": 3.0, "reconstruction_weight": 5.0, "embedding_weight": 7.0}
+    weights |= {"mahalanobis_weight": 2.0, "preservation_warmup_steps": 4}
+    prior = MahalanobisPrior(PatchData().images, grid=4)
+    trainer = tiny_explainer_trainer(tmp_path, model=whole_generator(), prior=prior, **weights)
     batch = four_of(trainer)
     for step, share in enumerate([0.1, 0.1**0.75, 0.1**0.5, 0.1**0.25, 1.0, 1.0]):
         trainer.state.global_step = step
@@ -156,11 +135,8 @@ def test_where_reconstruction_counts(tmp_path, labels, lungs_only):
     """By hand, for a generator whose output is 0 everywhere: L1 per region is the mean |x| there."""
     model = whole_generator()
     torch.nn.init.zeros_(model.conv_out.weight)
-    settings = {
-        "model": model,
-        "train": explained(PatchClassifier(), labels=labels),
-        "lungs_only": lungs_only,
-    }
+    train = explained(PatchClassifier(), labels=labels)
+    settings = {"model": model, "train": train, "lungs_only": lungs_only}
     if lungs_only and not labels:
         with pytest.raises(ValueError, match="'lungs'"):
             tiny_explainer_trainer(tmp_path, **settings)
@@ -255,8 +231,7 @@ def test_discriminator_learns_to_tell_real_from_generated(tmp_path):
     model.requires_grad_(False)
     model.conv_in.bias.requires_grad_(True)  # of no effect
     trainer.train()
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    losses = [line["discriminator_loss"] for line in lines]
+    losses = [line["discriminator_loss"] for line in log_of(tmp_path)]
     assert losses[0] > 1 and sum(losses[-5:]) / 5 < 0.3
 
 
@@ -289,8 +264,7 @@ def test_a_bad_step_of_either_network_skips_the_generators(tmp_path, monkeypatch
     trainer = tiny_explainer_trainer(tmp_path / "one", **settings, logging_steps=3)
     trainer.train()
     assert trainer.skipped_steps == 1
-    lines = map(json.loads, (tmp_path / "one" / "metrics.jsonl").read_text().splitlines())
-    assert all(math.isfinite(line["loss"]) for line in lines)
+    assert all(math.isfinite(line["loss"]) for line in log_of(tmp_path / "one"))
 
 
 @pytest.mark.parametrize(
@@ -334,18 +308,6 @@ def resumable(folder, kind=ExplainerTrainer, **settings):
     return tiny_explainer_trainer(folder, kind=kind, model=whole_generator(), **(RESUMED | settings))
 
 
-def run_process(folder, processes=1):
-    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m"]
-    words = [*(launcher if processes > 1 else []), "tests.training.progressive_explainer.tiny_explainer"]
-    return subprocess.run(
-        [sys.executable, "-m", *words, str(folder)],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     threads = torch.get_num_threads()
@@ -371,7 +333,7 @@ def test_interrupted_and_resumed_ends_with_the_same_bits(uninterrupted, tmp_path
         assert ended.value.code == 143 and "--resume_from_checkpoint latest" in capsys.readouterr().out
         left = ["checkpoint-2", "checkpoint-4"]
     else:
-        assert run_process(folder).returncode == -signal.SIGKILL
+        assert run_process(HERE, folder).returncode == -signal.SIGKILL
         left = ["checkpoint-2"]
     assert sorted(path.name for path in folder.glob("checkpoint-*")) == left
     torch.rand(7)
@@ -397,7 +359,7 @@ def test_a_folder_or_checkpoint_that_is_not_this_runs_is_refused(uninterrupted):
 
 def test_two_processes_learn_what_one_learns_from_as_many_micro_batches(tmp_path):
     """From the same targets; a discriminator's estimate of singular values moves with every micro-batch."""
-    found = run_process(tmp_path, processes=2)
+    found = run_process(HERE, tmp_path, processes=2)
     assert found.returncode == 0, found.stderr[-3000:]
     same_noise_run(tmp_path / "one", 0, gradient_accumulation_steps=2)
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "generator"))
@@ -408,7 +370,5 @@ def test_two_processes_learn_what_one_learns_from_as_many_micro_batches(tmp_path
 
 
 def test_default_widths_reach_8_pixels():
-    config = ExplainerConfig(output_dir="unused", use_cpu=True, report_to="none")
-    assert config.widths_at(64) == [16, 32, 64, 128]
-    assert config.widths_at(128) == [16, 32, 64, 128, 128]
-    assert config.widths_at(224) == [16, 32, 64, 128, 128, 128]
+    config, most = ExplainerConfig(use_cpu=True, report_to="none"), [16, 32, 64, 128, 128, 128]
+    assert [config.widths_at(side) for side in (64, 128, 224)] == [most[:4], most[:5], most]

@@ -157,7 +157,7 @@ def _dilate(mask: Tensor) -> Tensor:
 
 
 def _pathology(a: Anatomy, g: Grid, c: _Chest, config: PhantomConfig) -> tuple[Tensor, Tensor, Tensor]:
-    """Shares of the cavity filled with fluid and of the air lost; where do(finding) may change the picture, bool."""
+    """Share of the cavity that is fluid, share of the air lost, and (bool) where do(finding) may act."""
     box = tissue.FLUID_BOX
     fluid = _windowed(c.q, box, lambda w: tissue.fluid_fraction(a, g.crop(w), c.q[w]))
     if config.finding == "Effusion":

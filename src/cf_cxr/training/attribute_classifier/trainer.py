@@ -165,8 +165,7 @@ def classifier_metrics(
             metrics[f"mae_{name}"] = float((mean - value).abs().mean())
             continue
         probability = posterior[name][known]
-        auc = _auc(probability.numpy(), value.long().numpy())
-        if auc is not None:
+        if (auc := _auc(probability.numpy(), value.long().numpy())) is not None:
             metrics[f"auc_{name}"] = auc
         metrics[f"ece_{name}"] = expected_calibration_error(probability, value)
     return metrics

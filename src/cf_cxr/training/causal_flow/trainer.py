@@ -121,12 +121,8 @@ class FlowTrainer(CXRTrainer):
         pixels, raw = batch["pixel_values"], batch["attributes"]
         with self.accelerator.autocast():
             noise = self.model.abduct(pixels, self.schema.encode(raw, keep_unknown=True))
-            rows = [
-                self.model.decode(
-                    noise, self.schema.encode(opposite(raw, self.schema, name), keep_unknown=True)
-                )
-                for name in self.schema.names
-            ]
+            worlds = (opposite(raw, self.schema, name) for name in self.schema.names)
+            rows = [self.model.decode(noise, self.schema.encode(w, keep_unknown=True)) for w in worlds]
         return {"samples": image_grid([pixels, *rows])}
 
 

@@ -39,15 +39,13 @@ class DataArguments:
     _argument_group_name = "Data"
 
     dataset: str = _option(
-        "parquet",
-        "Source of the images: parquet, phantom, nih_cxr14, mimic_cxr, chexpert, padchest, folder.",
+        "parquet", "Source of the images: parquet, phantom, nih_cxr14, mimic_cxr, chexpert, padchest, folder."
     )
     data_dir: str | None = _option(
         None, "Folder that holds the source's files as their owner publishes them."
     )
     schema: str | None = _option(
-        None,
-        'JSON or YAML file {"attributes": [...], "graph": {...}}; without it the default of the source.',
+        None, 'JSON or YAML file {"attributes": [...], "graph": {...}}; without it the default of the source.'
     )
     resolution: int = _option(128, "Side of the square training images in pixels.")
     finding: str | None = _option(

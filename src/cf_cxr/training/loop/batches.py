@@ -102,10 +102,8 @@ class CXRBatches(Dataset):
             batch, codes = self.collator([self.rows[index] for index in indices]), self._read_codes(indices)
         else:
             pixels = self.images[indices].float().div_(127.5).sub_(1.0)
-            batch, codes = (
-                {"pixel_values": pixels, "attributes": self.attributes[indices]},
-                self.codes[indices],
-            )
+            batch = {"pixel_values": pixels, "attributes": self.attributes[indices]}
+            codes = self.codes[indices]
         if self.labels:
             masks = np.unpackbits(codes[:, None], axis=1, count=len(self.labels), bitorder="little")
             batch["masks"] = torch.from_numpy(masks.view(bool))

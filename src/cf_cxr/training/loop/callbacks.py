@@ -125,9 +125,8 @@ class RunRecords(_TrainersCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
             write_manifest(args.output_dir, {**self.trainer._manifest, "max_steps": state.max_steps})
-            write_metrics(
-                args.output_dir, state.log_history, anew=True
-            )  # without what a killed run logged later
+            # without what a killed run logged later
+            write_metrics(args.output_dir, state.log_history, anew=True)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any, **kwargs: Any) -> None:
         if "train_runtime" not in logs and state.is_world_process_zero:

@@ -13,8 +13,9 @@ from transformers import set_seed
 from ...attributes import AttributeSchema, UnknownAttributeError
 from .arguments import CXRTrainingArguments, DataArguments, parse_arguments
 from .batches import load_schema, make_datasets
+from .callbacks import TrainingDivergedError
 from .checkpointing import CheckpointError
-from .trainer import CXRTrainer, TrainingDivergedError
+from .trainer import CXRTrainer
 
 _USERS_ERRORS = (ValueError, OSError, UnknownAttributeError, CheckpointError, TrainingDivergedError)
 
@@ -62,6 +63,3 @@ def train_on_images(
     parts = {"processing_class": processor, "schema": schema, "run_info": info}
     trainer(model, args, train, validation, **parts).train()
     return model
-
-
-__all__ = ["run_script", "train_on_images"]

@@ -31,15 +31,8 @@ from ...attributes import AttributeSchema
 from . import checkpointing
 from .arguments import CXRTrainingArguments
 from .averaging import WeightAverage
-from .callbacks import RunRecords, SamplePictures, StepGuard, TrainingDivergedError
-from .run_folder import (
-    BEST_FILE,
-    MODEL_FILES,
-    describe_run,
-    instead_of_ending,
-    run_folder,
-    write_manifest,
-)
+from .callbacks import RunRecords, SamplePictures, StepGuard
+from .run_folder import BEST_FILE, MODEL_FILES, describe_run, instead_of_ending, run_folder, write_manifest
 from .usual_films import record_usual_films
 
 logger = logging.getLogger(__name__)
@@ -465,6 +458,3 @@ class CXRTrainer(Trainer):
 
 def _whole_batch(batch: Any) -> Any:
     return batch
-
-
-__all__ = ["CXRTrainer", "TrainingDivergedError"]

@@ -47,11 +47,8 @@ def record_usual_films(
     else:
         others = _spread(len(held_out))
     if len(rows) < 2 or not others:
-        logger.warning(
-            "%d and %d films are too few to say which are usual: no image will be warned about.",
-            len(rows),
-            len(others),
-        )
+        text = "%d and %d films are too few to say which are usual: no image will be warned about."
+        logger.warning(text, len(rows), len(others))
         return None
     usual = measure_usual_films(_films(train, rows, batch_size), _films(held_out, others, batch_size))
     processor = CXRImageProcessor.from_pretrained(folder)
@@ -143,6 +140,3 @@ def _spread(count: int) -> list[int]:
 def _films(batches: Any, rows: list[int], size: int) -> Iterator[Tensor]:
     for start in range(0, len(rows), size):
         yield batches.__getitems__(rows[start : start + size])["pixel_values"]
-
-
-__all__ = ["MAX_FILMS", "framed", "measure_usual_films", "record_usual_films"]

@@ -116,6 +116,3 @@ class ExplainerConfig(CXRTrainingArguments):
         while resolution > 8 and resolution % 2 == 0:
             halvings, resolution = halvings + 1, resolution // 2
         return [min(16 * 2**i, 128) for i in range(halvings + 1)]
-
-
-__all__ = ["ExplainerConfig"]

@@ -213,12 +213,3 @@ def describe_empty_bins(counts: list[int], threshold: float) -> list[str]:
                 "classifier takes for that decision can only be guessed from its gradient."
             )
     return warnings
-
-
-__all__ = [
-    "ExplainerBatches",
-    "cached_masks",
-    "cached_posterior",
-    "cached_student",
-    "describe_empty_bins",
-]

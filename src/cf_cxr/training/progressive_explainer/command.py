@@ -198,6 +198,3 @@ def _own_device(args: ExplainerConfig) -> torch.device:
     if accelerator is None:
         return torch.device("cpu")
     return torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", 0)))
-
-
-__all__ = ["build_explainer", "load_segmenter", "main", "spread_conditions"]

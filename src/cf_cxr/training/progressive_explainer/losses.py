@@ -109,6 +109,3 @@ class MahalanobisPrior(nn.Module):
         """Mean length of changes `(N, 1, H, W)`, a scalar."""
         d = self.coarse(change)
         return torch.einsum("ni,ij,nj->n", d, self.precision, d).mean() / d.shape[1]
-
-
-__all__ = ["MahalanobisPrior", "context_aware_reconstruction", "discriminator_hinge_loss", "posterior_kl"]

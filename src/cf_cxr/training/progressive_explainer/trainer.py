@@ -221,14 +221,7 @@ class ExplainerTrainer(CXRTrainer):
 
     # -------------------------------------------------------------- the loop
 
-    def _inner_training_loop(
-        self,
-        batch_size: Any,
-        args: Any,
-        resume_from_checkpoint: str | None,
-        trial: Any,
-        ignore_keys_for_eval: Any,
-    ) -> TrainOutput:
+    def _inner_training_loop(self, batch_size, args, resume_from_checkpoint, trial, ignore_keys_for_eval):
         """In place of Trainer's: all steps of both networks, each with its own `Accelerator.prepare`."""
         epochs = math.ceil(self.max_steps / self.steps_per_epoch)
         self._init_training_state(self.max_steps, self.steps_per_epoch, epochs, resume_from_checkpoint, trial)
@@ -401,6 +394,3 @@ def _frozen(network: nn.Module) -> Iterator[None]:
     network.requires_grad_(False)
     yield
     network.requires_grad_(True)
-
-
-__all__ = ["ExplainerTrainer"]
