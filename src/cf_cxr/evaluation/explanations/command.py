@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ...black_box.adapters import load_black_box
+from ...explaining.explanation import METHODS
 from ...model_cards.explanation_results import results_markdown
 from ...models.progressive_explainer.posterior_bins import PosteriorBins
 from ...training.loop.arguments import _choice, _option
@@ -23,7 +24,6 @@ from .data import ExplanationImages, load_explanation_images
 from .instruments import load_embedder, load_explainer
 from .summary import NUM_BINS, Summary
 
-METHODS = ("auto", "progressive", "latent_shift", "causal")
 _CHECKED_IMAGES = 16
 
 
@@ -41,7 +41,7 @@ class ExplanationEvaluationArguments(run.EvaluationArguments):
     )
     method: str = _choice(
         "auto",
-        METHODS,
+        ("auto", *METHODS),
         "How the explainer is used: as it was trained (auto: progressive, or causal for a DeepSCM: do(finding) "
         "swept), or latent_shift: its encoder and decoder only, moved along the classifier's gradient.",
     )
