@@ -44,6 +44,7 @@ def test_two_processes_do_what_one_does_with_the_double_batch(tmp_path):
     assert len(list_checkpoints(tmp_path / "two")) == 2
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_where_they_were_stopped(tmp_path):
     """In the middle of the second epoch, with the same bits at the end."""
     words = "--save_steps 4 --per_device_train_batch_size 4 --ema_decay 0.5".split()

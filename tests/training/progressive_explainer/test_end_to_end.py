@@ -151,10 +151,10 @@ def of_scikit_learn(rows, folder):
     return classifier, [*words, "--classifier_options", json.dumps(options)]
 
 
-SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in (of_timm, of_scikit_learn)]
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in (of_timm, of_scikit_learn, of_transformers)]
 
 
-@pytest.mark.parametrize("kind", [own_network, of_torchvision, of_transformers, *SLOW])
+@pytest.mark.parametrize("kind", [own_network, of_torchvision, *SLOW])
 def test_from_a_classifier_to_explanations_of_it(tmp_path, cache, phantoms, kind):
     torch.manual_seed(0)
     given, words = kind(phantoms["train"], tmp_path / "classifier")
