@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral
@@ -66,28 +67,28 @@ class CXRPipeline(PushesOwnCard, Pipeline):
 
     # ------------------------------------------------------------------------------------- what a subclass fills in
 
+    @abstractmethod
     def option_names(self) -> Sequence[str]:
         """Names of the arguments of `__call__` besides the images."""
-        raise NotImplementedError
 
+    @abstractmethod
     def check_options(self, given: dict[str, Any]) -> dict[str, Any]:
         """What `compute` gets of the options that only the subclass knows."""
-        raise NotImplementedError
 
+    @abstractmethod
     def complete_options(self, options: dict[str, Any]) -> dict[str, Any]:
         """All options of a call, those of the constructor included, ready for `compute`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def compute(
         self, pixel_values: Tensor, attributes: Tensor, indices: Sequence[int], **options
     ) -> list[dict]:
         """A dictionary per film of `(B, 1, S, S)`; attributes are raw `(B, n)` with NaN for unknown, indices are
         positions in the call."""
-        raise NotImplementedError
 
+    @abstractmethod
     def finish(self, result: Mapping[str, Any], item: PipelineItem, doubt: str | None) -> Any:
         """The answer about one film; `doubt` is what is unusual about it."""
-        raise NotImplementedError
 
     # ------------------------------------------------------------------------------------- what transformers calls
 

@@ -10,6 +10,7 @@ from cf_cxr.metrics.bootstrap import interval
 
 
 def one_cell(kind, predictions, real_predictions, references, weights):
+    """One cell of the matrix, with its interval."""
     samples = amplification_samples(kind, predictions, real_predictions, references, weights)
     return {"amplification": interval(samples)}
 

@@ -9,6 +9,7 @@ def change(
     predictions, references, thoraxes, reference_thoraxes, posteriors, patients,
     threshold=0.5, rises_with_posterior=None, n_resamples=1000, seed=0,
 ):  # fmt: skip
+    """The change of the ratio, by decision; arguments as the module describes them."""
     before = cardiothoracic_ratio(references, reference_thoraxes)
     after = cardiothoracic_ratio(predictions, thoraxes)
     options = {"threshold": threshold, "rises_with_posterior": rises_with_posterior}

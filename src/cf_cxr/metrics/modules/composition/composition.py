@@ -5,6 +5,7 @@ from cf_cxr.metrics.soundness import image_distance
 
 
 def errors(predictions, references):
+    """Error of each image against itself after null interventions, and the largest."""
     error = image_distance(references, predictions)
     return {"composition": error, "composition_max": float(error.max())}
 

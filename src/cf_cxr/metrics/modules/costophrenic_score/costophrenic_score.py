@@ -9,6 +9,7 @@ def change(
     predictions, references, posteriors, patients,
     threshold=0.5, rises_with_posterior=None, n_resamples=1000, seed=0,
 ):  # fmt: skip
+    """The change of the score, by decision; arguments as the module describes them."""
     before, after = costophrenic_score(references), costophrenic_score(predictions)
     options = {"threshold": threshold, "rises_with_posterior": rises_with_posterior}
     options |= {"patients": patients, "n_resamples": n_resamples, "seed": seed}

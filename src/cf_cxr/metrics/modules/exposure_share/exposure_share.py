@@ -8,6 +8,7 @@ from cf_cxr.metrics.exposure import exposure_share
 
 
 def shares(predictions, references):
+    """Share of each change that one grey-level curve explains."""
     if predictions.shape != references.shape:
         raise ValueError(
             f"predictions and references must be images of one size, got {predictions.shape} and {references.shape} "

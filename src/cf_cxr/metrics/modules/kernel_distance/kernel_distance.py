@@ -7,6 +7,7 @@ from cf_cxr.metrics.distribution import kernel_distance_samples
 def distances(
     predictions, references, degree=3, gamma=None, coef0=1.0, subset_size=None, n_subsets=100, seed=0
 ):
+    """Mean and spread over subsets of the kernel distance of two sets of features."""
     options = {"degree": degree, "gamma": gamma, "coef0": coef0, "n_subsets": n_subsets, "seed": seed}
     values = kernel_distance_samples(predictions, references, subset_size=subset_size, **options)
     spread = {} if subset_size is None else {"kernel_distance_std": float(values.std())}

@@ -7,6 +7,7 @@ from cf_cxr.metrics.minimality import latent_minimality
 
 
 def divergences(kind, references, predictions, values, counterfactual_values, distance="l1", n_bins=10):
+    """Latent distance of each image to its counterfactual."""
     latents = [references, predictions]
     if distance == "kl":
         if any(z.shape[1] % 2 for z in latents):

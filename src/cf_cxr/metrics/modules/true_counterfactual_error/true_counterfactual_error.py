@@ -5,6 +5,7 @@ from cf_cxr.metrics.true_counterfactual import counterfactual_error
 
 
 def errors(predictions, references, masks):
+    """Error to the true counterfactual, inside and outside the masks."""
     inside, outside = counterfactual_error(predictions, references, masks)
     return {"error_inside": inside, "error_outside": outside}
 
